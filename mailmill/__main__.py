@@ -1,0 +1,5 @@
+"""`python -m mailmill`."""
+
+from mailmill.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""The typer application, the installation of this process, and how answers are shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mailmill.composition import Installation
+
+app = typer.Typer(
+    name="mailmill",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="A bulk-mail engine that accounts for every recipient.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
+
+
+@cache
+def installation() -> Installation:
+    """The installation of this process, from its environment."""
+    return Installation()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON knows it: dataclasses as objects, times as ISO 8601."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, Sequence | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def answer_json(value: Any) -> None:
+    json.dump(plain(value), sys.stdout, ensure_ascii=False, indent=2)
+    print()
+
+
+def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
+    """Rows as a table a person reads; numbers to the right. On a pipe it is as wide as it needs to be."""
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    if not rows:
+        console.print(f"{title}: nothing" if title else "nothing")
+        return
+    table = Table(title=title, title_justify="left")
+    for name, value in rows[0].items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        table.add_column(name.replace("_", " "), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return str(value)

@@ -1,0 +1,68 @@
+"""The errors of mailmill. Whoever catches one knows from its class whether trying again can help.
+
+MailmillError
+├── TransientError            may be tried again
+│   ├── StoreUnavailable      PostgreSQL, the lake or the event log does not answer
+│   ├── SourceUnavailable     a source of contacts does not answer, or asks to slow down
+│   └── TransportUnavailable  nothing was handed over to the relay
+└── TerminalError             trying again changes nothing
+    ├── OutcomeUnknown        the link broke after the final dot: the relay may have the message
+    ├── LeaseLost             another worker holds these rows now; the results are discarded
+    ├── InvalidEvent          a record of the event log that nobody can read
+    └── Misconfigured         a file, setting, key or argument a person has to correct
+"""
+
+from __future__ import annotations
+
+
+class MailmillError(Exception):
+    """Something mailmill can name. `str(error)` says what, where and what to do, and holds no secret."""
+
+
+class TransientError(MailmillError):
+    """Trying again later may help."""
+
+
+class StoreUnavailable(TransientError):
+    """PostgreSQL, the lake or the event log does not answer."""
+
+
+class SourceUnavailable(TransientError):
+    """A source of contacts does not answer, or asks to slow down."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TransportUnavailable(TransientError):
+    """Nothing was handed over to the relay."""
+
+
+class TerminalError(MailmillError):
+    """Trying again changes nothing."""
+
+
+class OutcomeUnknown(TerminalError):
+    """The link broke after the final dot: the relay may have taken the message."""
+
+
+class LeaseLost(TerminalError):
+    """The lease ran out or was taken over; results under it are discarded and counted."""
+
+
+class InvalidEvent(TerminalError):
+    """A record of the event log that cannot be read; it goes to the dead letters with this reason."""
+
+
+class Misconfigured(TerminalError):
+    """A person has to correct a file, a setting, a key or an argument.
+
+    `place` is where (file:line, setting, argument), `remedy` what to do about it.
+    """
+
+    def __init__(self, message: str, *, place: str | None = None, remedy: str | None = None) -> None:
+        self.place = place
+        self.remedy = remedy
+        text = f"{place}: {message}" if place else message
+        super().__init__(f"{text}\n  {remedy}" if remedy else text)

@@ -1,0 +1,138 @@
+"""Connections to PostgreSQL, each under the role of whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
+
+Role = Literal["owner", "sender", "listener", "ingress", "stats", "backup"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+def _no_server() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Database:
+    """Where PostgreSQL is and how each role gets in.
+
+    `conninfos` holds one connection string a role (secrets inside, so it has no repr). `wake` starts the embedded
+    server again when nobody answers; for a server that others run it does nothing.
+    """
+
+    conninfos: dict[Role, str] = field(repr=False)
+    wake: Callable[[], None] = field(default=_no_server, repr=False)
+    connect_timeout_s: int = 10
+
+    def conninfo(self, role: Role) -> str:
+        return self.conninfos[role]
+
+    def connect(
+        self, role: Role = "owner", *, tenant_id: int | None = None, autocommit: bool = False
+    ) -> psycopg.Connection:
+        """A new connection; the caller owns it and its transactions.
+
+        In:     tenant_id binds the session to one tenant (row-level security of ingress and stats).
+        Raises: StoreUnavailable when the server does not answer, Misconfigured when it refuses role or password.
+        """
+        try:
+            connection = self._open(role, autocommit)
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None:
+                raise refused(error) from error
+            self.wake()
+            try:
+                connection = self._open(role, autocommit)
+            except psycopg.OperationalError as again:
+                raise refused(again) from again
+        if tenant_id is not None:
+            connection.execute("SELECT set_config('mailmill.tenant_id', %s, false)", (str(tenant_id),))
+            if not autocommit:
+                connection.commit()
+        return connection
+
+    def _open(self, role: Role, autocommit: bool) -> psycopg.Connection:
+        return psycopg.connect(
+            self.conninfos[role],
+            autocommit=autocommit,
+            connect_timeout=self.connect_timeout_s,
+            application_name=f"mailmill {role}",
+        )
+
+    @contextmanager
+    def transaction(self, role: Role = "owner", *, tenant_id: int | None = None) -> Iterator[psycopg.Connection]:
+        """One transaction on a connection of its own: committed at the end, rolled back when the body raises.
+
+        Raises: StoreUnavailable when the server goes away meanwhile.
+        """
+        with driver_errors(), self.connect(role, tenant_id=tenant_id) as connection:
+            yield connection
+
+
+@contextmanager
+def driver_errors() -> Iterator[None]:
+    """Give the driver's errors our names; what is no fault of the wire passes as it is."""
+    try:
+        yield
+    except MailmillError:
+        raise
+    except (
+        psycopg.errors.AdminShutdown,
+        psycopg.errors.CrashShutdown,
+        psycopg.errors.CannotConnectNow,
+    ) as error:
+        raise StoreUnavailable("PostgreSQL is shutting down or restarting") from error
+    except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
+        raise StoreUnavailable("PostgreSQL asks to run this transaction again") from error
+    except psycopg.errors.DiskFull as error:
+        raise StoreUnavailable("PostgreSQL has no space left on its disk") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        if error.sqlstate is None:
+            raise StoreUnavailable("the connection to PostgreSQL broke") from error
+        raise
+
+
+def refused(error: psycopg.OperationalError) -> MailmillError:
+    """The error of a failed connection in our words, without the driver's connection string."""
+    if isinstance(error, psycopg.errors.InvalidAuthorizationSpecification):  # and InvalidPassword, its subclass
+        return Misconfigured(
+            "PostgreSQL refuses this role or password",
+            place="MAILMILL_DATABASE_URL",
+            remedy="Check user, password and pg_hba.conf of the server.",
+        )
+    if isinstance(error, psycopg.errors.InvalidCatalogName):
+        return Misconfigured(
+            "PostgreSQL has no database of this name",
+            place="MAILMILL_DATABASE_URL",
+            remedy="Create it first.",
+        )
+    return StoreUnavailable("PostgreSQL does not answer")
+
+
+def external(url: str) -> Database:
+    """A server that others run. Every role enters by the same URL and takes its own name by SET ROLE.
+
+    A process that may only be one role (the stats API, say) gets a URL whose user may only become that role.
+    """
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError as error:
+        raise Misconfigured(
+            "not a PostgreSQL URL",
+            place="MAILMILL_DATABASE_URL",
+            remedy="Write postgresql://user:password@host:5432/name.",
+        ) from error
+    user = parts.get("user")
+    conninfos: dict[Role, str] = {}
+    for role in ROLES:
+        name = f"mailmill_{role}"
+        conninfos[role] = url if user == name else make_conninfo(url, options=f"-c role={name}")
+    return Database(conninfos=conninfos)

@@ -1,0 +1,456 @@
+-- The first schema of mailmill. Sections follow the way of the data.
+-- Every table of a tenant carries tenant_id, and row-level security is forced on it (end of this file).
+
+-- ---------------------------------------------------------------- configuration (mailmill apply)
+
+CREATE TABLE tenants (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  slug text NOT NULL UNIQUE,
+  name text NOT NULL,
+  postal_address text NOT NULL,
+  time_zone text NOT NULL DEFAULT 'UTC',
+  spec jsonb NOT NULL,                          -- the YAML document as applied, defaults filled in
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE TABLE sources (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  kind text NOT NULL CHECK (kind IN ('csv', 'scraper_pro', 'backlink_engine', 'manual')),
+  priority smallint NOT NULL DEFAULT 0,         -- higher wins where sources disagree about a field
+  spec jsonb NOT NULL,
+  cursor jsonb,                                 -- how far an HTTP source was read; moves with the rows it covers
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (tenant_id, slug)
+);
+
+CREATE TABLE transports (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  kind text NOT NULL CHECK (kind IN ('smtp', 'sandbox')),
+  spec jsonb NOT NULL,                          -- secrets are references (env:, file:), never values
+  held_at timestamptz,                          -- set by a route fault; nothing is claimed for it until released
+  held_reason text,
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (tenant_id, slug)
+);
+
+CREATE TABLE identities (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  spec jsonb NOT NULL,                          -- from_name, from_address, reply_to, return_path_domain
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (tenant_id, slug)
+);
+
+CREATE TABLE templates (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  spec jsonb NOT NULL,                          -- subject, html, text: the sources themselves
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (tenant_id, slug)
+);
+
+CREATE TABLE segments (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  spec jsonb NOT NULL,                          -- name, rule
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (tenant_id, slug)
+);
+
+-- Keys that sign what goes out and comes back. Made once, rotated by id, in the backup; old ones verify for a year.
+CREATE TABLE signing_keys (
+  id smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  purpose text NOT NULL CHECK (purpose IN ('tracking', 'unsubscribe', 'return_path', 'suppression')),
+  secret bytea NOT NULL CHECK (octet_length(secret) = 32),
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  retired_at timestamptz                        -- signs nothing new from then on
+);
+
+CREATE TABLE api_keys (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int REFERENCES tenants,             -- null: the operator's key, sees every tenant
+  name text NOT NULL,
+  prefix text NOT NULL UNIQUE,                  -- the first characters, to find the row; no secret
+  hash bytea NOT NULL,                          -- sha256 of the whole key
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  revoked_at timestamptz
+);
+
+-- ---------------------------------------------------------------- ingest
+
+CREATE TYPE batch_state AS ENUM ('raw', 'validated', 'loaded');
+
+CREATE TABLE batches (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  source_id int NOT NULL REFERENCES sources,
+  key text NOT NULL,                            -- sha256 of the content: the same file twice is one batch
+  origin text NOT NULL,                         -- file name, URL with its cursor, or 'manual'
+  state batch_state NOT NULL DEFAULT 'raw',
+  seen_at timestamptz NOT NULL,                 -- when the source said so; the recency of its values
+  rows_read bigint NOT NULL DEFAULT 0,
+  rows_accepted bigint NOT NULL DEFAULT 0,
+  rows_rejected bigint NOT NULL DEFAULT 0,
+  duplicates_within bigint NOT NULL DEFAULT 0,  -- rows of this batch that named a contact of this batch again
+  duplicates_across bigint NOT NULL DEFAULT 0,  -- rows that named a contact another batch had brought
+  contacts_new bigint NOT NULL DEFAULT 0,
+  contacts_changed bigint NOT NULL DEFAULT 0,
+  reject_reasons jsonb NOT NULL DEFAULT '{}',
+  loaded_at timestamptz,
+  UNIQUE (source_id, key)
+);
+CREATE INDEX batches_open ON batches (source_id, id) WHERE state <> 'loaded';
+
+CREATE TABLE contacts (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  match_key text NOT NULL,                      -- address with folded case, else the phone number: one person, one contact
+  email text,                                   -- domain lower-cased and IDNA-encoded, local part as typed
+  phone text,                                   -- E.164
+  name text,
+  language text,                                -- ISO 639-1, lower case
+  category text,
+  country text,                                 -- ISO 3166-1 alpha-2, upper case
+  time_zone text,
+  tags text[] NOT NULL DEFAULT '{}',
+  fields jsonb NOT NULL DEFAULT '{}',           -- custom fields: name -> text
+  -- field name -> [priority, seen_at in us, source_id, batch_id] of the value that won; the greatest wins, so order cannot matter
+  provenance jsonb NOT NULL,
+  verdict text NOT NULL DEFAULT 'valid' CHECK (verdict IN ('valid', 'risky', 'invalid')),
+  verdict_reason text,                          -- e.g. role_address, disposable_domain
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (tenant_id, match_key),
+  CHECK (email IS NOT NULL OR phone IS NOT NULL)
+);
+
+CREATE TABLE contact_sources (
+  contact_id bigint NOT NULL REFERENCES contacts ON DELETE CASCADE,
+  source_id int NOT NULL REFERENCES sources,
+  tenant_id int NOT NULL REFERENCES tenants,
+  first_seen timestamptz NOT NULL,
+  last_seen timestamptz NOT NULL,
+  first_batch_id bigint NOT NULL,
+  last_batch_id bigint NOT NULL,
+  PRIMARY KEY (contact_id, source_id)
+);
+
+-- A file of the lake is visible because it stands here, never because it lies in a folder.
+CREATE TABLE manifest (
+  file text PRIMARY KEY,                        -- path below the lake's root
+  tenant_id int NOT NULL REFERENCES tenants,
+  dataset text NOT NULL,                        -- raw, validated, rejected, contacts, segments, audiences, messages, events …
+  part text NOT NULL DEFAULT '',                -- what the dataset is divided by: source, segment or campaign slug
+  batch_id bigint,
+  rows bigint NOT NULL,
+  bytes bigint NOT NULL,
+  facts jsonb NOT NULL DEFAULT '{}',            -- e.g. as_of, exclusions, offset ranges
+  published_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX manifest_dataset ON manifest (tenant_id, dataset, part);
+
+-- ---------------------------------------------------------------- suppression
+
+CREATE TABLE suppressions (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  channel text NOT NULL DEFAULT 'email' CHECK (channel IN ('email', 'phone')),
+  address_key text NOT NULL,                    -- as contacts.match_key
+  reason text NOT NULL CHECK (reason IN ('unsubscribed', 'complained', 'bounced', 'imported', 'manual', 'forgotten')),
+  scope_campaign_id int,                        -- null: for the whole tenant
+  event_id text,                                -- the delivery event it follows from
+  note text,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  expires_at timestamptz,
+  CHECK (expires_at IS NULL OR reason NOT IN ('unsubscribed', 'complained')),
+  UNIQUE NULLS NOT DISTINCT (tenant_id, channel, address_key, reason, scope_campaign_id)
+);
+
+-- One row, raised by every suppression, pause, cancel and release. Workers look at it several times a second.
+CREATE TABLE change_number (
+  one boolean PRIMARY KEY DEFAULT true CHECK (one),
+  n bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+INSERT INTO change_number DEFAULT VALUES;
+
+-- ---------------------------------------------------------------- target and send
+
+CREATE TYPE campaign_state AS ENUM
+  ('draft', 'scheduled', 'planning', 'running', 'paused', 'finished', 'cancelled', 'failed', 'missed');
+
+CREATE TABLE campaigns (
+  id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  spec jsonb NOT NULL,
+  state campaign_state NOT NULL DEFAULT 'draft',
+  scheduled_at timestamptz,
+  ends_at timestamptz,                          -- nothing starts after it
+  transport_id int REFERENCES transports,       -- set, with all below, when the campaign is planned
+  content jsonb,                                -- frozen template, identity, merge fields, window
+  as_of timestamptz,                            -- of the contacts generation the audience was taken from
+  first_message_id bigint,
+  planned bigint,
+  started_at timestamptz,
+  finished_at timestamptz,
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  UNIQUE (tenant_id, slug)
+);
+CREATE INDEX campaigns_due ON campaigns (scheduled_at) WHERE state = 'scheduled';
+
+CREATE TABLE campaign_transitions (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  campaign_id int NOT NULL REFERENCES campaigns,
+  from_state campaign_state NOT NULL,
+  to_state campaign_state NOT NULL,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  by text NOT NULL,                             -- person, worker, schedule
+  reason text
+);
+
+-- Why contacts of the segment are not in the audience; one row a reason.
+CREATE TABLE exclusions (
+  campaign_id int NOT NULL REFERENCES campaigns,
+  tenant_id int NOT NULL REFERENCES tenants,
+  reason text NOT NULL,
+  n bigint NOT NULL,
+  PRIMARY KEY (campaign_id, reason)
+);
+
+CREATE TABLE links (
+  campaign_id int NOT NULL REFERENCES campaigns,
+  ordinal smallint NOT NULL,
+  tenant_id int NOT NULL REFERENCES tenants,
+  url text NOT NULL,
+  PRIMARY KEY (campaign_id, ordinal)
+);
+
+CREATE TYPE message_state AS ENUM
+  ('queued', 'leased', 'deferred', 'held', 'sent', 'failed', 'invalid', 'suppressed', 'cancelled', 'expired', 'in_doubt');
+
+-- The ledger: one row per recipient of a campaign. Two writers: `state` and what stands beside it is the sender's,
+-- everything named at_* and below is the fold's.
+CREATE TABLE messages (
+  id bigint PRIMARY KEY,                        -- contiguous within a campaign, from message_ids
+  tenant_id int NOT NULL,
+  campaign_id int NOT NULL REFERENCES campaigns,
+  contact_id bigint NOT NULL,
+  address text,                                 -- as it goes to RCPT TO; blank after `forget`
+  address_key text NOT NULL,                    -- what a suppression names
+  domain text NOT NULL,
+  state message_state NOT NULL DEFAULT 'queued',
+  queued boolean NOT NULL DEFAULT true,         -- the claim's index looks at this column only, so that updates of state stay HOT
+  due_at timestamptz NOT NULL DEFAULT '-infinity',
+  attempt smallint NOT NULL DEFAULT 0,          -- attempts begun
+  lease_token bigint,
+  transport_id int,
+  code smallint,                                -- of the last answer
+  reason text,                                  -- why it is in this state, a code: bad_mailbox, render_error …
+  reply text,                                   -- of the last answer, addresses masked, cut at 500 characters
+  done_at timestamptz,                          -- when it came into a terminal state
+  -- first time of each fact, epoch seconds; null: not known to have happened
+  at_accepted int, at_failed int, at_delivered int, at_bounced_soft int, at_bounced_hard int, at_complained int,
+  at_opened int, at_clicked int, at_unsubscribed int, at_replied int, at_forwarded int,
+  at_machine_opened int, at_machine_clicked int,
+  clicked_links bigint NOT NULL DEFAULT 0,      -- bit per link ordinal; 62 stands for every further one
+  seen bigint[],                                -- 60 bits of the event ids that may repeat: opens, clicks, deferrals
+  outcome text GENERATED ALWAYS AS (
+    CASE WHEN at_complained IS NOT NULL THEN 'complained' WHEN at_bounced_hard IS NOT NULL THEN 'bounced_hard'
+         WHEN at_bounced_soft IS NOT NULL THEN 'bounced_soft' WHEN at_delivered IS NOT NULL THEN 'delivered'
+         ELSE 'none' END) VIRTUAL
+) WITH (fillfactor = 50);
+CREATE INDEX messages_queued ON messages (campaign_id, id) WHERE queued;
+CREATE INDEX messages_contact ON messages (contact_id);
+
+CREATE TABLE message_ids (one boolean PRIMARY KEY DEFAULT true CHECK (one), next bigint NOT NULL);
+INSERT INTO message_ids (next) VALUES (1);
+
+-- The merge values of each message, frozen with the audience and written once. 0x1f separates them, in the order of
+-- campaigns.content -> 'merge_fields'.
+CREATE TABLE message_fields (
+  message_id bigint PRIMARY KEY,
+  tenant_id int NOT NULL,
+  merge_values text NOT NULL
+);
+
+CREATE TABLE attempts (
+  message_id bigint NOT NULL,
+  attempt smallint NOT NULL,
+  tenant_id int NOT NULL,
+  at timestamptz NOT NULL,
+  transport_id int NOT NULL,
+  connection text NOT NULL,                     -- worker and number of the connection
+  stage text NOT NULL,                          -- connect, mail, rcpt, data, dot, render …
+  code smallint NOT NULL,                       -- 0: no answer
+  enhanced text,
+  reply text NOT NULL,
+  latency_ms int NOT NULL,
+  PRIMARY KEY (message_id, attempt)
+);
+
+CREATE TABLE workers (
+  name text PRIMARY KEY,
+  host text NOT NULL,
+  boot_id text NOT NULL,
+  pid int NOT NULL,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  last_error text
+);
+
+CREATE TABLE leases (
+  token bigint PRIMARY KEY,                     -- random; also the name of the worker's journal file
+  worker text NOT NULL,
+  campaign_id int NOT NULL REFERENCES campaigns,
+  tenant_id int NOT NULL,
+  first_id bigint NOT NULL,                     -- its rows lie between these, so that finding them needs no index on the token
+  last_id bigint NOT NULL,
+  claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  until timestamptz NOT NULL                    -- by the database's clock; the worker renews it
+);
+
+-- What a limit has left in a window. Reserved at the claim, given back when unused.
+CREATE TABLE budgets (
+  transport_id int NOT NULL REFERENCES transports,
+  tenant_id int NOT NULL,
+  period text NOT NULL CHECK (period IN ('minute', 'day')),
+  starts_at timestamptz NOT NULL,
+  used bigint NOT NULL,
+  PRIMARY KEY (transport_id, period, starts_at)
+);
+
+-- ---------------------------------------------------------------- listen
+
+-- The event log in PostgreSQL; with Kafka it is the outbox of what the sender writes in its own transaction.
+-- Offsets have no gaps and become visible in order: whoever appends holds the partition's head until it commits.
+CREATE TABLE log (
+  topic text NOT NULL,
+  part smallint NOT NULL,
+  off bigint NOT NULL,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  val bytea NOT NULL,
+  PRIMARY KEY (part, topic, off)
+) PARTITION BY LIST (part);
+CREATE TABLE log_0 PARTITION OF log FOR VALUES IN (0);
+CREATE TABLE log_1 PARTITION OF log FOR VALUES IN (1);
+CREATE TABLE log_2 PARTITION OF log FOR VALUES IN (2);
+CREATE TABLE log_3 PARTITION OF log FOR VALUES IN (3);
+CREATE TABLE log_heads (topic text, part smallint, next bigint NOT NULL DEFAULT 0, PRIMARY KEY (topic, part));
+INSERT INTO log_heads (topic, part) SELECT 'delivery-events', p FROM generate_series(0, 3) p;
+
+-- How far each consumer has read: `next` is the offset to read next, moved in the transaction of what it caused.
+CREATE TABLE offsets (
+  consumer text NOT NULL,
+  topic text NOT NULL,
+  part int NOT NULL,
+  next bigint NOT NULL,
+  PRIMARY KEY (consumer, topic, part)
+);
+
+CREATE TABLE dead_letters (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  topic text NOT NULL,
+  part int NOT NULL,
+  off bigint NOT NULL,
+  reason text NOT NULL,
+  val bytea NOT NULL,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  replayed_at timestamptz,
+  UNIQUE (topic, part, off)
+);
+
+-- distinct: distinct messages by the hour of the first time; total: distinct event ids where a kind may repeat.
+CREATE TABLE counters (
+  campaign_id int NOT NULL,
+  tenant_id int NOT NULL,
+  kind text NOT NULL,
+  hour int NOT NULL,                            -- epoch seconds / 3600
+  uniq bigint NOT NULL,
+  total bigint NOT NULL,
+  PRIMARY KEY (campaign_id, kind, hour)
+) WITH (fillfactor = 50);
+CREATE INDEX counters_tenant ON counters (tenant_id, hour);
+
+CREATE TABLE link_counters (
+  campaign_id int NOT NULL,
+  link smallint NOT NULL,
+  tenant_id int NOT NULL,
+  uniq bigint NOT NULL,
+  total bigint NOT NULL,
+  PRIMARY KEY (campaign_id, link)
+) WITH (fillfactor = 50);
+
+CREATE TABLE domain_counters (
+  tenant_id int NOT NULL,
+  domain text NOT NULL,
+  kind text NOT NULL,
+  uniq bigint NOT NULL,
+  total bigint NOT NULL,
+  PRIMARY KEY (tenant_id, domain, kind)
+) WITH (fillfactor = 50);
+
+-- What segments ask about a contact's reactions; epoch seconds, the greatest wins.
+CREATE TABLE engagement (
+  contact_id bigint PRIMARY KEY,
+  tenant_id int NOT NULL,
+  last_accepted int, last_delivered int, last_opened int, last_clicked int, last_bounced int
+) WITH (fillfactor = 70);
+
+-- ---------------------------------------------------------------- who may what
+-- The roles exist before this runs (embedded: the launcher; production: docs/production.md).
+
+GRANT USAGE ON SCHEMA public TO mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats, mailmill_backup;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO mailmill_backup;
+GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO mailmill_backup;
+
+GRANT SELECT ON tenants, transports, identities, templates, campaigns, links, signing_keys, suppressions, messages,
+  message_fields, attempts, workers, leases, budgets, log_heads, change_number, exclusions TO mailmill_sender;
+GRANT INSERT, UPDATE, DELETE ON workers, leases, budgets TO mailmill_sender;
+GRANT UPDATE ON messages, log_heads, change_number, transports, campaigns TO mailmill_sender;
+GRANT INSERT ON attempts, log, campaign_transitions TO mailmill_sender;
+
+GRANT SELECT ON tenants, campaigns, links, messages, contacts, suppressions, log, log_heads, offsets, manifest,
+  dead_letters, counters, link_counters, domain_counters, engagement, change_number, transports TO mailmill_listener;
+GRANT UPDATE ON messages, offsets, counters, link_counters, domain_counters, engagement, suppressions, change_number,
+  log_heads, dead_letters TO mailmill_listener;
+GRANT INSERT ON log, offsets, manifest, dead_letters, counters, link_counters, domain_counters, engagement,
+  suppressions TO mailmill_listener;
+GRANT DELETE ON log, manifest TO mailmill_listener;
+
+GRANT SELECT ON tenants, campaigns, links, messages, signing_keys, suppressions, transports, log_heads, change_number TO mailmill_ingress;
+GRANT INSERT ON log, suppressions TO mailmill_ingress;
+GRANT UPDATE ON log_heads, change_number TO mailmill_ingress;
+
+GRANT SELECT ON tenants, sources, segments, campaigns, campaign_transitions, exclusions, links, batches, contacts,
+  contact_sources, messages, counters, link_counters, domain_counters, engagement, suppressions, api_keys, manifest
+  TO mailmill_stats;
+
+-- Tenants never see each other: forced on every table with tenant_id. Owner, sender, listener and backup work across
+-- tenants by a policy of their own; ingress and stats see the tenant their transaction names, and none without it.
+DO $$
+DECLARE t text;
+BEGIN
+  FOR t IN SELECT c.table_name FROM information_schema.columns c JOIN information_schema.tables b USING (table_schema, table_name)
+            WHERE c.table_schema = 'public' AND c.column_name = 'tenant_id' AND b.table_type = 'BASE TABLE'
+              AND c.table_name <> 'api_keys'    -- looked up before the tenant is known; holds no tenant's data
+  LOOP
+    EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
+    EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
+    EXECUTE format('CREATE POLICY across ON %I TO mailmill_owner, mailmill_sender, mailmill_listener, mailmill_backup USING (true) WITH CHECK (true)', t);
+    EXECUTE format('CREATE POLICY one_tenant ON %I TO mailmill_ingress, mailmill_stats USING (tenant_id = nullif(current_setting(''mailmill.tenant_id'', true), '''')::int)', t);
+  END LOOP;
+  -- a tenant's own row; the slug is public in URLs, so looking it up needs no tenant
+  ALTER TABLE tenants ENABLE ROW LEVEL SECURITY;
+  ALTER TABLE tenants FORCE ROW LEVEL SECURITY;
+  CREATE POLICY across ON tenants TO mailmill_owner, mailmill_sender, mailmill_listener, mailmill_backup USING (true) WITH CHECK (true);
+  CREATE POLICY one_tenant ON tenants TO mailmill_ingress, mailmill_stats
+    USING (id = nullif(current_setting('mailmill.tenant_id', true), '')::int OR slug = current_setting('mailmill.tenant_slug', true));
+END $$;

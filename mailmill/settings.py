@@ -1,0 +1,63 @@
+"""Settings, read once from the environment (`MAILMILL_*`). Unset means embedded defaults in the project folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mailmill.errors import Misconfigured
+
+
+class Settings(BaseSettings):
+    """Every setting of mailmill. The README lists them; a test compares the two.
+
+    Settings say where things are. What is sent to whom lies in the project's YAML files.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="MAILMILL_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".mailmill"), description="data folder; by default in the project folder")
+    database_url: SecretStr | None = Field(
+        default=None, repr=False, description="PostgreSQL 18 or newer; unset: the embedded server"
+    )
+    postgres_options: str = Field(default="", description="settings of the embedded server, as 'name=value name=value'")
+    kafka_url: str | None = Field(
+        default=None, description="host:port[,host:port] of the event log; unset: a table in PostgreSQL"
+    )
+    public_url: str = Field(
+        default="",
+        description="https URL under which the ingress is reached from outside; unset: sandbox only",
+    )
+    bind: str = Field(default="127.0.0.1", description="address the servers listen on")
+    dagster_port: int = Field(default=3000, description="port of Dagster's UI")
+    ingress_port: int = Field(default=8025, description="port of pixel, click, unsubscribe and webhooks")
+    stats_port: int = Field(default=8026, description="port of the stats API")
+    sandbox_port: int = Field(default=2525, description="SMTP port of the sandbox relay")
+    journal: Path | None = Field(
+        default=None, description="folder of the send worker's journal; unset: `journal` in the data folder"
+    )
+    log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @property
+    def home_path(self) -> Path:
+        """The data folder, absolute."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def journal_path(self) -> Path:
+        return self.journal.expanduser().absolute() if self.journal else self.home_path / "journal"
+
+
+def read_settings() -> Settings:
+    """The settings of this process.
+
+    Raises: Misconfigured naming the variable and what is wrong with it.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "MAILMILL_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise Misconfigured(str(first["msg"]), place=name, remedy="Correct or unset this variable.") from None

@@ -1,0 +1,57 @@
+"""Real services for the tests, started once per test process on loopback. A service that cannot start fails the run."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import schema
+from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.server import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    """A real PostgreSQL of this test process. fsync is off: no test here cuts the power."""
+    home = Path(tempfile.mkdtemp(prefix="mm"))
+    server = EmbeddedServer(home=home, options={"fsync": "off", "shared_buffers": "128MB"})
+    server.start()
+    yield server
+    server.stop()
+    base = server.base
+    shutil.rmtree(base, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(server: EmbeddedServer) -> str:
+    """A migrated database that tests clone."""
+    schema.migrate(server.database())
+    return "mailmill"
+
+
+@pytest.fixture
+def database(server: EmbeddedServer, template: str) -> Iterator[Database]:
+    """A fresh migrated database of this test alone."""
+    name = f"t_{uuid4().hex[:12]}"
+    with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER mailmill_owner").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+        yield server.database(name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(root=tmp_path / "lake")
