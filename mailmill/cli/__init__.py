@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 from mailmill.cli.app import app
 from mailmill.errors import MailmillError
 
+STAGES = ("database",)
+
 
 def main() -> None:
     """Run one verb. Exit 0 done, 1 failed, 2 usage. A person sees what is wrong and what to do, not a stack trace."""
-    import mailmill.cli.database  # the verbs of each stage register themselves
-
+    for stage in STAGES:  # the verbs of each stage register themselves
+        import_module(f"mailmill.cli.{stage}")
     try:
         app()
     except MailmillError as error:

@@ -1,0 +1,197 @@
+"""What an operator may write in a project's YAML files: one document a thing, told apart by `kind`.
+
+Slugs name things within a tenant. Secrets are references (`env:NAME`, `file:path`), never values.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, time
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+SecretReference = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=998, pattern=r"^[^\x00-\x1f\x7f]*$")]
+DomainName = Annotated[
+    str,
+    StringConstraints(pattern=r"^(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$"),
+]
+Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\]\\]{1,64}@[^@\s]+\.[^@\s.]+$")]
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError(f"{name!r} is no time zone of the tz database, such as Europe/Berlin")
+    return name
+
+
+def _aware(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("a time needs its offset, such as 2026-12-01T09:00:00+01:00")
+    return at
+
+
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+AwareTime = Annotated[datetime, AfterValidator(_aware)]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+class Spec(BaseModel):
+    """Unknown keys are errors: a typing mistake must not become a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TenantSpec(Spec):
+    """An owner of data and limits. The postal address stands in every mail (it is the law in most places)."""
+
+    kind: Literal["tenant"]
+    slug: Slug
+    name: Line
+    postal_address: Line
+    time_zone: TimeZone = "UTC"
+
+
+class TenantOwned(Spec):
+    tenant: Slug
+    slug: Slug
+
+
+class SourceSpec(TenantOwned):
+    """Where contacts come from."""
+
+    kind: Literal["source"]
+    type: Literal["csv", "scraper_pro", "backlink_engine", "manual"]
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    tags: tuple[Slug, ...] = ()  # every contact of this source gets them
+    columns: dict[FieldName, str] = {}  # field -> header of the column it is in, where the names differ
+    max_reject_share: float = Field(default=0.5, ge=0, le=1)  # above it the check fails and nothing is loaded
+    # csv
+    folder: str | None = None  # where files are dropped, relative to the project folder
+    encoding: str | None = None  # found by itself when not given
+    delimiter: Literal[",", ";", "\t", "|"] | None = None  # likewise
+    # scraper_pro, backlink_engine
+    url: str | None = None
+    api_key: SecretReference | None = None
+    page_size: int = Field(default=500, ge=1, le=5000)
+    timeout_s: float = Field(default=30, gt=0, le=300)
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        http = self.type in ("scraper_pro", "backlink_engine")
+        if http and (self.url is None or self.api_key is None):
+            raise ValueError(f"a source of type {self.type} needs url and api_key")
+        if not http and (self.url is not None or self.api_key is not None):
+            raise ValueError(f"url and api_key do not belong to a source of type {self.type}")
+        if self.type != "csv" and (self.folder or self.encoding or self.delimiter):
+            raise ValueError(f"folder, encoding and delimiter do not belong to a source of type {self.type}")
+        if http and not (self.url or "").startswith(("http://", "https://")):
+            raise ValueError("url has to begin with http:// or https://")
+        return self
+
+
+class TransportSpec(TenantOwned):
+    """A way out: an SMTP relay, or the sandbox on loopback, to which every window and limit is open."""
+
+    kind: Literal["transport"]
+    type: Literal["smtp", "sandbox"]
+    host: str = "127.0.0.1"
+    port: int = Field(default=587, ge=1, le=65535)
+    tls: Literal["required", "opportunistic", "implicit", "none"] = "required"  # required never falls back
+    username: str | None = None
+    password: SecretReference | None = None
+    connections: int = Field(default=4, ge=1, le=200)
+    messages_per_connection: int = Field(default=1000, ge=1)
+    timeout_s: float = Field(default=60, gt=0, le=600)
+    final_dot_timeout_s: float = Field(default=600, gt=0, le=1800)  # RFC 5321 4.5.3.2.6 wants ten minutes
+    per_minute: int | None = Field(default=None, ge=1)
+    per_day: int | None = Field(default=None, ge=1)
+    webhook_secret: SecretReference | None = None  # signs what POSTs to /webhooks/<tenant>/<transport>
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        if self.type == "sandbox" and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("a sandbox is on loopback: host has to be 127.0.0.1, ::1 or localhost")
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password go together")
+        if self.username and self.tls == "none" and self.type == "smtp":
+            raise ValueError("a password is not sent in the clear: set tls to required or implicit")
+        return self
+
+
+class IdentitySpec(TenantOwned):
+    """Who a mail is from."""
+
+    kind: Literal["identity"]
+    from_name: Line
+    from_address: Address
+    reply_to: Address | None = None
+    return_path_domain: DomainName  # where bounces go; aligned with the domain of from_address
+
+
+class TemplateSpec(TenantOwned):
+    """Subject, HTML and text as Jinja2. It has to show {{ unsubscribe_url }} and {{ postal_address }}."""
+
+    kind: Literal["template"]
+    subject: Line
+    html: str | None = None
+    html_file: str | None = None  # relative to the YAML file; read when it is applied
+    text: str | None = None
+    text_file: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        if (self.html is None) == (self.html_file is None):
+            raise ValueError("give html or html_file, one of them")
+        if (self.text is None) == (self.text_file is None):
+            raise ValueError("give text or text_file, one of them")
+        return self
+
+
+class SegmentSpec(TenantOwned):
+    """A rule over contacts; docs/segments.md has its grammar."""
+
+    kind: Literal["segment"]
+    name: str = ""
+    rule: dict[str, Any]
+
+
+class WindowSpec(Spec):
+    """The hours in which messages may start."""
+
+    days: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    start: time = time(0)
+    end: time = time(0)  # 00:00 means the end of the day; before `start` means over midnight
+    time_zone: TimeZone | None = None  # the tenant's when not given
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        return ZoneInfo(self.time_zone) if self.time_zone else None
+
+
+class CampaignSpec(TenantOwned):
+    """One sending of one content to one frozen audience."""
+
+    kind: Literal["campaign"]
+    name: str = ""
+    segment: Slug
+    template: Slug
+    identity: Slug
+    transport: Slug
+    start: AwareTime | None = None  # none: started by hand (`mailmill campaign start`)
+    ends: AwareTime | None = None  # nothing starts after it
+    window: WindowSpec | None = None
+    misfire_grace_s: int = Field(default=3600, ge=0)  # how late a start may be before the campaign counts as missed
+    doubt: Literal["hold", "resend"] = "hold"
+    max_attempts: int = Field(default=8, ge=1, le=50)
+    give_up_after_s: int = Field(default=72 * 3600, ge=60)  # a recipient still deferred then has expired
+
+
+Document = Annotated[
+    TenantSpec | SourceSpec | TransportSpec | IdentitySpec | TemplateSpec | SegmentSpec | CampaignSpec,
+    Field(discriminator="kind"),
+]
+KINDS = ("tenant", "source", "transport", "identity", "template", "segment", "campaign")  # in the order of applying
