@@ -1,0 +1,82 @@
+"""Dagster's home in the data folder: its storage lies in the same PostgreSQL, so that runs outlive restarts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from psycopg.conninfo import conninfo_to_dict
+
+from mailmill.cli.app import installation
+from mailmill.composition import Installation
+
+_TEMPLATE = """\
+# Written by mailmill; changes here are lost. It holds the storage's password, so only its owner may read it.
+storage:
+  postgres:
+    postgres_url: "{url}"
+telemetry: {{enabled: false}}
+nux: {{enabled: false}}
+local_artifact_storage:
+  module: dagster.core.storage.root
+  class: LocalArtifactStorage
+  config: {{base_dir: "{home}"}}
+compute_logs:
+  module: dagster.core.storage.local_compute_log_manager
+  class: LocalComputeLogManager
+  config: {{base_dir: "{home}/logs"}}
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config: {{dequeue_interval_seconds: 1}}
+concurrency:
+  runs:
+    max_concurrent_runs: 4
+    # one run a campaign and a source at a time; a second one waits
+    tag_concurrency_limits:
+      - {{key: "mailmill/campaign", value: {{applyLimitPerUniqueValue: true}}, limit: 1}}
+      - {{key: "mailmill/source", value: {{applyLimitPerUniqueValue: true}}, limit: 1}}
+run_monitoring: {{enabled: true, poll_interval_seconds: 30}}
+run_retries: {{enabled: true, max_retries: 1, retry_on_asset_or_op_failure: false}}
+retention:
+  sensor: {{purge_after_days: {{skipped: 1, started: 30, success: 7, failure: 30}}}}
+  schedule: {{purge_after_days: {{skipped: 1, started: 30, success: 7, failure: 30}}}}
+python_logs: {{python_log_level: WARNING}}
+"""
+
+
+def storage_url(mill: Installation) -> str:
+    """Where Dagster keeps its runs: a database of its own in the embedded server, else a schema of its own.
+
+    The driver is named: SQLAlchemy 2.1 reads plain postgresql:// as psycopg 3, and Dagster's NOTIFY fails there.
+    """
+    if mill.server is not None:
+        mill.server.start()
+        return mill.server.dagster_url()
+    conninfo = mill.database.conninfo("owner")
+    with mill.database.transaction("owner") as connection:
+        connection.execute("CREATE SCHEMA IF NOT EXISTS dagster")  # its alembic_version must not meet ours
+    parts = conninfo_to_dict(conninfo)
+    user, password = quote(str(parts.get("user", "")), safe=""), quote(str(parts.get("password", "")), safe="")
+    host, port = quote(str(parts.get("host", "127.0.0.1")), safe=""), parts.get("port", "5432")
+    options = quote("-c search_path=dagster", safe="")
+    return f"postgresql+psycopg2://{user}:{password}@/{parts['dbname']}?host={host}&port={port}&options={options}"
+
+
+def prepare(mill: Installation | None = None) -> Path:
+    """Write dagster.yaml, and name the folder in this process's environment. Out: the folder."""
+    mill = mill or installation()
+    home = mill.home / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / "dagster.yaml"
+    text = _TEMPLATE.format(url=storage_url(mill).replace("%", "%"), home=str(home).replace('"', '\\"'))
+    if not path.exists() or path.read_text() != text:
+        temporary = home / ".dagster.yaml.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        temporary.replace(path)
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
+    return home

@@ -1,0 +1,156 @@
+"""`mailmill up`: everything an operator needs, on loopback, in one terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from mailmill.cli.app import app, installation
+from mailmill.cli.processes import Process, stop_all
+from mailmill.composition import Installation
+from mailmill.errors import Misconfigured
+
+HEALTHY_WITHIN_S = 120.0
+
+
+@app.command()
+def up() -> None:
+    """Start PostgreSQL, Dagster's UI and daemon, listener, ingress and stats API; Ctrl-C stops all of them."""
+    mill = installation()
+    mill.home.mkdir(parents=True, exist_ok=True)
+    with open(mill.home / "up.lock", "w") as lock:
+        _only_one(lock, mill.home)
+        _prepare_database(mill)
+        processes = _processes(mill)
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            for process in processes:
+                process.start()
+            _show_when_healthy(mill, processes)
+            _watch(processes)
+        except KeyboardInterrupt:
+            print("\nstopping", flush=True)
+        finally:
+            stop_all(processes)
+            if mill.server is not None:
+                mill.server.stop()
+        print("stopped", flush=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _only_one(lock: TextIO, home: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Misconfigured(
+            "mailmill up runs already over this data folder",
+            place=str(home),
+            remedy="Stop it with Ctrl-C in its terminal, or set another MAILMILL_HOME.",
+        ) from None
+
+
+def _prepare_database(mill: Installation) -> None:
+    """Migrations run here, after a backup where there is something to lose."""
+    from mailmill.cli import dagster_home
+    from mailmill.io.postgres import schema
+
+    current = schema.current_version(mill.database)
+    if current is not None and current != schema.wanted_version():
+        from mailmill.io.backup import backup
+
+        target = mill.home / "backups" / f"before-{schema.wanted_version()}-{int(time.time())}.tar"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        backup(mill, target)
+        print(f"backed up to {target}")
+    schema.migrate(mill.database)
+    dagster_home.prepare(mill)
+
+
+def _processes(mill: Installation) -> list[Process]:
+    settings, logs = mill.settings, mill.home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    python = [sys.executable, "-W", "ignore", "-m"]
+    dagster = ["dagster", "dev", "-m", "mailmill.definitions", "-h", settings.bind, "-p", str(settings.dagster_port)]
+    commands = {
+        "dagster": [*python, *dagster, "--log-level", "warning"],
+        "listener": [*python, "mailmill", "listen"],
+        "ingress": [*python, "mailmill", "ingress"],
+        "stats": [*python, "mailmill", "api"],
+    }
+    # children may run in another folder, so the data folder is named absolutely
+    environment = {"MAILMILL_HOME": str(mill.home), "PYTHONUNBUFFERED": "1"}
+    return [
+        Process(name=name, command=command, log=logs / f"{name}.log", environment=environment)
+        for name, command in commands.items()
+    ]
+
+
+def urls(mill: Installation) -> dict[str, tuple[str, str]]:
+    """Name -> (URL for people, URL that tells health)."""
+    settings = mill.settings
+    host = "127.0.0.1" if settings.bind == "0.0.0.0" else settings.bind
+    dagster = f"http://{host}:{settings.dagster_port}"
+    ingress = f"http://{host}:{settings.ingress_port}"
+    stats = f"http://{host}:{settings.stats_port}"
+    return {
+        "dagster": (dagster, f"{dagster}/server_info"),
+        "ingress": (ingress, f"{ingress}/health"),
+        "stats": (f"{stats}/docs", f"{stats}/health"),
+    }
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _show_when_healthy(mill: Installation, processes: list[Process]) -> None:
+    console = Console(highlight=False)
+    waiting = dict(urls(mill))
+    deadline = time.monotonic() + HEALTHY_WITHIN_S
+    console.print("starting", end="")
+    while waiting and time.monotonic() < deadline:
+        waiting = {name: pair for name, pair in waiting.items() if not _healthy(pair[1])}
+        for process in processes:
+            if said := process.watch(time.monotonic()):
+                console.print(f"\n{said}")
+        console.print(".", end="")
+        time.sleep(0.5)
+    console.print()
+    table = Table(title="mailmill", title_justify="left")
+    for column in ("part", "where", "health", "log"):
+        table.add_column(column, overflow="fold")
+    table.add_row("postgresql", _postgres_place(mill), "up", str(mill.home / "postgres" / "log"))
+    for process in processes:
+        place = urls(mill).get(process.name, ("", ""))[0]
+        healthy = process.running and process.name not in waiting
+        table.add_row(process.name, place, "up" if healthy else "not healthy", str(process.log))
+    console.print(table)
+    console.print("Ctrl-C stops all of them.")
+
+
+def _postgres_place(mill: Installation) -> str:
+    return "MAILMILL_DATABASE_URL" if mill.server is None else str(mill.server.socket_dir)
+
+
+def _watch(processes: list[Process]) -> None:
+    while True:
+        for process in processes:
+            if said := process.watch(time.monotonic()):
+                print(said, flush=True)
+        time.sleep(0.5)
+
+
