@@ -21,6 +21,8 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 REPEATING: tuple[Kind, ...] = ("opened", "clicked", "machine_opened", "machine_clicked", "deferred")
 
+MAX_EVENT_BYTES = 256 * 1024  # of one record; Kafka's own limit is 1 MiB
+
 
 def event_id(*parts: str | int) -> str:
     """The id of an event from what makes it this event: provider and the provider's id, or message, kind and time.
