@@ -1,0 +1,76 @@
+-- name: lock
+-- Two `apply` at once: the second waits and then compares with what the first has written.
+SELECT pg_advisory_xact_lock(hashtextextended('mailmill:apply', 0));
+
+-- name: stored
+-- Everything that YAML files describe, as (kind, tenant's slug, slug, spec, a campaign's state).
+SELECT 'tenant' AS kind, slug AS tenant, '' AS slug, spec, NULL AS state FROM tenants
+UNION ALL SELECT 'source', t.slug, x.slug, x.spec, NULL FROM sources x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'transport', t.slug, x.slug, x.spec, NULL FROM transports x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'identity', t.slug, x.slug, x.spec, NULL FROM identities x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'template', t.slug, x.slug, x.spec, NULL FROM templates x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'segment', t.slug, x.slug, x.spec, NULL FROM segments x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'campaign', t.slug, x.slug, x.spec, x.state::text FROM campaigns x JOIN tenants t ON t.id = x.tenant_id;
+
+-- name: lock_campaigns
+-- A tick may be about to start one of them: it goes before us or after us.
+SELECT c.id FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+ WHERE t.slug || '/' || c.slug = ANY (%(names)s) ORDER BY c.id FOR UPDATE OF c;
+
+-- name: put_tenant
+INSERT INTO tenants (slug, name, postal_address, time_zone, spec)
+VALUES (%(tenant)s, %(spec)s->>'name', %(spec)s->>'postal_address', %(spec)s->>'time_zone', %(spec)s)
+ON CONFLICT (slug) DO UPDATE SET name = excluded.name, postal_address = excluded.postal_address,
+  time_zone = excluded.time_zone, spec = excluded.spec, applied_at = clock_timestamp();
+
+-- name: put_source
+INSERT INTO sources (tenant_id, slug, kind, priority, spec)
+SELECT id, %(slug)s, %(spec)s->>'type', (%(spec)s->>'priority')::smallint, %(spec)s FROM tenants WHERE slug = %(tenant)s
+ON CONFLICT (tenant_id, slug) DO UPDATE SET priority = excluded.priority, spec = excluded.spec,
+  applied_at = clock_timestamp();
+
+-- name: put_transport
+INSERT INTO transports (tenant_id, slug, kind, spec)
+SELECT id, %(slug)s, %(spec)s->>'type', %(spec)s FROM tenants WHERE slug = %(tenant)s
+ON CONFLICT (tenant_id, slug) DO UPDATE SET kind = excluded.kind, spec = excluded.spec, applied_at = clock_timestamp();
+
+-- name: put_identity
+INSERT INTO identities (tenant_id, slug, spec) SELECT id, %(slug)s, %(spec)s FROM tenants WHERE slug = %(tenant)s
+ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, applied_at = clock_timestamp();
+
+-- name: put_template
+INSERT INTO templates (tenant_id, slug, spec) SELECT id, %(slug)s, %(spec)s FROM tenants WHERE slug = %(tenant)s
+ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, applied_at = clock_timestamp();
+
+-- name: put_segment
+INSERT INTO segments (tenant_id, slug, spec) SELECT id, %(slug)s, %(spec)s FROM tenants WHERE slug = %(tenant)s
+ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, applied_at = clock_timestamp();
+
+-- name: put_campaign
+-- The state moves only where the plan says so, and only from a state in which nothing was planned yet.
+WITH before AS (
+  SELECT c.id, c.state FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+   WHERE t.slug = %(tenant)s AND c.slug = %(slug)s),
+written AS (
+  INSERT INTO campaigns (tenant_id, slug, spec, state, scheduled_at, ends_at)
+  SELECT id, %(slug)s, %(spec)s, coalesce(%(state)s::campaign_state, 'draft'), (%(spec)s->>'start')::timestamptz,
+         (%(spec)s->>'ends')::timestamptz FROM tenants WHERE slug = %(tenant)s
+  ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, ends_at = excluded.ends_at,
+    state = coalesce(%(state)s::campaign_state, campaigns.state),
+    scheduled_at = CASE WHEN %(state)s::text IS NULL THEN campaigns.scheduled_at ELSE excluded.scheduled_at END,
+    applied_at = clock_timestamp()
+  WHERE campaigns.state IN ('draft', 'scheduled')
+  RETURNING id, tenant_id, state),
+noted AS (
+  INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
+  SELECT w.tenant_id, w.id, coalesce(b.state, 'draft'), w.state, %(by)s, 'apply' FROM written w LEFT JOIN before b USING (id)
+   WHERE coalesce(b.state, 'draft') <> w.state)
+SELECT id FROM written;
+
+-- name: tenants
+SELECT t.slug, t.name, t.time_zone, t.applied_at,
+       (SELECT count(*) FROM sources x WHERE x.tenant_id = t.id) AS sources,
+       (SELECT count(*) FROM segments x WHERE x.tenant_id = t.id) AS segments,
+       (SELECT count(*) FROM campaigns x WHERE x.tenant_id = t.id) AS campaigns,
+       (SELECT count(*) FROM contacts x WHERE x.tenant_id = t.id) AS contacts
+  FROM tenants t ORDER BY t.slug;
