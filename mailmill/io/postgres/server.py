@@ -248,6 +248,7 @@ class EmbeddedServer:
                 )  # fmt: skip
             while process.poll() is None:
                 if self._accepts():
+                    process.returncode = 0  # it outlives this object, which would warn about a child nobody waited for
                     return
                 if time.monotonic() > deadline:
                     raise StoreUnavailable(
