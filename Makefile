@@ -7,8 +7,7 @@ STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.8
 export UV_LINK_MODE := copy
 export DAGSTER_DISABLE_TELEMETRY := 1
-# what the demo made is what `make up` shows
-export MAILMILL_HOME ?= .mailmill/demo
+DEMO := .mailmill/demo
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test test-system faults check bench lock clean
@@ -32,12 +31,14 @@ demo: $(STAMP)  ## the whole way with two tenants, on embedded defaults; then th
 	@$(BIN)/python examples/demo/run.py
 
 up: $(STAMP)  ## servers and user interface over what the demo made; Ctrl-C stops all
-	@$(BIN)/mailmill up
+	@test -d $(DEMO) || { echo "make: run make demo first; it makes the project that this opens"; exit 1; }
+	@cd $(DEMO) && ../../$(BIN)/mailmill up
 
 test: $(STAMP)  ## unit, contract and flow tests over real services
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not system and not faults"
 
 test-system: $(STAMP)  ## what needs Debian packages: a browser, Postfix's tools
+	@scripts/debian.sh chromium=chromium
 	@$(BIN)/python -m pytest -q -m system
 
 faults: $(STAMP)  ## kills and outages of real processes
@@ -59,5 +60,5 @@ lock: $(STAMP)  ## resolve the dependencies of pyproject.toml anew
 	    --no-emit-find-links --no-annotate --custom-compile-command "make lock" $${x#*:} pyproject.toml -o $${x%%:*}; done
 
 clean:  ## remove what was made, the demo's data included
-	@test ! -x $(BIN)/mailmill || $(BIN)/mailmill down >/dev/null
-	@rm -rf $(VENV) .mailmill/demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@test ! -d $(DEMO) || test ! -x $(BIN)/mailmill || (cd $(DEMO) && ../../$(BIN)/mailmill down >/dev/null)
+	@rm -rf $(VENV) $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,17 @@
+"""How the work divides: a partition a source, a segment, a campaign. Keys are `tenant|slug`."""
+
+import dagster as dg
+
+sources = dg.DynamicPartitionsDefinition(name="sources")
+segments = dg.DynamicPartitionsDefinition(name="segments")
+campaigns = dg.DynamicPartitionsDefinition(name="campaigns")
+
+
+def key(tenant: str, slug: str) -> str:
+    return f"{tenant}|{slug}"
+
+
+def parts(partition_key: str) -> tuple[str, str]:
+    """(tenant, slug) of a key."""
+    tenant, _, slug = partition_key.partition("|")
+    return tenant, slug
