@@ -9,7 +9,19 @@ from datetime import datetime, time
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from mailmill.pipelines.target.rules import RuleError, parse
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 SecretReference = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
@@ -157,6 +169,18 @@ class SegmentSpec(TenantOwned):
     kind: Literal["segment"]
     name: str = ""
     rule: dict[str, Any]
+
+    @field_validator("rule")
+    @classmethod
+    def _can_be_followed(cls, rule: dict[str, Any]) -> dict[str, Any]:
+        """The error keeps its place within the rule, so that the file's line can be named."""
+        try:
+            parse(rule)
+        except RuleError as error:
+            kind = PydanticCustomError("rule", "{problem}", {"problem": error.message})
+            details = InitErrorDetails(type=kind, loc=error.place, input=rule)
+            raise ValidationError.from_exception_data("rule", [details]) from None
+        return rule
 
 
 class WindowSpec(Spec):

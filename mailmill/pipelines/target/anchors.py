@@ -1,0 +1,74 @@
+"""The links of an HTML template, found in its Jinja2 source with their places."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from html import unescape
+from urllib.parse import urlsplit
+
+_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*>", re.IGNORECASE)
+_HREF = re.compile(r"(?:^|[\s\"'/])href\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
+_MASK = "\ue000"  # stands for Jinja2 while HTML is read, character for character, so that places stay what they are
+_UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*-?\}\}$")
+_BAD = re.compile(r"[\x00-\x20\x7f\\]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchor:
+    """One `<a href>`: `start` and `end` cut its value out of the source, `url` is that value with entities resolved.
+
+    `dynamic`: it holds Jinja2, so it is each recipient's own. `problem` says why it cannot be sent.
+    """
+
+    url: str
+    start: int
+    end: int
+    line: int
+    dynamic: bool
+    problem: str | None
+
+
+def without_comments(html: str) -> str:
+    """The source with HTML comments blanked; conditional comments of Outlook are comments to everybody else."""
+    return _COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), html)
+
+
+def anchors(html: str) -> list[Anchor]:
+    """Every `<a href>` of a template's HTML source, in its order; those in comments are none."""
+    masked = _JINJA.sub(lambda found: _MASK * len(found[0]), without_comments(html))
+    found = []
+    for tag in _ANCHOR.finditer(masked):
+        href = _HREF.search(tag[0], 2)
+        if href is None:
+            continue
+        group = href.lastindex or 1
+        start, end = tag.start() + href.start(group), tag.start() + href.end(group)
+        url = unescape(html[start:end]).strip()
+        dynamic = _MASK in masked[start:end]
+        problem = None if _UNSUBSCRIBE.match(url) else _problem(unescape(masked[start:end]).strip())
+        line = html.count("\n", 0, start) + 1
+        found.append(Anchor(url=url, start=start, end=end, line=line, dynamic=dynamic, problem=problem))
+    return found
+
+
+def _problem(url: str) -> str | None:
+    """Why an address cannot be sent, None when it can. Scheme and host are never a recipient's to choose."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "is no address"
+    if parts.scheme not in ("http", "https") or not host:
+        return "does not begin with http:// or https:// and a host"
+    if _MASK in parts.netloc:
+        return "has a host that depends on a merge field"
+    if "@" in parts.netloc:
+        return "has a user name or password in it"
+    if _BAD.search(url):
+        return "holds a space, a backslash or a control character"
+    if len(url) > 2000:
+        return "is longer than 2,000 characters"
+    return None

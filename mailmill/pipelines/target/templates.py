@@ -1,0 +1,192 @@
+"""Templates: a small Jinja2 whose output is linear in its input, checked before the first mail.
+
+There are no loops, macros, method calls beyond a short list, and nothing that repeats or pads text: so a template that
+passes `check` ends, and cannot make fifty megabytes of one name. Values are escaped in HTML and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.target import names
+from mailmill.pipelines.target.anchors import Anchor, anchors, without_comments
+
+Kind = Literal["html", "text"]  # the subject is text
+
+# the same for every recipient of a campaign, or made by the sender; everything else is a merge field
+CONSTANTS = ("unsubscribe_url", "postal_address", "tenant_name")
+REQUIRED = ("unsubscribe_url", "postal_address")
+MAX_CHARACTERS = 500_000  # of one part; Gmail shows the first 102 KB
+MAX_LINKS = 500
+MAX_SUBJECT = 998
+SAMPLE = "Example"
+
+# what neither repeats nor pads, and does not switch escaping off
+FILTERS = frozenset({
+    "abs", "capitalize", "d", "default", "e", "escape", "first", "float", "forceescape", "int", "last", "length",
+    "lower", "round", "string", "striptags", "title", "trim", "truncate", "upper", "urlencode"
+})  # fmt: skip
+TESTS = frozenset({
+    "defined", "undefined", "none", "string", "number", "eq", "ne", "lt", "le", "gt", "ge", "equalto", "in",
+    "sameas"
+})  # fmt: skip
+METHODS = frozenset({
+    "split", "strip", "lstrip", "rstrip", "upper", "lower", "title", "capitalize", "startswith", "endswith"
+})  # fmt: skip
+
+
+class Missing(Undefined):
+    """A merge field this contact has no value for: false in `if`, equal to nothing, an error when it is printed."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        self._fail_with_undefined_error()
+
+    def __len__(self) -> int:
+        self._fail_with_undefined_error()
+
+    def __iter__(self) -> Iterator[Any]:
+        self._fail_with_undefined_error()
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Attributes beginning with an underscore do not exist, and format strings reach nothing."""
+
+
+@cache
+def environment(kind: Kind) -> _Sandbox:
+    """The environment of one kind of part. Escapes in HTML only; keeps the last line's end as it is."""
+    found = _Sandbox(autoescape=kind == "html", undefined=Missing, keep_trailing_newline=True, cache_size=0)
+    found.globals.clear()
+    found.filters = {name: call for name, call in found.filters.items() if name in FILTERS}
+    found.tests = {name: call for name, call in found.tests.items() if name in TESTS}
+    return found
+
+
+def compile(kind: Kind, source: str, *, place: str = "template") -> Template:
+    """A part ready to render. Null is passed by leaving the name out, so that `default` sees it.
+
+    Raises: Misconfigured with the line of a syntax error.
+    """
+    try:
+        return environment(kind).from_string(source)
+    except TemplateSyntaxError as error:
+        raise _refused(str(error.message), f"{place}:{error.lineno}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateFacts:
+    """What a template needs and shows.
+
+    `merge_fields` in the order they first appear (subject, html, text); `bare` are those printed somewhere without a
+    `default` or an `if`; `links` are the http(s) addresses that clicks are counted for.
+    """
+
+    merge_fields: tuple[str, ...]
+    bare: frozenset[str]
+    links: tuple[str, ...]
+
+
+def check(subject: str, html: str, text: str) -> TemplateFacts:
+    """The facts of a template that can be sent.
+
+    Raises: Misconfigured with part and line of the first thing that is wrong.
+    """
+    used: dict[str, bool] = {}  # name -> printed bare somewhere
+    for part, source in {"subject": subject, "html": html, "text": text}.items():
+        kind: Kind = "html" if part == "html" else "text"
+        _check_size(part, source)
+        found = names.uses(_parsed(kind, source, part))
+        if part != "subject":
+            _check_required(part, kind, source)
+        elif found.keys() & set(REQUIRED):
+            raise _refused("unsubscribe_url and postal_address do not belong into the subject", "subject:1")
+        for name, bare in found.items():
+            used[name] = used.get(name, False) or bare
+        _try(kind, source, part, found)
+    fields = tuple(name for name in used if name not in CONSTANTS)
+    return TemplateFacts(merge_fields=fields, bare=frozenset(n for n in fields if used[n]), links=links(html))
+
+
+def links(html: str) -> tuple[str, ...]:
+    """The addresses of `<a href>` that clicks are counted for, in their order, each once.
+
+    An address with a merge field in it is the recipient's own and is left as it is.
+    """
+    return tuple(dict.fromkeys(anchor.url for anchor in checked_anchors(html) if not anchor.dynamic))
+
+
+def checked_anchors(html: str) -> list[Anchor]:
+    """Every `<a href>` of the HTML source.
+
+    Raises: Misconfigured for a link that is not http(s), or whose host depends on a merge field.
+    """
+    found = anchors(html)
+    for anchor in found:
+        if anchor.problem:
+            raise _refused(f"the link {anchor.url[:80]!r} {anchor.problem}", f"html:{anchor.line}")
+    if len(found) > MAX_LINKS:
+        raise _refused(f"more than {MAX_LINKS} links", "html")
+    return found
+
+
+def _check_size(part: str, source: str) -> None:
+    if not source.strip():
+        raise _refused("is empty", part)
+    limit = MAX_SUBJECT if part == "subject" else MAX_CHARACTERS
+    if len(source) > limit:
+        raise _refused(f"has {len(source):,} characters, {limit:,} are allowed", part)
+    if part == "subject" and any(ord(c) < 32 or ord(c) == 127 for c in source):
+        raise _refused("line breaks and control characters are not allowed", part)
+    if "\x00" in source or "\x1f" in source:
+        raise _refused("control characters are not allowed", part)
+
+
+def _parsed(kind: Kind, source: str, part: str) -> nodes.Template:
+    try:
+        tree = environment(kind).parse(source)
+    except TemplateSyntaxError as error:
+        raise _refused(str(error.message), f"{part}:{error.lineno}") from None
+    except RecursionError:
+        raise _refused("is nested too deeply", part) from None
+    wrong = names.forbidden(tree, filters=FILTERS, tests=TESTS, methods=METHODS)
+    if wrong is not None:
+        raise _refused(wrong.message, f"{part}:{wrong.line}")
+    return tree
+
+
+def _check_required(part: str, kind: Kind, source: str) -> None:
+    """The unsubscribe link and the postal address stand where everybody sees them, not in a comment or an `if`."""
+    shown = names.always_shown(_parsed(kind, without_comments(source) if kind == "html" else source, part))
+    for name in REQUIRED:
+        if name not in shown:
+            raise Misconfigured(
+                f"{{{{ {name} }}}} is missing, or stands in an `if` or a comment",
+                place=part,
+                remedy=f"Put {{{{ {name} }}}} into this part; no bulk mail may go out without it.",
+            )
+
+
+def _try(kind: Kind, source: str, part: str, found: Mapping[str, bool]) -> None:
+    """Render once with every name filled in and once with what may be missing left out: what breaks, breaks here."""
+    for values in (dict.fromkeys(found, SAMPLE), {name: SAMPLE for name, bare in found.items() if bare}):
+        try:
+            shown = compile(kind, source, place=part).render(values)
+        except UndefinedError as error:
+            raise _refused(str(error.message), part) from None
+        except Exception as error:  # a filter of Jinja may raise anything, e.g. ValueError; it is the template's fault
+            raise _refused(f"cannot be rendered: {error}", part) from None
+        if part == "subject" and not shown.strip():
+            raise _refused("is empty when its merge fields are", part)
+
+
+def _refused(message: str, place: str) -> Misconfigured:
+    return Misconfigured(message, place=place)
