@@ -1,0 +1,78 @@
+"""P20 begins here: a bounce's class decides whether a person is suppressed."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailmill.pipelines.listen.bounces import OURS, BounceClass, Name, classify
+
+TABLE = [
+    # code, enhanced, reply, kind, class
+    (550, "5.1.1", "no such user", "hard", "bad_mailbox"),
+    (550, None, "550 5.1.1 <a***@e***.org>: Recipient address rejected", "hard", "bad_mailbox"),
+    (550, None, "User unknown in virtual mailbox table", "hard", "bad_mailbox"),
+    (
+        550,
+        "5.5.0",
+        "mailbox unavailable: user does not exist",
+        "hard",
+        "bad_mailbox",
+    ),
+    (550, "5.1.2", "", "hard", "bad_domain"),
+    (556, None, "domain does not accept mail", "hard", "bad_domain"),
+    (550, "5.1.10", "null MX", "hard", "bad_domain"),
+    (550, "5.1.6", "moved", "hard", "inactive_mailbox"),
+    (550, "5.7.13", "disabled", "hard", "inactive_mailbox"),
+    (550, "5.2.1", "The email account that you tried to reach is disabled", "hard", "inactive_mailbox"),
+    (550, "5.2.1", "no such user here", "hard", "bad_mailbox"),
+    (550, "5.2.1", "cannot take this now", "soft", "unknown"),
+    (450, "4.2.1", "The user you are trying to contact is receiving mail at an unusual rate", "soft", "flood"),
+    (450, "4.2.1", "cannot take this now", "soft", "inactive_mailbox"),
+    (552, "5.2.2", "mailbox full", "soft", "quota_issues"),
+    (452, "4.2.2", "over quota", "soft", "quota_issues"),
+    (552, None, "exceeded storage", "soft", "quota_issues"),
+    (552, "5.3.4", "message too big", "soft", "message_too_big"),
+    (550, "5.2.4", "list", "soft", "list_expansion"),
+    (421, None, "closing", "soft", "no_answer"),
+    (451, "4.4.1", "", "soft", "no_answer"),
+    (451, "4.4.3", "", "soft", "dns_failure"),
+    (554, "5.4.6", "loop", "soft", "routing_errors"),
+    (550, "5.4.7", "expired", "soft", "message_expired"),
+    (452, "4.5.3", "too many recipients", "soft", "too_many_recipients"),
+    (501, "5.5.4", "invalid arguments", "soft", "protocol_errors"),
+    (550, "5.6.0", "no", "soft", "content"),
+    (550, "5.1.8", "bad sender", "soft", "invalid_sender"),
+    (550, "5.7.1", "Message rejected by local policy", "soft", "policy_related"),
+    (550, "5.7.1", "blocked using zen.spamhaus.org", "soft", "spam_related"),
+    (421, "4.7.0", "try again", "soft", "flood"),
+    (421, "4.7.28", "unusual rate", "soft", "flood"),
+    (550, "5.7.26", "unauthenticated", "soft", "authentication"),
+    (550, "5.7.1", "fails DMARC; user unknown", "soft", "authentication"),
+    (535, "5.7.8", "bad credentials", "soft", "relay_access"),
+    (550, None, "nothing to say", "soft", "unknown"),  # never hard by the first digit alone
+    (450, None, "user unknown, try later", "soft", "bad_mailbox"),  # greylisting calls people unknown
+    (550, "4.1.1", "user unknown", "soft", "bad_mailbox"),
+    (None, "5.1.1", "", "hard", "bad_mailbox"),
+    (None, None, "550 no such user", "hard", "bad_mailbox"),
+    (None, None, "", "soft", "unknown"),
+    (550, None, "rejected, see 5.1.1.7 and 15.1.1", "soft", "unknown"),  # addresses of machines are no codes
+]
+
+
+@pytest.mark.parametrize(("code", "enhanced", "reply", "kind", "name"), TABLE)
+def test_P20_the_code_or_else_the_text_decides_the_class(
+    code: int | None, enhanced: str | None, reply: str, kind: str, name: Name
+) -> None:
+    found = classify(code, enhanced, reply)
+    assert (found.kind, found.name, found.ours) == (kind, name, name in OURS)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_P20_nothing_that_is_ours_is_hard(name: Name) -> None:
+    for code, enhanced, reply, _, wanted in TABLE:
+        if wanted == name:
+            assert classify(code, enhanced, reply).kind == "soft"
+
+
+def test_a_class_is_a_value() -> None:
+    assert classify(550, "5.1.1", "") == BounceClass("hard", "bad_mailbox", False)
