@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from functools import cached_property
 from pathlib import Path
 
 from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
-from mailmill.io.postgres.database import Database, external
+from mailmill.io.postgres import keys
+from mailmill.io.postgres.database import Database, Role, external
 from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.settings import Settings, read_settings
 
 TOPIC = "delivery-events"
 DATA_VERSION = "1"  # of the data folder's layout
+MAX_SECRET_BYTES = 64 * 2**10
 
 
 class Installation:
@@ -24,6 +27,10 @@ class Installation:
     @property
     def home(self) -> Path:
         return self.settings.home_path
+
+    @property
+    def project(self) -> Path:
+        return self.settings.project_path
 
     @cached_property
     def server(self) -> EmbeddedServer | None:
@@ -66,3 +73,56 @@ class Installation:
     @cached_property
     def lake(self) -> Lake:
         return Lake(root=self.home / "lake")
+
+    def secret(self, reference: str) -> str:
+        """The value behind a reference of the YAML files: `env:NAME`, or `file:path` (relative: in the project folder).
+
+        Raises: Misconfigured naming the reference, never the value.
+        """
+        scheme, _, name = reference.partition(":")
+        if scheme == "env" and name:
+            value = os.environ.get(name, "")
+            if not value:
+                raise Misconfigured(
+                    f"the environment variable {name} is not set or empty",
+                    place=reference,
+                    remedy=f"Export {name} where mailmill runs.",
+                )
+            return value
+        if scheme == "file" and name:
+            return self._secret_file(reference, Path(name).expanduser())
+        # what was written instead may be the secret itself, so it is not repeated
+        raise Misconfigured("a secret is a reference, env:NAME or file:path", remedy="Correct the YAML and apply it.")
+
+    def _secret_file(self, reference: str, path: Path) -> str:
+        if not path.is_absolute():
+            path = self.project / path
+            if not path.resolve().is_relative_to(self.project.resolve()):
+                raise Misconfigured(
+                    "a relative path stays in the project folder",
+                    place=reference,
+                    remedy="Name a file below it, or write the absolute path.",
+                )
+        remedy = f"Put the secret into {path}, readable by the user mailmill runs as."
+        try:
+            if path.stat().st_size > MAX_SECRET_BYTES:
+                raise Misconfigured("larger than a secret may be (64 KiB)", place=reference)
+            value = path.read_text(encoding="utf-8").strip("\r\n")
+        except OSError as error:
+            raise Misconfigured(f"cannot be read: {error.strerror}", place=reference, remedy=remedy) from None
+        except UnicodeDecodeError:
+            raise Misconfigured("is not text in UTF-8", place=reference) from None
+        if not value:
+            raise Misconfigured("is empty", place=reference, remedy=remedy)
+        return value
+
+    def signing_keys(self, purpose: keys.Purpose, role: Role = "owner") -> dict[int, bytes]:
+        """Key id -> secret of every key that verifies; the first one is the one that signs.
+
+        Raises: Misconfigured when there is none yet.
+        """
+        with self.database.transaction(role) as connection:
+            found = keys.usable(connection, purpose)
+        if not found:
+            raise Misconfigured(f"there is no {purpose} key yet", remedy="Run `mailmill apply`, which makes it.")
+        return found

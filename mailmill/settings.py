@@ -1,11 +1,16 @@
-"""Settings, read once from the environment (`MAILMILL_*`). Unset means embedded defaults in the project folder."""
+"""Settings, read once from the environment (`MAILMILL_*`). Unset means embedded defaults in the project folder.
+
+A container gets its secrets as files: a setting that is not in the environment is read from the file of its name in
+lower case (`mailmill_database_url`) in MAILMILL_SECRETS_DIR, which by default is where Docker puts them.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from mailmill.errors import Misconfigured
 
@@ -18,6 +23,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MAILMILL_", frozen=True, extra="ignore")
 
+    project: Path = Field(
+        default=Path("."),
+        description="project folder; files that the YAML names (`file:`, `folder`) are relative to it",
+    )
     home: Path = Field(default=Path(".mailmill"), description="data folder; by default in the project folder")
     database_url: SecretStr | None = Field(
         default=None, repr=False, description="PostgreSQL 18 or newer; unset: the embedded server"
@@ -39,6 +48,14 @@ class Settings(BaseSettings):
         default=None, description="folder of the send worker's journal; unset: `journal` in the data folder"
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
+    secrets_dir: Path = Field(
+        default=Path("/run/secrets"), description="folder with a file a setting, for secrets in containers"
+    )
+
+    @property
+    def project_path(self) -> Path:
+        """The project folder, absolute."""
+        return self.project.expanduser().absolute()
 
     @property
     def home_path(self) -> Path:
@@ -55,8 +72,12 @@ def read_settings() -> Settings:
 
     Raises: Misconfigured naming the variable and what is wrong with it.
     """
+    folder = os.environ.get("MAILMILL_SECRETS_DIR", str(Settings.model_fields["secrets_dir"].default))
     try:
-        return Settings()
+        # a folder that is not there would be warned about
+        return Settings(_secrets_dir=folder if os.path.isdir(folder) else None)
+    except SettingsError as error:
+        raise Misconfigured(str(error), place="MAILMILL_SECRETS_DIR") from None
     except ValidationError as error:
         first = error.errors()[0]
         name = "MAILMILL_" + "_".join(str(part) for part in first["loc"]).upper()

@@ -26,14 +26,19 @@ class KeyFacts(TypedDict):
     retired_at: datetime | None
 
 
-def ensure(conn: psycopg.Connection) -> list[Purpose]:
-    """Make the keys that are missing. Out: their purposes, in the order of PURPOSES."""
-    conn.execute(SQL["lock"])
+def missing(conn: psycopg.Connection) -> list[Purpose]:
+    """The purposes without a key that signs, in the order of PURPOSES."""
     have = {purpose for (purpose,) in conn.execute(SQL["purposes"])}
-    missing = [purpose for purpose in PURPOSES if purpose not in have]
-    for purpose in missing:
+    return [purpose for purpose in PURPOSES if purpose not in have]
+
+
+def ensure(conn: psycopg.Connection) -> list[Purpose]:
+    """Make the keys that are missing. Out: their purposes."""
+    conn.execute(SQL["lock"])
+    made = missing(conn)
+    for purpose in made:
         _add(conn, purpose)
-    return missing
+    return made
 
 
 def rotate(conn: psycopg.Connection, purpose: Purpose) -> int:

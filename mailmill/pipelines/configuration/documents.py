@@ -40,6 +40,18 @@ class RawDocument:
     def problem(self, message: str, position: Position = ()) -> Problem:
         return Problem(place=f"{self.file}:{self.line(position)}", message=message)
 
+    def claimed(self) -> Key | None:
+        """What it wants to describe, also when it does not keep to its form; None when it does not say so."""
+        value = self.value if isinstance(self.value, dict) else {}
+        kind, tenant, slug = value.get("kind"), value.get("tenant"), value.get("slug")
+        if kind == "tenant":
+            tenant, slug = slug, ""
+        return (
+            (kind, tenant, slug)
+            if isinstance(kind, str) and isinstance(tenant, str) and isinstance(slug, str)
+            else None
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
