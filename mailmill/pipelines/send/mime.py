@@ -1,0 +1,118 @@
+"""Text as mail carries it: quoted-printable bodies and header values, in lines that no relay has to break.
+
+Source: RFC 2045 section 6.7 (quoted-printable), RFC 2047 (encoded words), RFC 5322 sections 2.1.1 and 2.2.3 (folding).
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import format_datetime
+
+LINE = 76
+_ROOM = 72  # of a wrapped line: leaves place for the soft break and for =2E in front
+_UNSAFE = re.compile(rb"[^ !-<>-~]")
+# what ends a header line for some parser: C0, DEL, C1, and Unicode's line and paragraph separators
+_BREAKS_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_WORD_BYTES = 39  # of UTF-8 in an encoded word: 64 characters, which fit beside any of our header names
+
+
+def quoted_printable(text: str) -> bytes:
+    """A text in quoted-printable: CRLF, lines <= 76, none begins with a dot or ends with a space."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace").split(b"\n")
+    return b"\r\n".join([_line(line) for line in lines])
+
+
+def quoted_value(value: bytes) -> bytes:
+    """A merge value that stands between two soft line breaks, in quoted-printable."""
+    return _wrapped(_escaped(value))
+
+
+def _line(line: bytes) -> bytes:
+    done = _escaped(line)
+    if done[-1:] == b" ":
+        done = done[:-1] + b"=20"
+    if done[:1] == b".":
+        done = b"=2E" + done[1:]
+    return _wrapped(done)
+
+
+def _escaped(line: bytes) -> bytes:
+    return _UNSAFE.sub(_hex, line)
+
+
+def _hex(found: re.Match[bytes]) -> bytes:
+    return b"=%02X" % ord(found[0])
+
+
+def _wrapped(line: bytes) -> bytes:
+    """Soft breaks, never within an escape; a dot that would begin a line is escaped."""
+    if len(line) <= _ROOM and line[:1] != b".":
+        return line
+    out = []
+    while line:
+        cut = _ROOM
+        escape = line.rfind(b"=", cut - 2, cut)
+        if escape > 0:
+            cut = escape
+        part, line = line[:cut], line[cut:]
+        out.append(b"=2E" + part[1:] if part[:1] == b"." else part)
+    return b"=\r\n".join(out)
+
+
+def breaks_header(text: str) -> bool:
+    """Whether a text holds what could end a header line and begin another one."""
+    return _BREAKS_HEADER.search(text) is not None
+
+
+def unstructured(name: str, text: str) -> bytes:
+    """A header line `name: text` with its CRLF, folded, in encoded words where it has to be.
+
+    In: text without control characters (breaks_header).
+    """
+    if text.isascii() and "=?" not in text and text == text.strip() and text:
+        folded = _folded(f"{name}: {text}")
+        if folded is not None:
+            return folded
+    return f"{name}: ".encode() + b"\r\n ".join(_encoded_words(text)) + b"\r\n"
+
+
+def _folded(line: str) -> bytes | None:
+    """Folded before single spaces; None when a word is too long for a line."""
+    lines = [""]
+    for word in re.findall(r" *[^ ]+", line):
+        if lines[-1] and len(lines[-1]) + len(word) > LINE:
+            lines.append(word)
+        else:
+            lines[-1] += word
+    return "\r\n".join([*lines, ""]).encode() if all(len(one) <= LINE for one in lines) else None
+
+
+def _encoded_words(text: str) -> list[bytes]:
+    words, part = [], b""
+    for character in text:
+        octets = character.encode("utf-8", "replace")
+        if len(part) + len(octets) > _WORD_BYTES:
+            words.append(part)
+            part = b""
+        part += octets
+    return [b"=?utf-8?b?" + binascii.b2a_base64(word, newline=False) + b"?=" for word in [*words, part]]
+
+
+def mailbox(name: str, display: str, address: str) -> bytes:
+    """A header line with one mailbox, as From and Reply-To have it.
+
+    Raises: ValueError for what is no address or would break the header.
+    """
+    message = EmailMessage(policy=SMTP)
+    message[name] = Address(display_name=display, addr_spec=address)
+    return message.as_bytes().rstrip(b"\r\n") + b"\r\n"
+
+
+def date(now: datetime) -> bytes:
+    """A moment as the Date header has it."""
+    return format_datetime(now).encode()
