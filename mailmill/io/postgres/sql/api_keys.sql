@@ -1,0 +1,14 @@
+-- name: find
+SELECT id, tenant_id, hash FROM api_keys WHERE prefix = %(prefix)s AND revoked_at IS NULL;
+
+-- name: create
+INSERT INTO api_keys (tenant_id, name, prefix, hash) VALUES (%(tenant_id)s, %(name)s, %(prefix)s, %(hash)s);
+
+-- name: list
+SELECT k.prefix, k.name, t.slug AS tenant, k.created_at, k.revoked_at
+  FROM api_keys k LEFT JOIN tenants t ON t.id = k.tenant_id ORDER BY k.id;
+
+-- name: revoke
+-- A key that is revoked already stays so from the first time on.
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, clock_timestamp()) WHERE prefix = %(prefix)s
+RETURNING revoked_at;
