@@ -261,7 +261,7 @@ CREATE TABLE messages (
   at_opened int, at_clicked int, at_unsubscribed int, at_replied int, at_forwarded int,
   at_machine_opened int, at_machine_clicked int,
   clicked_links bigint NOT NULL DEFAULT 0,      -- bit per link ordinal; 62 stands for every further one
-  seen bigint[],                                -- 60 bits of the event ids that may repeat: opens, clicks, deferrals
+  seen bigint[],                                -- keys of what may repeat or suppresses: 56 bits of the event id, 4 of the kind; at most 256
   outcome text GENERATED ALWAYS AS (
     CASE WHEN at_complained IS NOT NULL THEN 'complained' WHEN at_bounced_hard IS NOT NULL THEN 'bounced_hard'
          WHEN at_bounced_soft IS NOT NULL THEN 'bounced_soft' WHEN at_delivered IS NOT NULL THEN 'delivered'
@@ -367,7 +367,16 @@ CREATE TABLE dead_letters (
   UNIQUE (topic, part, off)
 );
 
--- distinct: distinct messages by the hour of the first time; total: distinct event ids where a kind may repeat.
+-- Keys for which a message's row has no more room, so that a row stays small and totals stay exact.
+CREATE TABLE seen_overflow (
+  message_id bigint NOT NULL,
+  key bigint NOT NULL,
+  tenant_id int NOT NULL,
+  PRIMARY KEY (message_id, key)
+);
+
+-- uniq: distinct messages by the hour of the first time; total: distinct event ids where a kind may repeat, else as
+-- uniq. Kind deferred counts attempts (event ids) in both.
 CREATE TABLE counters (
   campaign_id int NOT NULL,
   tenant_id int NOT NULL,
@@ -522,11 +531,12 @@ GRANT UPDATE ON messages, log_heads, change_number, transports, campaigns TO mai
 GRANT INSERT ON attempts, log, campaign_transitions TO mailmill_sender;
 
 GRANT SELECT ON tenants, campaigns, links, messages, contacts, suppressions, log, log_heads, offsets, manifest,
-  dead_letters, counters, link_counters, domain_counters, engagement, change_number, transports TO mailmill_listener;
+  dead_letters, counters, link_counters, domain_counters, engagement, change_number, transports, seen_overflow
+  TO mailmill_listener;
 GRANT UPDATE ON messages, offsets, counters, link_counters, domain_counters, engagement, suppressions, change_number,
   log_heads, dead_letters TO mailmill_listener;
 GRANT INSERT ON log, offsets, manifest, dead_letters, counters, link_counters, domain_counters, engagement,
-  suppressions TO mailmill_listener;
+  suppressions, seen_overflow TO mailmill_listener;
 GRANT DELETE ON log, manifest TO mailmill_listener;
 
 GRANT SELECT ON tenants, campaigns, links, messages, signing_keys, suppressions, transports, log_heads, change_number TO mailmill_ingress;
