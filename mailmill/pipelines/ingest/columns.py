@@ -1,0 +1,132 @@
+"""Which column of a source is what: by the source's own mapping, else by the names people give such columns."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mailmill.errors import Misconfigured
+
+# field -> headers, written as `_slug` writes them, the surest first
+ALIASES: dict[str, tuple[str, ...]] = {
+    "email": ("email", "e_mail", "mail", "email_address", "e_mail_address", "mail_address", "emailaddress", "address",
+              "e_mail_adresse", "email_adresse", "mailadresse", "emailadresse", "adresse_email", "adresse_e_mail",
+              "courriel", "correo", "correo_electronico", "primary_email", "contact_email", "work_email"),
+    "phone": ("phone", "phone_number", "telephone", "tel", "mobile", "mobile_phone", "cell", "cell_phone", "telefon",
+              "telefonnummer", "handy", "mobil", "telefono", "portable", "msisdn", "whatsapp"),
+    "name": ("name", "full_name", "fullname", "display_name", "contact_name", "contact", "nom_complet",
+             "nombre_completo", "ansprechpartner"),
+    "first_name": ("first_name", "firstname", "given_name", "forename", "vorname", "prenom", "nombre"),
+    "last_name": ("last_name", "lastname", "surname", "family_name", "nachname", "familienname", "nom", "apellido",
+                  "apellidos"),
+    "language": ("language", "lang", "locale", "sprache", "langue", "idioma"),
+    "category": ("category", "kategorie", "categorie", "categoria", "topic", "rubrik"),
+    "country": ("country", "country_code", "land", "pays", "pais", "staat"),
+    "time_zone": ("time_zone", "timezone", "tz", "zeitzone"),
+    "tags": ("tags", "tag", "labels"),
+    "seen_at": ("found_at", "seen_at", "last_seen", "updated_at", "modified_at", "created_at"),
+}  # fmt: skip
+_PLAUSIBLE_ADDRESS = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnMap:
+    """Where each field is: known fields and custom fields, each -> header; and what was odd about it."""
+
+    known: dict[str, str]
+    custom: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def headers(cells: Sequence[str]) -> list[str]:
+    """Names of columns, unique and not empty: 'Note', 'Note' -> 'Note', 'Note (2)'; '' -> 'column 3'."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for number, cell in enumerate(cells, 1):
+        text = re.sub(r"[\x00-\x1f\x7f\u200b\ufeff]+", " ", cell).strip()[:200] or f"column {number}"
+        name, again = text, 2
+        while name in taken:
+            name, again = f"{text} ({again})", again + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def looks_like_data(cells: Sequence[str]) -> bool:
+    """Whether a first line is a contact and not a header: one of its cells is an address."""
+    return any(_PLAUSIBLE_ADDRESS.match(cell.strip().strip("<>")) for cell in cells)
+
+
+def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> ColumnMap:
+    """Find the fields among a source's columns.
+
+    In:     names of the columns; wanted: field -> header, as the operator maps them (case does not matter).
+    Raises: Misconfigured when a mapped column is gone, or when no column holds an address or a phone number:
+            the source changed its columns, and nothing of it has been taken in.
+    """
+    shown = ", ".join(names[:30])
+    by_slug: dict[str, list[str]] = {}
+    for name in names:
+        by_slug.setdefault(_slug(name), []).append(name)
+    known: dict[str, str] = {}
+    custom: dict[str, str] = {}
+    for field, header in wanted.items():
+        if not by_slug.get(_slug(header)):
+            raise Misconfigured(
+                f"there is no column {header!r}, which the source's `columns` names for {field}; there are: {shown}",
+                place=place,
+                remedy="Correct `columns` of the source, or the file's header. Nothing of it was taken in.",
+            )
+        (known if field in ALIASES else custom)[field] = by_slug[_slug(header)][0]
+    taken = set(known.values()) | set(custom.values())
+    for field, aliases in ALIASES.items():
+        candidates = [name for alias in aliases for name in by_slug.get(alias, ()) if name not in taken]
+        if field not in known and candidates:
+            known[field] = candidates[0]
+            taken.add(candidates[0])
+    if not known.keys() & {"email", "phone"}:
+        raise Misconfigured(
+            f"no column holds an e-mail address or a phone number; there are: {shown}",
+            place=place,
+            remedy="Name it in the source, for example `columns: {email: Kontakt}`. Nothing of it was taken in.",
+        )
+    notes = []
+    for name in names:
+        if name not in taken:
+            field = _free(_field_name(name), custom)
+            custom[field] = name
+            if re.search(r"\(\d+\)$", name):
+                notes.append(f"the column {name!r} has the name of another; it is kept as {field}")
+    return ColumnMap(known=known, custom=custom, notes=tuple(notes))
+
+
+def changed(before: Sequence[str], after: Sequence[str]) -> str | None:
+    """What is different about a source's columns since its last batch, in a sentence; None when nothing is."""
+    gone = [name for name in before if name not in after]
+    new = [name for name in after if name not in before]
+    if not before or not (gone or new):
+        return None
+    parts = [f"gone: {', '.join(gone)}"] if gone else []
+    parts += [f"new: {', '.join(new)}"] if new else []
+    return "the columns are not those of the last time; " + "; ".join(parts)
+
+
+def _slug(name: str) -> str:
+    """'E-Mail Adresse' -> 'e_mail_adresse', 'Prénom' -> 'prenom'."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", plain.casefold()).strip("_")
+
+
+def _field_name(name: str) -> str:
+    """A custom field's name as templates and segments write it (specs.FieldName)."""
+    slug = _slug(name)[:60] or "field"
+    return slug if slug[0].isalpha() else f"f_{slug}"
+
+
+def _free(field: str, taken: Mapping[str, str]) -> str:
+    name, again = field, 2
+    while name in taken or name in ALIASES:
+        name, again = f"{field}_{again}", again + 1
+    return name

@@ -1,0 +1,41 @@
+"""Raw rows: what a source said, as it said it, with where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+CELL = "col:"  # begins the name of each column that is the source's own
+RAW_SCHEMA = pl.Schema(
+    {
+        "line": pl.Int64(),  # of the file, from 1; of an API's answer, the number of the item
+        "problem": pl.String(),  # a code of rejects.REASONS where the line could not be read
+        "raw": pl.String(),  # then the line as it is; null where the cells say it
+    }
+)  # and one String column `col:<header>` a column of the source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawTable:
+    """Rows of one file or answer: RAW_SCHEMA and the source's own columns, in its order."""
+
+    frame: pl.DataFrame
+    columns: tuple[str, ...]
+    encoding: str = "utf-8"
+    delimiter: str = ","
+
+
+def raw_text(frame: pl.DataFrame) -> pl.Expr:
+    """A row's text: the line as it came, or its cells written as one CSV line."""
+    cells = [pl.col(name) for name in frame.columns if name.startswith(CELL)]
+    if not cells:
+        return pl.col("raw")
+    quoted = [
+        pl.when(cell.str.contains('[",\n]'))
+        .then(pl.lit('"') + cell.str.replace_all('"', '""', literal=True) + pl.lit('"'))
+        .otherwise(cell)
+        .fill_null("")
+        for cell in cells
+    ]
+    return pl.coalesce("raw", pl.concat_str(quoted, separator=","))

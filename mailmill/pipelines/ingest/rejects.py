@@ -1,0 +1,67 @@
+"""Rows that were not taken in: where they stand, why, and how to hand them back to the person who sent them."""
+
+from __future__ import annotations
+
+import polars as pl
+
+REJECTED_SCHEMA = pl.Schema(
+    {
+        "batch_id": pl.Int64(),
+        "source": pl.String(),  # slug
+        "line": pl.Int64(),  # of the file, from 1; of an API's answer, the number of the item
+        "field": pl.String(),  # which value is wrong; null when it is the line as a whole
+        "reason": pl.String(),  # a code of REASONS
+        "raw": pl.String(),  # the row as it came, cut at RAW_TEXT_LIMIT characters
+    }
+)
+RAW_TEXT_LIMIT = 65_536
+
+REASONS = {
+    # the line
+    "ragged_line": "the line has more or fewer fields than the header",
+    "broken_quote": "a quote opens and never closes, or text follows a closing quote",
+    "nul_character": "the line holds a NUL character: a damaged file, or no text",
+    "field_too_long": "a field is longer than 1 MB",
+    "bad_encoding": "the line is not in the encoding of the rest of the file",
+    # the row
+    "no_address": "neither an e-mail address nor a phone number is given",
+    "value_too_long": "a value is longer than 10,000 characters",
+    # the address
+    "address_without_at": "the address has no @",
+    "several_addresses": "one cell holds several addresses",
+    "local_part_syntax": "the part before the @ cannot be written so",
+    "address_too_long": "longer than 64 octets before the @, or than 254 in all",
+    "domain_syntax": "the part after the @ is no domain name",
+    "domain_without_dot": "the domain has no dot, so no mail gets there from outside",
+    "domain_literal": "the address names an IP address in place of a domain",
+    "domain_idna": "the domain has characters that no registry allows (IDNA 2008)",
+    # the phone number
+    "phone_syntax": "the phone number is impossible, or lacks its country",
+}
+
+_FORMULA = r"^[=+\-@\t\r]"
+
+
+def defused(cell: pl.Expr) -> pl.Expr:
+    """Cells that a spreadsheet program would run as a formula get a leading apostrophe.
+
+    Only for what people open: data is kept as it came.
+    Source: OWASP ASVS 1.2.10.
+    """
+    return pl.when(cell.str.contains(_FORMULA)).then(pl.lit("'") + cell).otherwise(cell)
+
+
+def as_csv(rejected: pl.DataFrame) -> bytes:
+    """Rejects as a CSV file for a spreadsheet program: UTF-8 with BOM, the reason explained, formulas defused.
+
+    In: REJECTED_SCHEMA.
+    """
+    explained = pl.col("reason").replace_strict(REASONS, default=pl.col("reason"), return_dtype=pl.String)
+    cells = rejected.with_columns(explanation=explained).with_columns(defused(pl.col(pl.String)))
+    return b"\xef\xbb\xbf" + cells.write_csv(line_terminator="\r\n").encode()
+
+
+def counted(rejected: pl.DataFrame) -> dict[str, int]:
+    """Reason -> rows, the most frequent first."""
+    counts = rejected.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
+    return {str(reason): int(n) for reason, n in counts.iter_rows()}
