@@ -1,0 +1,178 @@
+"""Audiences in PostgreSQL and the lake: the planner's side of the ports in pipelines/target/ports.py."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import polars as pl
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from mailmill.io.lake import Lake, LakeFile
+from mailmill.io.postgres import campaigns, manifest
+from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.target.audiences import SUPPRESSION_SCHEMA, numbered
+from mailmill.pipelines.target.ports import CONTACTS_SCHEMA, Draft, Due, Frozen, Generation
+
+SQL = statements("audiences")
+_PIECE_ROWS = 50_000  # of COPY text made at a time
+
+
+class _Overtaken(Exception):
+    """Somebody of the audience was suppressed since it was taken; the transaction is undone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresContacts:
+    """Contacts from the lake, suppressions from PostgreSQL at the moment they are asked for."""
+
+    database: Database
+    lake: Lake
+
+    def generation(self, tenant_id: int) -> Generation | None:
+        with self.database.transaction() as conn:
+            files = manifest.listed(conn, tenant_id=tenant_id, dataset="contacts", part="")
+        if not files:
+            return None
+        as_of = max(datetime.fromisoformat(str(file.facts["as_of"])) for file in files)
+        return Generation(as_of=as_of, contacts=self.lake.scan([file.file for file in files], CONTACTS_SCHEMA))
+
+    def suppressions(self, tenant_id: int, campaign_id: int | None) -> pl.DataFrame:
+        text = io.BytesIO()
+        parameters = {"tenant_id": tenant_id, "campaign_id": campaign_id}
+        with (
+            self.database.transaction() as conn,
+            conn.cursor() as cursor,
+            cursor.copy(SQL["suppressions"], parameters) as copy,
+        ):
+            for piece in copy:
+                text.write(piece)
+        if not text.tell():
+            return pl.DataFrame(schema=SUPPRESSION_SCHEMA)
+        text.seek(0)
+        return pl.read_csv(text, has_header=False, schema=SUPPRESSION_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresCampaigns:
+    """Campaigns in PostgreSQL, frozen audiences in the ledger and the lake."""
+
+    database: Database
+    lake: Lake
+
+    @contextmanager
+    def planning(self, campaign_id: int, *, by: str) -> Iterator[Draft | None]:
+        """Take a due campaign into planning; the session's lock keeps other planners away until the block ends."""
+        with driver_errors():
+            conn = self.database.connect(autocommit=True)
+        try:
+            with driver_errors():
+                draft = self._draft(conn, campaign_id, by)
+            yield draft
+        finally:
+            with suppress(psycopg.Error):
+                conn.close()
+
+    def _draft(self, conn: psycopg.Connection, campaign_id: int, by: str) -> Draft | None:
+        parameters = {"campaign_id": campaign_id}
+        locked = conn.execute(campaigns.SQL["try_planner"], parameters).fetchone()
+        if locked is None or not locked[0]:
+            return None
+        if conn.execute(campaigns.SQL["is_due"], parameters).fetchone() is None:
+            return None
+        with conn.transaction():
+            campaigns.move(conn, campaign_id, "plan", by=by)  # no step when a planning was left
+        with conn.cursor(row_factory=class_row(Draft)) as cursor:
+            return cursor.execute(campaigns.SQL["draft"], parameters).fetchone()
+
+    def freeze(self, frozen: Frozen, *, by: str) -> Literal["running", "finished", "stale", "gone"]:
+        recipients = frozen.audience.recipients
+        with self.database.transaction() as conn:
+            row = conn.execute(SQL["reserve_ids"], {"n": recipients.height}).fetchone()
+        assert row is not None
+        frame = numbered(recipients, int(row[0]))
+        file = self.lake.write(frame, tenant_id=frozen.draft.tenant_id, dataset="audiences")
+        try:
+            with self.database.transaction() as conn:
+                return _write(conn, frozen, frame, file, first_id=int(row[0]), by=by)
+        except _Overtaken:
+            return "stale"
+
+    def fail(self, campaign_id: int, reason: str, *, by: str) -> None:
+        with self.database.transaction() as conn:
+            campaigns.move(conn, campaign_id, "fail", by=by, reason=reason)
+
+    def due(self) -> list[Due]:
+        with self.database.transaction() as conn:
+            return campaigns.due(conn)
+
+    def miss(self, due: Due, *, by: str) -> bool:
+        ended = due.ends_at is not None and due.now >= due.ends_at
+        reason = "its end has passed" if ended else f"later than the grace of {due.misfire_grace_s} s"
+        with self.database.transaction() as conn:
+            return campaigns.move(conn, due.campaign_id, "miss", by=by, reason=reason) is not None
+
+    def settle(self, *, by: str) -> list[int]:
+        campaigns.settle_cancelled(self.database)
+        with self.database.transaction() as conn:
+            return campaigns.finish_settled(conn, by=by)
+
+
+def _write(
+    conn: psycopg.Connection, frozen: Frozen, frame: pl.DataFrame, file: LakeFile, *, first_id: int, by: str
+) -> Literal["running", "finished", "gone"]:
+    """All of a frozen campaign, visible together when the caller commits.
+
+    Raises: _Overtaken, and then the caller's transaction has to be undone.
+    """
+    draft, audience = frozen.draft, frozen.audience
+    names = {"campaign_id": draft.campaign_id, "tenant_id": draft.tenant_id}
+    if conn.execute(campaigns.SQL["lock_planning"], names).fetchone() is None:
+        return "gone"
+    fill(conn, frame, tenant_id=draft.tenant_id, campaign_id=draft.campaign_id)
+    conn.execute(SQL["fill_links"], {**names, "urls": list(frozen.links)})
+    reasons, counts = list(audience.exclusions), list(audience.exclusions.values())
+    conn.execute(SQL["fill_exclusions"], {**names, "reasons": reasons, "counts": counts})
+    facts = {"as_of": frozen.as_of.isoformat(), "rows": frame.height, "exclusions": audience.exclusions}
+    manifest.replace(conn, [file], tenant_id=draft.tenant_id, dataset="audiences", part=draft.slug, facts=facts)
+    conn.execute(
+        campaigns.SQL["set_content"],
+        {
+            **names,
+            "transport_id": draft.transport_id,
+            "content": Jsonb(dict(frozen.content)),
+            "as_of": frozen.as_of,
+            "ends_at": draft.spec.get("ends"),
+            "first_message_id": first_id,
+            "planned": frame.height,
+        },
+    )
+    if not frame.height:
+        campaigns.move(conn, draft.campaign_id, "finish_empty", by=by, reason=audience.empty_reason)
+        return "finished"
+    campaigns.move(conn, draft.campaign_id, "run", by=by)
+    return "running"
+
+
+def fill(conn: psycopg.Connection, frame: pl.DataFrame, *, tenant_id: int, campaign_id: int) -> None:
+    """Ledger and merge values of an audience, in batches of text that polars makes. In: AUDIENCE_SCHEMA.
+
+    Raises: _Overtaken when somebody of it is suppressed by now.
+    """
+    names = {"campaign_id": campaign_id, "tenant_id": tenant_id}
+    conn.execute(SQL["stage_table"])
+    with conn.cursor() as cursor, cursor.copy(SQL["stage"]) as copy:
+        for piece in frame.iter_slices(_PIECE_ROWS):
+            copy.write(piece.write_csv(include_header=False))
+    row = conn.execute(SQL["overtaken"], names).fetchone()
+    if row is not None and row[0]:
+        raise _Overtaken
+    conn.execute(SQL["fill_ledger"], names)
+    conn.execute(SQL["fill_fields"], names)

@@ -1,0 +1,157 @@
+"""Campaigns: their states, each step by compare-and-set with an audit row. The caller owns the transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import class_row, dict_row
+
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.sql import statements
+from mailmill.io.postgres.suppressions import raise_change_number
+from mailmill.pipelines.target.lifecycle import TRANSITIONS, CampaignState, Move
+from mailmill.pipelines.target.ports import Due
+
+SQL = statements("campaigns")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    """A campaign as people name it."""
+
+    campaign_id: int
+    tenant_id: int
+    name: str
+    time_zone: str
+    state: CampaignState
+
+
+def find(conn: psycopg.Connection, name: str) -> Campaign:
+    """The campaign `tenant/slug`.
+
+    Raises: Misconfigured when there is none.
+    """
+    tenant, slash, slug = name.partition("/")
+    with conn.cursor(row_factory=class_row(Campaign)) as cursor:
+        found = cursor.execute(SQL["find"], {"tenant": tenant, "slug": slug}).fetchone()
+    if found is None or not slash:
+        raise Misconfigured(
+            f"there is no campaign {name!r}", remedy="Name it as tenant/campaign; `mailmill campaign list` shows all."
+        )
+    return found
+
+
+def overview(conn: psycopg.Connection, tenant: str | None = None) -> list[dict[str, Any]]:
+    """Every campaign with its state, times and the reason of its last step."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(SQL["overview"], {"tenant": tenant}).fetchall()
+
+
+def move(
+    conn: psycopg.Connection, campaign_id: int, step: Move, *, by: str, reason: str | None = None
+) -> CampaignState | None:
+    """Take one step of a campaign's life. Out: the state before; None when it was in none that allows the step.
+
+    Raises the change number, which locks until the commit: call it last.
+    """
+    transition = TRANSITIONS[step]
+    row = conn.execute(
+        SQL["move"],
+        {
+            "campaign_id": campaign_id,
+            "sources": list(transition.sources),
+            "target": transition.target,
+            "by": by,
+            "reason": reason,
+        },
+    ).fetchone()
+    if row is None:
+        return None
+    raise_change_number(conn)
+    before: CampaignState = row[0]
+    return before
+
+
+def require(conn: psycopg.Connection, campaign: Campaign, step: Move, *, by: str, reason: str | None = None) -> None:
+    """Take one step or say why it cannot be taken.
+
+    Raises: Misconfigured naming the state that is in the way.
+    """
+    if move(conn, campaign.campaign_id, step, by=by, reason=reason) is None:
+        state = find(conn, campaign.name).state
+        raise Misconfigured(
+            f"campaign {campaign.name} is {state}",
+            remedy=f"{step} is for campaigns that are {' or '.join(TRANSITIONS[step].sources)}.",
+        )
+
+
+def schedule(conn: psycopg.Connection, campaign: Campaign, at: datetime | None, *, by: str) -> datetime:
+    """Let a campaign start at a time, now when none is given. Out: when.
+
+    Raises: Misconfigured when it has started already.
+    """
+    require(conn, campaign, "schedule", by=by, reason="now" if at is None else at.isoformat())
+    row = conn.execute(SQL["set_start"], {"campaign_id": campaign.campaign_id, "at": at}).fetchone()
+    assert row is not None
+    start: datetime = row[0]
+    return start
+
+
+def due(conn: psycopg.Connection) -> list[Due]:
+    """Scheduled campaigns whose time has come, and plannings that a killed planner may have left."""
+    with conn.cursor(row_factory=class_row(Due)) as cursor:
+        return cursor.execute(SQL["due"]).fetchall()
+
+
+def finish_settled(conn: psycopg.Connection, *, by: str, campaign_id: int | None = None) -> list[int]:
+    """Finish the campaigns whose ledger has no open row left (P15). Out: their ids."""
+    parameters = {"campaign_id": campaign_id, "by": by}
+    finished = []
+    for (candidate,) in conn.execute(SQL["settled"], parameters).fetchall():
+        if conn.execute(SQL["finish"], {"campaign_id": candidate, "by": by}).fetchone():
+            finished.append(int(candidate))
+    if finished:
+        raise_change_number(conn)
+    return finished
+
+
+def cancel(database: Database, campaign: Campaign, *, by: str, reason: str | None = None) -> int:
+    """Cancel a campaign: at once for the workers, then row by row for the ledger. Out: messages cancelled.
+
+    Killed in between, `settle_cancelled` (every tick) does the rest.
+
+    Raises: Misconfigured when it is over already.
+    """
+    with database.transaction() as conn:
+        require(conn, campaign, "cancel", by=by, reason=reason)
+    return settle_cancelled(database, campaign.campaign_id)
+
+
+def settle_cancelled(database: Database, campaign_id: int | None = None) -> int:
+    """Turn what is still queued, deferred or held of cancelled campaigns into cancelled, a batch a transaction.
+
+    Leased rows are their worker's; the next call takes what it gives back. Out: messages cancelled.
+    """
+    with database.transaction() as conn:
+        found: Sequence[Any] = conn.execute(SQL["unsettled_cancels"], {"campaign_id": campaign_id}).fetchall()
+    total = 0
+    for (campaign,) in found:
+        after: int | None = 0
+        while after is not None:
+            with database.transaction() as conn:
+                row = conn.execute(SQL["cancel_messages"], {"campaign_id": campaign, "after": after}).fetchone()
+                assert row is not None
+                total += row[0]
+                after = row[1]
+        _each(database, SQL["close_cancelled"], campaign)
+    return total
+
+
+def _each(database: Database, statement: LiteralString, campaign_id: int) -> None:
+    with database.transaction() as conn:
+        conn.execute(statement, {"campaign_id": campaign_id})

@@ -1,0 +1,43 @@
+-- name: suppressions
+-- Who of a tenant may not be mailed now; what is suppressed for one campaign only counts for that one.
+COPY (SELECT address_key, reason FROM suppressions
+       WHERE tenant_id = %(tenant_id)s AND channel = 'email'
+         AND (scope_campaign_id IS NULL OR scope_campaign_id = %(campaign_id)s)
+         AND (expires_at IS NULL OR expires_at > clock_timestamp())) TO STDOUT (FORMAT csv);
+
+-- name: reserve_ids
+-- A block of its own for each campaign, in a transaction of its own: nobody waits here while a ledger is filled.
+UPDATE message_ids SET next = next + %(n)s RETURNING next - %(n)s;
+
+-- name: stage_table
+-- Row-level security forbids COPY into the ledger itself.
+CREATE TEMP TABLE staged (message_id bigint, contact_id bigint, address text, address_key text, domain text,
+  merge_values text) ON COMMIT DROP;
+
+-- name: stage
+COPY staged (message_id, contact_id, address, address_key, domain, merge_values) FROM STDIN
+  (FORMAT csv, FORCE_NOT_NULL (address, address_key, domain, merge_values));
+
+-- name: overtaken
+-- Somebody of the audience was suppressed since it was taken.
+SELECT EXISTS (
+  SELECT FROM staged a JOIN suppressions s ON s.address_key = a.address_key
+   WHERE s.tenant_id = %(tenant_id)s AND s.channel = 'email'
+     AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
+     AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()));
+
+-- name: fill_ledger
+INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain)
+SELECT message_id, %(tenant_id)s, %(campaign_id)s, contact_id, address, address_key, domain FROM staged;
+
+-- name: fill_fields
+INSERT INTO message_fields (message_id, tenant_id, merge_values)
+SELECT message_id, %(tenant_id)s, merge_values FROM staged;
+
+-- name: fill_links
+INSERT INTO links (campaign_id, ordinal, tenant_id, url)
+SELECT %(campaign_id)s, place - 1, %(tenant_id)s, url FROM unnest(%(urls)s::text[]) WITH ORDINALITY l (url, place);
+
+-- name: fill_exclusions
+INSERT INTO exclusions (campaign_id, tenant_id, reason, n)
+SELECT %(campaign_id)s, %(tenant_id)s, reason, n FROM unnest(%(reasons)s::text[], %(counts)s::bigint[]) x (reason, n);

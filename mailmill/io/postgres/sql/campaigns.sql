@@ -1,0 +1,107 @@
+-- name: move
+-- One step of a campaign by compare-and-set, with its audit row. No row: it was not in one of the states.
+WITH moved AS (
+  UPDATE campaigns SET state = %(target)s::campaign_state,
+         finished_at = CASE WHEN %(target)s IN ('finished', 'failed', 'missed') THEN clock_timestamp() END,
+         started_at = CASE WHEN %(target)s = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END
+   WHERE id = %(campaign_id)s AND state = ANY (%(sources)s::campaign_state[])
+  RETURNING id, tenant_id, old.state AS before, new.state AS after),
+noted AS (
+  INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
+  SELECT tenant_id, id, before, after, %(by)s, %(reason)s FROM moved)
+SELECT before::text FROM moved;
+
+-- name: set_start
+UPDATE campaigns SET scheduled_at = coalesce(%(at)s::timestamptz, clock_timestamp())
+ WHERE id = %(campaign_id)s AND state = 'scheduled' RETURNING scheduled_at;
+
+-- name: find
+SELECT c.id AS campaign_id, c.tenant_id, t.slug || '/' || c.slug AS name, t.time_zone, c.state::text
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id WHERE t.slug = %(tenant)s AND c.slug = %(slug)s;
+
+-- name: overview
+SELECT t.slug || '/' || c.slug AS campaign, c.state::text, c.scheduled_at, c.started_at, c.finished_at, c.planned,
+       (SELECT reason FROM campaign_transitions x WHERE x.campaign_id = c.id ORDER BY x.id DESC LIMIT 1) AS reason
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+ WHERE %(tenant)s::text IS NULL OR t.slug = %(tenant)s ORDER BY t.slug, c.id;
+
+-- name: due
+-- Scheduled campaigns whose time has come, and plannings that may have been left; the clock is the database's.
+SELECT c.id AS campaign_id, c.tenant_id, t.slug || '/' || c.slug AS name, c.state::text, c.scheduled_at,
+       (c.spec->>'ends')::timestamptz AS ends_at, coalesce((c.spec->>'misfire_grace_s')::int, 3600) AS misfire_grace_s,
+       clock_timestamp() AS now
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+ WHERE c.state = 'planning' OR (c.state = 'scheduled' AND c.scheduled_at <= clock_timestamp())
+ ORDER BY c.scheduled_at, c.id;
+
+-- name: try_planner
+-- One planner a campaign. Held by the session, so a planner that is killed lets go of it.
+SELECT pg_try_advisory_lock(hashtext('mailmill:plan'), %(campaign_id)s);
+
+-- name: is_due
+SELECT true FROM campaigns
+ WHERE id = %(campaign_id)s AND (state = 'planning' OR (state = 'scheduled' AND scheduled_at <= clock_timestamp()));
+
+-- name: draft
+SELECT c.id AS campaign_id, c.tenant_id, t.slug AS tenant, t.name AS tenant_name, t.postal_address, t.time_zone, c.slug,
+       c.spec, s.spec AS segment, p.spec AS template, i.spec AS identity, r.id AS transport_id,
+       r.kind AS transport_kind, clock_timestamp() AS now
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+  LEFT JOIN segments s ON s.tenant_id = c.tenant_id AND s.slug = c.spec->>'segment'
+  LEFT JOIN templates p ON p.tenant_id = c.tenant_id AND p.slug = c.spec->>'template'
+  LEFT JOIN identities i ON i.tenant_id = c.tenant_id AND i.slug = c.spec->>'identity'
+  LEFT JOIN transports r ON r.tenant_id = c.tenant_id AND r.slug = c.spec->>'transport'
+ WHERE c.id = %(campaign_id)s AND c.state = 'planning';
+
+-- name: lock_planning
+-- From here on this transaction alone decides what becomes of the planning.
+SELECT true FROM campaigns WHERE id = %(campaign_id)s AND state = 'planning' FOR UPDATE;
+
+-- name: set_content
+UPDATE campaigns SET transport_id = %(transport_id)s, content = %(content)s, as_of = %(as_of)s, ends_at = %(ends_at)s,
+       first_message_id = %(first_message_id)s, planned = %(planned)s
+ WHERE id = %(campaign_id)s;
+
+-- name: settled
+-- P15: campaigns that are over because the ledger says so, candidates by index first. A null id means all of them.
+SELECT c.id FROM campaigns c
+ WHERE c.state IN ('running', 'paused') AND c.planned IS NOT NULL AND (%(campaign_id)s::int IS NULL OR c.id = %(campaign_id)s)
+   AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued);
+
+-- name: finish
+WITH finished AS (
+  UPDATE campaigns c SET state = 'finished', finished_at = clock_timestamp()
+   WHERE c.id = %(campaign_id)s AND c.state IN ('running', 'paused')
+     AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id
+                      AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+                      AND (m.state IN ('queued', 'leased', 'deferred', 'held')
+                           OR (m.state = 'in_doubt' AND c.content->>'doubt' = 'resend')))
+  RETURNING id, tenant_id, old.state AS before),
+noted AS (
+  INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
+  SELECT tenant_id, id, before, 'finished', %(by)s, 'every recipient is accounted for' FROM finished)
+SELECT id FROM finished;
+
+-- name: unsettled_cancels
+SELECT id FROM campaigns WHERE state = 'cancelled' AND finished_at IS NULL
+   AND (%(campaign_id)s::int IS NULL OR id = %(campaign_id)s) ORDER BY id;
+
+-- name: cancel_messages
+-- The next rows of a cancelled campaign that no worker holds. A claim in progress goes first: then the row is leased.
+WITH picked AS (
+  SELECT m.id FROM messages m JOIN campaigns c ON c.id = m.campaign_id
+   WHERE c.id = %(campaign_id)s AND c.state = 'cancelled' AND m.id >= greatest(c.first_message_id, %(after)s::bigint + 1)
+     AND m.id < c.first_message_id + c.planned AND m.state IN ('queued', 'deferred', 'held')
+   ORDER BY m.id LIMIT 20000 FOR UPDATE OF m),
+changed AS (
+  UPDATE messages m SET state = 'cancelled', queued = false, done_at = clock_timestamp(), reason = 'campaign_cancelled'
+    FROM picked WHERE m.id = picked.id RETURNING m.id)
+SELECT count(*), max(id) FROM changed;
+
+-- name: close_cancelled
+UPDATE campaigns c SET finished_at = clock_timestamp()
+ WHERE c.id = %(campaign_id)s AND c.state = 'cancelled' AND c.finished_at IS NULL
+   AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id
+                    AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+                    AND m.state IN ('queued', 'leased', 'deferred', 'held'))
+RETURNING id;

@@ -1,0 +1,4 @@
+-- name: find
+SELECT s.tenant_id, t.slug AS tenant, s.slug, s.spec->'rule' AS rule
+  FROM segments s JOIN tenants t ON t.id = s.tenant_id
+ WHERE t.slug = %(tenant)s AND (%(slug)s::text IS NULL OR s.slug = %(slug)s) ORDER BY s.slug;

@@ -1,0 +1,150 @@
+"""Audiences: who of a segment is mailed, who is not and why. All in polars, one row a contact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.target.segments import custom_field
+from mailmill.pipelines.target.templates import CONSTANTS, TemplateFacts
+
+AUDIENCE_SCHEMA = pl.Schema(
+    {
+        "message_id": pl.Int64(),
+        "contact_id": pl.Int64(),
+        "address": pl.String(),
+        "address_key": pl.String(),
+        "domain": pl.String(),
+        "merge_values": pl.String(),
+    }
+)
+SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String()})
+
+# Why a contact is not mailed; the first that applies is the one that counts.
+SUPPRESSED = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "imported")
+REASONS = ("no_email", "invalid", *SUPPRESSED, "duplicate")
+
+CONTACT_FIELDS = ("email", "phone", "name", "language", "category", "country", "time_zone")
+SEPARATOR, ABSENT = "\x1f", "\x02"  # between merge values; in the place of one that is missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audience:
+    """The recipients, without message ids yet, by contact_id; and how many contacts each reason kept out."""
+
+    recipients: pl.DataFrame
+    exclusions: dict[str, int]
+    members: int  # contacts of the segment: recipients and excluded add up to it
+
+    @property
+    def empty_reason(self) -> str | None:
+        """Why nobody is mailed, in words; None when somebody is."""
+        if self.recipients.height:
+            return None
+        if not self.members:
+            return "nobody to mail: the segment is empty"
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in self.exclusions.items())
+        return f"nobody to mail: the segment has {self.members:,}, excluded are {reasons}"
+
+
+def judged(members: pl.LazyFrame, suppressions: pl.DataFrame) -> pl.DataFrame:
+    """Every contact of a segment with `excluded`: the reason it is not mailed, null for a recipient.
+
+    In:     CONTACTS_SCHEMA; SUPPRESSION_SCHEMA, live, those in force for this campaign.
+    Out:    the contacts' columns, address_key and excluded, by contact_id.
+    """
+    rank = pl.col("reason").replace_strict(
+        {reason: at for at, reason in enumerate(SUPPRESSED)}, default=len(SUPPRESSED), return_dtype=pl.Int8()
+    )
+    suppressed = (
+        suppressions.with_columns(rank=rank).sort("rank").unique("address_key", keep="first")
+        .select("address_key", suppressed="reason")
+    )  # fmt: skip
+    # the match key is the folded address unless the contact was first known by its phone
+    key = pl.when(pl.col("match_key").str.contains("@", literal=True)).then("match_key")
+    frame = (
+        members.with_columns(address_key=key.otherwise(pl.col("email").str.to_lowercase()))
+        .join(suppressed.lazy(), on="address_key", how="left")
+        .sort("contact_id")
+        .with_columns(
+            excluded=pl.when(pl.col("email").is_null()).then(pl.lit("no_email"))
+            .when(pl.col("verdict") == "invalid").then(pl.lit("invalid"))
+            .otherwise("suppressed")
+        )
+    )  # fmt: skip
+    # the first of several contacts with one address is mailed, whatever kept the others out
+    twice = pl.col("excluded").is_null() & (pl.int_range(pl.len()).over("address_key", "excluded") > 0)
+    return (
+        frame.with_columns(excluded=pl.when(twice).then(pl.lit("duplicate")).otherwise("excluded"))
+        .drop("suppressed").collect()
+    )  # fmt: skip
+
+
+def count(judged_members: pl.DataFrame) -> dict[str, int]:
+    """Exclusions by reason, in the order of precedence; reasons that kept nobody out are left out."""
+    found = dict(judged_members.drop_nulls("excluded").group_by("excluded").len().iter_rows())
+    return {reason: found[reason] for reason in (*REASONS, *sorted(found.keys() - set(REASONS))) if reason in found}
+
+
+def freeze(members: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame) -> Audience:
+    """The audience with its merge values, as it is sent.
+
+    In:     `judged` members; contacts, the whole generation, to know which custom fields exist.
+    Raises: Misconfigured for a merge field nobody has, or one that is missing for a recipient and printed bare.
+    """
+    recipients = members.filter(pl.col("excluded").is_null())
+    values = recipients.select(
+        "contact_id",
+        address="email",
+        address_key="address_key",
+        domain=pl.col("email").str.extract("@([^@]+)$"),
+        **{f"field:{name}": merge_value(name) for name in template.merge_fields},
+    )
+    _check_fields(values, template, contacts)
+    columns = [pl.col(f"field:{name}").fill_null(ABSENT) for name in template.merge_fields]
+    merged = pl.concat_str(columns, separator=SEPARATOR) if columns else pl.lit("")
+    frame = values.select("contact_id", "address", "address_key", "domain", merge_values=merged)
+    return Audience(recipients=frame, exclusions=count(members), members=members.height)
+
+
+def merge_value(name: str) -> pl.Expr:
+    """A merge field's text. Empty is as good as missing: nobody is greeted by a blank."""
+    column = pl.col(name) if name in CONTACT_FIELDS else custom_field(name)
+    text = column.str.replace_all(r"[\x00-\x1f\x7f]", "").str.strip_chars()
+    return pl.when(text.str.len_bytes() > 0).then(text)
+
+
+def _check_fields(values: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame) -> None:
+    missing = {name: values[f"field:{name}"].null_count() for name in template.merge_fields}
+    everywhere = [name for name, n in missing.items() if n == values.height and name not in CONTACT_FIELDS]
+    for name in _unknown(everywhere, contacts):
+        known = ", ".join((*CONTACT_FIELDS, *CONSTANTS))
+        raise Misconfigured(
+            f"no contact has a field {name!r}",
+            place="template",
+            remedy=f"Known are {known} and the custom fields of the contacts.",
+        )
+    for name, n in missing.items():
+        if n and name in template.bare:
+            raise Misconfigured(
+                f"{name!r} is missing for {n:,} of {values.height:,} recipients",
+                place="template",
+                remedy=f'Write {{{{ {name} | default("…") }}}}, or leave these contacts out of the segment.',
+            )
+
+
+def _unknown(names: Sequence[str], contacts: pl.LazyFrame) -> list[str]:
+    """The custom fields that no contact of the tenant has."""
+    if not names:
+        return []
+    held = contacts.select(custom_field(name).is_not_null().any().alias(name) for name in names).collect()
+    return [name for name in names if not held[name][0]]
+
+
+def numbered(recipients: pl.DataFrame, first_id: int) -> pl.DataFrame:
+    """The recipients with their message ids, one block from `first_id` on. Out: AUDIENCE_SCHEMA."""
+    ids = pl.int_range(pl.len(), dtype=pl.Int64()) + first_id
+    return recipients.with_columns(message_id=ids).select(AUDIENCE_SCHEMA.names()).cast(AUDIENCE_SCHEMA)

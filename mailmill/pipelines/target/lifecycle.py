@@ -1,0 +1,84 @@
+"""The lives of a campaign and of a message, as data: which state may follow which, and at whose word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+CampaignState = Literal[
+    "draft", "scheduled", "planning", "running", "paused", "finished", "cancelled", "failed", "missed"
+]
+MessageState = Literal[
+    "queued",
+    "leased",
+    "deferred",
+    "held",
+    "sent",
+    "failed",
+    "invalid",
+    "suppressed",
+    "cancelled",
+    "expired",
+    "in_doubt",
+]
+Move = Literal["schedule", "plan", "run", "pause", "resume", "finish", "finish_empty", "cancel", "fail", "miss"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One step of a campaign: allowed from these states, and only by compare-and-set."""
+
+    sources: tuple[CampaignState, ...]
+    target: CampaignState
+
+
+# Nothing was planned in `missed` and `failed`, so a person may schedule them again; nobody is mailed twice by it.
+TRANSITIONS: dict[Move, Transition] = {
+    "schedule": Transition(("draft", "scheduled", "missed", "failed"), "scheduled"),
+    "plan": Transition(("scheduled",), "planning"),
+    "run": Transition(("planning",), "running"),
+    "pause": Transition(("running",), "paused"),
+    "resume": Transition(("paused",), "running"),
+    "finish": Transition(("running", "paused"), "finished"),
+    "finish_empty": Transition(("planning",), "finished"),
+    "cancel": Transition(("draft", "scheduled", "planning", "running", "paused"), "cancelled"),
+    "fail": Transition(("planning",), "failed"),
+    "miss": Transition(("scheduled",), "missed"),
+}
+
+# A message's life (design.md): the ledger's `state`, always by compare-and-set.
+MESSAGE_TRANSITIONS: dict[MessageState, tuple[MessageState, ...]] = {
+    "queued": ("leased", "suppressed", "cancelled", "expired"),
+    "leased": ("queued", "sent", "failed", "invalid", "deferred", "held", "in_doubt"),
+    "deferred": ("queued", "leased", "suppressed", "cancelled", "expired"),  # leased: due again, at the claim
+    "held": ("queued", "suppressed", "cancelled", "expired"),
+    "in_doubt": ("queued",),
+    "sent": (),
+    "failed": (),
+    "invalid": (),
+    "suppressed": (),
+    "cancelled": (),
+    "expired": (),
+}
+CANCELLABLE: tuple[MessageState, ...] = ("queued", "deferred", "held")  # the leased ones are their worker's
+
+
+def open_states(doubt: Literal["hold", "resend"]) -> tuple[MessageState, ...]:
+    """The states a campaign waits for. Under `hold` a doubt stands: it is an end."""
+    waiting: tuple[MessageState, ...] = ("queued", "leased", "deferred", "held")
+    return (*waiting, "in_doubt") if doubt == "resend" else waiting
+
+
+def timeliness(
+    *, scheduled_at: datetime, now: datetime, misfire_grace_s: int, ends_at: datetime | None
+) -> Literal["early", "due", "missed"]:
+    """Whether a scheduled campaign starts now (F35): late within the grace, never after its own end.
+
+    In:     now by the database's clock.
+    """
+    if now < scheduled_at:
+        return "early"
+    if ends_at is not None and now >= ends_at:
+        return "missed"
+    return "due" if now <= scheduled_at + timedelta(seconds=misfire_grace_s) else "missed"

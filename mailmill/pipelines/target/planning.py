@@ -1,0 +1,180 @@
+"""Planning: a due campaign becomes a frozen audience in the ledger; a segment becomes its next generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable, TransientError
+from mailmill.pipelines.configuration.specs import CampaignSpec, WindowSpec
+from mailmill.pipelines.target import audiences, segments
+from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
+from mailmill.pipelines.target.rules import RuleError
+from mailmill.pipelines.target.templates import TemplateFacts, check
+
+MAX_TRIES = 5  # of a planning that suppressions overtake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """What became of a campaign whose time had come."""
+
+    campaign_id: int
+    name: str
+    state: Literal["running", "finished", "failed", "missed"]
+    planned: int = 0
+    exclusions: Mapping[str, int] | None = None
+    reason: str | None = None
+    error: Exception | None = None  # unforeseen; for the log of whoever called
+
+
+def plan(campaign_id: int, *, campaigns: Campaigns, contacts: Contacts, public_url: str, by: str) -> Planned | None:
+    """Freeze a due campaign and start it. Killed at any moment, it is taken up again and mails nobody twice.
+
+    In:     public_url, under which the ingress is reached; https unless the transport is a sandbox.
+    Out:    None when another planner has it, or it is not due (any more).
+    Raises: StoreUnavailable; the campaign stays in planning and the next call takes it up.
+    """
+    with campaigns.planning(campaign_id, by=by) as draft:
+        if draft is None:
+            return None
+        try:
+            for _ in range(MAX_TRIES):
+                frozen = decide(draft, contacts=contacts, public_url=public_url)
+                state = campaigns.freeze(frozen, by=by)
+                if state == "gone":
+                    return None
+                if state != "stale":
+                    return _planned(frozen, state)
+            raise StoreUnavailable("suppressions overtake the planning again and again; the next tick goes on")
+        except TransientError:
+            raise
+        except MailmillError as error:
+            campaigns.fail(campaign_id, str(error), by=by)
+            return Planned(campaign_id=campaign_id, name=draft.name, state="failed", reason=str(error))
+        except Exception as error:  # unforeseen is terminal: the campaign says so instead of being tried every minute
+            reason = f"unforeseen: {type(error).__name__}; the log has the details"
+            campaigns.fail(campaign_id, reason, by=by)
+            return Planned(campaign_id=campaign_id, name=draft.name, state="failed", reason=reason, error=error)
+
+
+def _planned(frozen: Frozen, state: Literal["running", "finished"]) -> Planned:
+    audience = frozen.audience
+    return Planned(
+        campaign_id=frozen.draft.campaign_id,
+        name=frozen.draft.name,
+        state=state,
+        planned=audience.recipients.height,
+        exclusions=audience.exclusions,
+        reason=audience.empty_reason,
+    )
+
+
+def decide(draft: Draft, *, contacts: Contacts, public_url: str) -> Frozen:
+    """Everything that is frozen with a campaign.
+
+    Raises: Misconfigured with what a person has to correct.
+    """
+    spec = CampaignSpec.model_validate(dict(draft.spec))
+    segment, template, identity = _given(draft, spec)
+    _check_public_url(draft, public_url)
+    facts = check(*(str(template.get(part) or "") for part in ("subject", "html", "text")))
+    generation = contacts.generation(draft.tenant_id)
+    if generation is None:
+        raise no_contacts(draft.tenant)
+    try:
+        members = segments.members(generation.contacts, segment["rule"], draft.now)
+    except RuleError as error:
+        raise Misconfigured(str(error), place=f"segment {draft.tenant}/{spec.segment}") from None
+    judged = audiences.judged(members, contacts.suppressions(draft.tenant_id, draft.campaign_id))
+    return Frozen(
+        draft=draft,
+        content=_content(draft, spec, template, identity, facts, public_url),
+        links=facts.links,
+        audience=audiences.freeze(judged, facts, generation.contacts),
+        as_of=generation.as_of,
+    )
+
+
+def no_contacts(tenant: str) -> Misconfigured:
+    return Misconfigured(f"tenant {tenant} has no contacts yet", remedy="Ingest a source first: `mailmill ingest`.")
+
+
+def _given(draft: Draft, spec: CampaignSpec) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    for kind, slug, found in (
+        ("segment", spec.segment, draft.segment),
+        ("template", spec.template, draft.template),
+        ("identity", spec.identity, draft.identity),
+        ("transport", spec.transport, draft.transport_id),
+    ):
+        if found is None:
+            raise Misconfigured(f"there is no {kind} {draft.tenant}/{slug}", remedy="Apply it, then schedule again.")
+    assert draft.segment is not None and draft.template is not None and draft.identity is not None
+    return draft.segment, draft.template, draft.identity
+
+
+def _check_public_url(draft: Draft, public_url: str) -> None:
+    if draft.transport_kind != "sandbox" and not public_url.startswith("https://"):
+        raise Misconfigured(
+            "without an https address for unsubscribing nothing is sent, except to a sandbox",
+            place="MAILMILL_PUBLIC_URL",
+            remedy="Set it to the https URL under which the ingress is reached from outside.",
+        )
+
+
+def _content(
+    draft: Draft,
+    spec: CampaignSpec,
+    template: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    facts: TemplateFacts,
+    public_url: str,
+) -> dict[str, Any]:
+    """The campaign's content as JSON: all that sending needs, so that no later edit reaches it (P06)."""
+    domain = str(identity["from_address"]).rpartition("@")[2]
+    return {
+        "merge_fields": list(facts.merge_fields),
+        **{part: template[part] for part in ("subject", "html", "text")},
+        **{key: identity.get(key) for key in ("from_name", "from_address", "reply_to", "return_path_domain")},
+        "list_id": f"{spec.segment}.{draft.tenant}.{domain}",
+        "postal_address": draft.postal_address,
+        "tenant_name": draft.tenant_name,
+        "public_url": public_url.rstrip("/"),
+        "doubt": spec.doubt,
+        "max_attempts": spec.max_attempts,
+        "give_up_after_s": spec.give_up_after_s,
+        "window": _window(spec.window, draft.time_zone),
+        "sandbox": draft.transport_kind == "sandbox",
+        "links": list(facts.links),
+    }
+
+
+def _window(window: WindowSpec | None, time_zone: str) -> dict[str, Any] | None:
+    if window is None:
+        return None
+    return window.model_copy(update={"time_zone": window.time_zone or time_zone}).model_dump(mode="json")
+
+
+def refresh_segment(segment: Segment, *, store: Segments, generation: Generation, now: datetime) -> segments.Change:
+    """Materialize a segment over a contacts generation. Out: its size, and who joined and left since the last time.
+
+    In:     now, from which `within_days` counts back; it becomes the segment's as-of.
+    Raises: Misconfigured with the place of a mistake in the rule.
+    """
+    try:
+        found = segments.members(generation.contacts, segment.rule, now)
+    except RuleError as error:
+        raise Misconfigured(str(error), place=f"segment {segment.tenant}/{segment.slug}") from None
+    members = found.select("contact_id").sort("contact_id").collect()
+    change = segments.compare(store.last(segment), members)
+    facts = {
+        "as_of": now.isoformat(),
+        "rows": change.rows,
+        "joined": change.joined,
+        "left": change.left,
+        "contacts_as_of": generation.as_of.isoformat(),
+    }
+    store.publish(segment, members, facts)
+    return change

@@ -1,0 +1,233 @@
+"""A campaign from its draft to its frozen ledger, over real PostgreSQL and a real lake."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import campaigns, suppressions
+from mailmill.pipelines.target import planning
+
+
+def test_a_started_campaign_has_one_ledger_row_a_recipient(world):
+    (result,) = world.start()
+    assert (result.state, result.planned, result.exclusions) == ("running", 5, {})
+    rows = world.rows(
+        "SELECT m.id, contact_id, address, address_key, domain, state, f.merge_values FROM messages m"
+        " JOIN message_fields f ON f.message_id = m.id ORDER BY m.id"
+    )
+    assert [row[0] for row in rows] == list(range(1, 6))
+    assert rows[0][1:] == (1, "P0@x0.example", "p0@x0.example", "x0.example", "queued", "\x02")
+    assert rows[1][-1] == "Person 1"
+    first, planned, transport = world.rows("SELECT first_message_id, planned, transport_id FROM campaigns")[0]
+    assert (first, planned, transport) == (1, 5, 1)
+
+
+def test_the_content_is_what_sending_needs(world):
+    world.start()
+    content = world.value("SELECT content FROM campaigns")
+    assert content["merge_fields"] == ["name"]
+    assert content["links"] == ["https://shop.example/new?a=1&b=2", "https://shop.example/offers"]
+    assert world.rows("SELECT ordinal, url FROM links ORDER BY 1") == list(enumerate(content["links"]))
+    assert content["list_id"] == "all.acme.acme.example"
+    assert (content["sandbox"], content["doubt"], content["window"]) == (True, "hold", None)
+    assert content["public_url"] == world.public_url
+
+
+def test_a_window_without_a_zone_gets_the_tenants(world, project):
+    world.apply(*project(window={"start": "09:00", "end": "17:00"}))
+    world.start()
+    assert world.value("SELECT content->'window'->>'time_zone' FROM campaigns") == "Europe/Berlin"
+
+
+def test_the_audience_lies_in_the_lake_as_it_does_in_the_ledger(world):
+    world.start()
+    (file, facts) = world.rows("SELECT file, facts FROM manifest WHERE dataset = 'audiences' AND part = 'spring'")[0]
+    frame = world.lake.scan([file], None).collect()
+    assert frame.columns == ["message_id", "contact_id", "address", "address_key", "domain", "merge_values"]
+    assert frame["message_id"].to_list() == [1, 2, 3, 4, 5]
+    assert facts["exclusions"] == {}
+
+
+def test_values_that_look_like_copy_syntax_arrive_as_they_are(world, frame, project):
+    odd = ['a"b', "a,b", "\\.", "\\N", "tab\there", "line\nbreak", " \u2028 ", "NULL", "'", "ünï"]
+    world.publish(frame([{"email": f"p{n}@x.example", "name": value} for n, value in enumerate(odd)]))
+    world.start()
+    wanted = [value.replace("\t", "").replace("\n", "").strip() or "\x02" for value in odd]
+    assert [row[0] for row in world.rows("SELECT merge_values FROM message_fields ORDER BY message_id")] == wanted
+
+
+def test_P06_an_audience_and_its_content_stay_as_they_were_started(world, frame, project):
+    world.start()
+    before = world.rows("SELECT id, address, state FROM messages ORDER BY id")
+    content = world.value("SELECT content FROM campaigns")
+    documents = project()
+    documents[3]["subject"], documents[4]["rule"] = "Changed", {"country": "FR"}
+    world.apply(*documents[:5])
+    world.publish(frame([{"email": "other@x.example"}]))
+    world.tick()
+    assert world.rows("SELECT id, address, state FROM messages ORDER BY id") == before
+    assert world.value("SELECT content FROM campaigns") == content
+    assert content["subject"] == "Spring"
+
+
+def test_F46_the_next_campaign_sees_the_edit_and_the_running_one_does_not(world, project):
+    world.start()
+    documents = project(slug="second")
+    documents[3]["subject"] = "Changed"
+    world.apply(*documents)
+    world.start("acme/second")
+    subjects = dict(world.rows("SELECT slug, content->>'subject' FROM campaigns"))
+    assert subjects == {"spring": "Spring", "second": "Changed"}
+
+
+def test_P07_suppressions_are_read_live_and_not_from_the_generation(world):
+    with world.database.transaction() as conn:
+        keys = ["p1@x1.example", "p2@x0.example"]
+        suppressions.suppress(conn, tenant_id=1, address_keys=keys[:1], reason="unsubscribed")
+        suppressions.suppress(conn, tenant_id=1, address_keys=keys, reason="imported")
+    (result,) = world.start()
+    assert result.exclusions == {"unsubscribed": 1, "imported": 1}
+    assert world.rows("SELECT reason, n FROM exclusions ORDER BY 1") == [("imported", 1), ("unsubscribed", 1)]
+    assert {row[0] for row in world.rows("SELECT contact_id FROM messages")} == {1, 4, 5}
+
+
+def test_P07_a_suppression_for_another_campaign_an_expired_one_and_another_tenants_keep_nobody_out(world, project):
+    world.apply({"kind": "tenant", "slug": "other", "name": "Other", "postal_address": "Elsewhere 2"})
+    with world.database.transaction() as conn:
+        key = ["p1@x1.example"]
+        suppressions.suppress(conn, tenant_id=1, address_keys=key, reason="manual", scope_campaign_id=99)
+        past = datetime.now(UTC) - timedelta(days=1)
+        suppressions.suppress(conn, tenant_id=1, address_keys=key, reason="bounced", expires_at=past)
+        suppressions.suppress(conn, tenant_id=2, address_keys=key, reason="unsubscribed")
+        suppressions.suppress(conn, tenant_id=1, address_keys=key, reason="manual", channel="phone")
+    assert world.start()[0].planned == 5
+
+
+def test_P07_somebody_suppressed_while_the_audience_is_taken_is_not_in_it(world, monkeypatch):
+    freeze, tries = world.campaigns.freeze, []
+
+    class Overtaken:
+        planning, fail = staticmethod(world.campaigns.planning), staticmethod(world.campaigns.fail)
+
+        @staticmethod
+        def freeze(frozen, *, by):
+            tries.append(frozen.audience.recipients.height)
+            if len(tries) == 1:
+                with world.database.transaction() as conn:
+                    suppressions.suppress(conn, tenant_id=1, address_keys=["p3@x1.example"], reason="unsubscribed")
+            return freeze(frozen, by=by)
+
+    with world.database.transaction() as conn:
+        campaigns.schedule(conn, campaigns.find(conn, "acme/spring"), None, by="test")
+    result = planning.plan(1, campaigns=Overtaken(), contacts=world.contacts, public_url=world.public_url, by="test")
+    assert tries == [5, 4]
+    assert (result.planned, result.exclusions) == (4, {"unsubscribed": 1})
+    assert world.value("SELECT count(*) FROM messages WHERE address_key = 'p3@x1.example'") == 0
+
+
+def test_an_empty_audience_finishes_at_once_and_says_why(world):
+    with world.database.transaction() as conn:
+        keys = [f"p{n}@x{n % 2}.example" for n in range(5)]
+        suppressions.suppress(conn, tenant_id=1, address_keys=keys, reason="unsubscribed")
+    (result,) = world.start()
+    assert (result.state, result.planned) == ("finished", 0)
+    assert result.reason == "nobody to mail: the segment has 5, excluded are unsubscribed 5"
+    assert world.state() == "finished"
+
+
+def test_a_missing_value_without_a_default_refuses_the_start_with_count_and_remedy(world, project):
+    documents = project()
+    documents[3]["html"] = documents[3]["html"].replace(' | default("there")', "")
+    world.apply(*documents)
+    (result,) = world.start()
+    assert result.state == world.state() == "failed"
+    assert "'name' is missing for 1 of 5 recipients" in result.reason
+    assert 'default("' in result.reason
+    assert world.value("SELECT count(*) FROM messages") == 0
+    assert world.value("SELECT reason FROM campaign_transitions ORDER BY id DESC LIMIT 1") == result.reason
+
+
+def test_a_merge_field_that_nobody_has_refuses_the_start(world, project):
+    documents = project()
+    documents[3]["subject"] = "Hello {{ nmae | default('you') }}"
+    world.apply(*documents)
+    assert "no contact has a field 'nmae'" in world.start()[0].reason
+
+
+def test_a_custom_field_somebody_else_has_is_known(world, frame, project):
+    documents = project()
+    documents[3]["subject"] = "Hello {{ company | default('you') }}"
+    documents[4]["rule"] = {"country": "DE"}
+    world.apply(*documents)
+    world.publish(
+        frame([{"email": "a@x.example", "country": "DE"}, {"email": "b@x.example", "fields": '{"company": "B & Co"}'}])
+    )
+    assert world.start()[0].state == "running"
+    assert world.value("SELECT merge_values FROM message_fields") == "\x02\x1f\x02"
+
+
+def test_without_an_https_url_only_a_sandbox_is_sent_to(world, project):
+    world.public_url = "http://127.0.0.1:8025"
+    documents = project()
+    documents[1] = {**documents[1], "type": "smtp", "host": "relay.example"}
+    world.apply(*documents)
+    (result,) = world.start()
+    assert (result.state, "MAILMILL_PUBLIC_URL" in result.reason) == ("failed", True)
+    world.run("UPDATE transports SET kind = 'sandbox'")
+    assert world.start()[0].state == "running", "a failed start may be tried again: nothing was planned"
+
+
+def test_no_contacts_yet_is_said_so(world):
+    world.run("DELETE FROM manifest")
+    assert "no contacts yet" in world.start()[0].reason
+
+
+def test_what_a_campaign_names_has_to_exist(world):
+    world.run("DELETE FROM segments")
+    assert "there is no segment acme/all" in world.start()[0].reason
+
+
+def test_F35_two_ticks_at_once_start_a_campaign_once(world):
+    with world.database.transaction() as conn:
+        campaigns.schedule(conn, campaigns.find(conn, "acme/spring"), None, by="test")
+    results, gate = [], threading.Barrier(4)
+
+    def one() -> None:
+        gate.wait()
+        results.extend(world.tick())
+
+    threads = [threading.Thread(target=one) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [result.state for result in results] == ["running"]
+    assert world.value("SELECT count(*) FROM messages") == 5
+    assert world.value("SELECT count(*) FROM campaign_transitions WHERE to_state = 'running'") == 1
+
+
+@pytest.mark.parametrize(
+    ("late_s", "grace_s", "state"), [(-3600, 60, "scheduled"), (30, 60, "running"), (90, 60, "missed")]
+)
+def test_F35_a_late_start_is_within_its_grace_or_missed(world, project, late_s, grace_s, state):
+    start = datetime.now(UTC) - timedelta(seconds=late_s)
+    world.apply(*project(start=start.isoformat(), misfire_grace_s=grace_s))
+    world.tick()
+    assert world.state() == state
+
+
+def test_F35_a_campaign_past_its_own_end_is_missed(world, project):
+    now = datetime.now(UTC)
+    start, ends = now - timedelta(seconds=20), now - timedelta(seconds=10)
+    world.apply(*project(start=start.isoformat(), ends=ends.isoformat()))
+    assert [result.state for result in world.tick()] == ["missed"]
+    assert world.start()[0].state == "missed", "nothing starts after its end, by hand neither"
+
+
+def test_an_unknown_campaign_is_named(world):
+    with world.database.transaction() as conn, pytest.raises(Misconfigured, match="no campaign 'acme/nothing'"):
+        campaigns.find(conn, "acme/nothing")
