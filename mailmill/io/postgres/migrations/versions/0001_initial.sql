@@ -386,7 +386,6 @@ CREATE TABLE counters (
   total bigint NOT NULL,
   PRIMARY KEY (campaign_id, kind, hour)
 ) WITH (fillfactor = 50);
-CREATE INDEX counters_tenant ON counters (tenant_id, hour);
 
 CREATE TABLE link_counters (
   campaign_id int NOT NULL,
