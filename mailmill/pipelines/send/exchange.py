@@ -1,0 +1,266 @@
+"""An SMTP client on a connection that has said EHLO, without the connection: bytes in, events and bytes out.
+
+Where the relay offers PIPELINING, MAIL, RCPT and DATA go out together, and the next envelope right behind a final
+dot: one round trip a message. Elsewhere each command waits for its reply. Whoever drives it decides, when DATA was
+answered 354, whether the body goes: until then nothing has been handed over.
+
+    begin(envelope) ─> receive(…) ─> Ready ─> body(content, next envelope) ─> receive(…) ─> Answered, and Ready or Idle
+                                └─> Answered (refused), Idle
+
+Source: RFC 5321 sections 4.2 and 4.5.2, RFC 2920 section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from mailmill.pipelines.send.answers import Answer, Stage
+
+MAX_LINE = 4096  # of a reply; what a longer one has more is dropped
+MAX_REPLY = 16 * 2**10  # kept of a reply with many lines
+MAX_UNREAD = 8 * 2**20  # of one reply, kept or dropped; a relay that says more is not listened to any longer
+_FINAL_DOT = b".\r\n"
+
+
+@dataclass(slots=True, eq=False)
+class Envelope:
+    """One message on its way: who gets the bounce, who gets the message, and whatever the driver knows it by."""
+
+    return_path: bytes
+    recipient: bytes
+    tag: object
+    begun: float = 0.0
+
+    def commands(self) -> tuple[bytes, bytes, bytes]:
+        return b"MAIL FROM:<%b>\r\n" % self.return_path, b"RCPT TO:<%b>\r\n" % self.recipient, b"DATA\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The relay waits for the body: call `body`, or drop the connection."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    envelope: Envelope
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing is under way: call `begin`, or close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The connection is of no use any more: the relay says goodbye (421) or speaks no SMTP."""
+
+    why: str
+
+
+Event = Ready | Answered | Idle | Broken
+Expected = Literal["mail", "rcpt", "data", "dot", "rset", "void"]
+
+
+class Exchange:
+    """The state of one connection. After Broken, or when the link is lost, ask `unanswered` and throw it away."""
+
+    def __init__(self, *, pipelining: bool) -> None:
+        self._pipelining = pipelining
+        self._expected: deque[Expected] = deque()
+        self._current: Envelope | None = None
+        self._next: Envelope | None = None
+        self._refusal: Answer | None = None
+        self._waiting_for_body = False
+        self._broken = False
+        self._rset_due = False
+        self._unread = b""
+        self._lines: list[bytes] = []
+        self._size = 0
+        self._long = b""  # the beginning of a line that is too long
+        self.out = bytearray()  # what has to be written now; the driver takes and clears it
+
+    # ------------------------------------------------------------ what the driver says
+
+    def begin(self, envelope: Envelope, now: float) -> None:
+        """Begin a message. Only when idle."""
+        if self._current is not None or self._broken:
+            raise RuntimeError("a message is under way")
+        self._current = envelope
+        if self._rset_due:
+            self._rset_due = False
+            self.out += b"RSET\r\n"
+            self._expected.append("rset")
+            if not self._pipelining:
+                return
+        self._send_envelope(envelope, now)
+
+    def body(self, content: bytes, following: Envelope | None, now: float) -> None:
+        """Hand over the current message (dots stuffed, without the final one) and, where it may, the next envelope."""
+        if not self._waiting_for_body:
+            raise RuntimeError("the relay does not wait for a body")
+        self._waiting_for_body = False
+        self.out += content
+        self.out += _FINAL_DOT
+        self._expected.append("dot")
+        if following is not None:
+            if not self._pipelining:
+                raise RuntimeError("the relay does not take the next envelope yet")
+            self._next = following
+            self._send_envelope(following, now)
+
+    @property
+    def stage(self) -> Stage:
+        """Where the current message is. At `dot` the relay may already have it."""
+        if self._waiting_for_body:
+            return "data"
+        first = self._expected[0] if self._expected else "mail"
+        return first if first in ("rcpt", "data", "dot") else "mail"
+
+    @property
+    def pipelining(self) -> bool:
+        return self._pipelining
+
+    @property
+    def broken(self) -> bool:
+        return self._broken
+
+    @property
+    def busy(self) -> bool:
+        """Whether replies are due."""
+        return bool(self._expected) or self._waiting_for_body
+
+    def unanswered(self, why: str) -> list[tuple[Envelope, Answer, bool]]:
+        """What was under way when the link broke: the message, what is known of it, and whether the relay had
+        said anything about it. Afterwards nothing is under way."""
+        found: list[tuple[Envelope, Answer, bool]] = []
+        if self._current is not None:
+            heard = self.stage != "mail" or self._refusal is not None
+            found.append((self._current, self._refusal or Answer(self.stage, 0, why), heard))
+        if self._next is not None:
+            found.append((self._next, Answer("mail", 0, why), False))
+        self._current = self._next = self._refusal = None
+        return found
+
+    # ------------------------------------------------------------ what the relay says
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Events in the order of the relay's replies."""
+        events: list[Event] = []
+        if self._broken:
+            return events
+        lines = (self._unread + data if self._unread else data).split(b"\n")
+        self._unread = lines.pop()
+        for line in lines:
+            if not self._line(line, events, now):
+                return events
+        if len(self._unread) > MAX_LINE:  # keep the beginning, which has the code
+            self._size += len(self._unread)
+            self._long, self._unread = self._long or self._unread[:MAX_LINE], b""
+            if self._size > MAX_UNREAD:
+                self._break("the relay's reply has no end", events)
+        return events
+
+    def _line(self, line: bytes, events: list[Event], now: float) -> bool:
+        """One line of the relay. Out: False when the connection is done with."""
+        if self._long:
+            line, self._long = self._long, b""
+        line = line[:-1] if line[-1:] == b"\r" else line
+        self._size += len(line)
+        if self._size > MAX_UNREAD:
+            return self._break("the relay's reply has no end", events)
+        code = line[:3]
+        if not (code.isdigit() and len(code) == 3 and line[3:4] in (b" ", b"-", b"")):
+            return self._break("the relay does not speak SMTP", events)
+        if sum(map(len, self._lines)) < MAX_REPLY:
+            self._lines.append(line[:MAX_LINE])
+        if line[3:4] == b"-":
+            return True
+        text = b"\n".join([one[4:] for one in self._lines]).decode("utf-8", "replace")
+        self._lines, self._size = [], 0
+        return self._reply(int(code), text, events, now)
+
+    def _reply(self, code: int, text: str, events: list[Event], now: float) -> bool:
+        if not self._expected:
+            return self._break("goodbye" if code == 421 else "an answer to nothing", events)
+        expected = self._expected.popleft()
+        if expected == "dot":
+            envelope = self._current
+            assert envelope is not None
+            events.append(Answered(envelope, Answer("dot", code, text, _ms(envelope, now))))
+            self._current, self._next = self._next, None
+            if code == 421:
+                return self._break("goodbye", events)
+            if self._current is None:
+                events.append(Idle())
+            return True
+        if code == 421 and expected in ("rset", "void"):
+            return self._break("goodbye", events)
+        if expected == "rset":
+            if not self._pipelining and self._current is not None:
+                self._send_envelope(self._current, now)
+            return True
+        if expected == "void":
+            self._rset_due = True
+            events.append(Idle())
+            return True
+        return self._envelope_reply(expected, code, text, events, now)
+
+    def _envelope_reply(self, expected: Stage, code: int, text: str, events: list[Event], now: float) -> bool:
+        envelope = self._current
+        assert envelope is not None
+        good = code == 354 if expected == "data" else 200 <= code < 300
+        if not good and self._refusal is None:
+            self._refusal = Answer(expected, code, text, _ms(envelope, now))
+        if code == 421:
+            events.append(Answered(envelope, self._refusal or Answer(expected, code, text, _ms(envelope, now))))
+            self._current = None
+            return self._break("goodbye", events)
+        if self._refusal is None:
+            if expected == "data":
+                self._waiting_for_body = True
+                events.append(Ready(envelope))
+            elif not self._pipelining:
+                self._send("rcpt" if expected == "mail" else "data", envelope)
+            return True
+        if self._pipelining and expected != "data":
+            return True  # the answers to the rest of the envelope are still to come
+        return self._refused(envelope, code, events)
+
+    def _refused(self, envelope: Envelope, code: int, events: list[Event]) -> bool:
+        assert self._refusal is not None
+        events.append(Answered(envelope, self._refusal))
+        self._current = self._refusal = None
+        if code == 354:  # it wants a body although nobody is to get it: an empty one, which it has to refuse
+            self.out += _FINAL_DOT
+            self._expected.append("void")
+        else:
+            self._rset_due = True
+            events.append(Idle())
+        return True
+
+    def _break(self, why: str, events: list[Event]) -> bool:
+        self._broken = True
+        events.append(Broken(why))
+        return False
+
+    def _send_envelope(self, envelope: Envelope, now: float) -> None:
+        envelope.begun = now
+        if self._pipelining:
+            for command in envelope.commands():
+                self.out += command
+            self._expected.extend(("mail", "rcpt", "data"))
+        else:
+            self._send("mail", envelope)
+
+    def _send(self, stage: Literal["mail", "rcpt", "data"], envelope: Envelope) -> None:
+        self.out += envelope.commands()[("mail", "rcpt", "data").index(stage)]
+        self._expected.append(stage)
+
+
+def _ms(envelope: Envelope, now: float) -> int:
+    return max(0, int((now - envelope.begun) * 1000))
