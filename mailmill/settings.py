@@ -25,7 +25,7 @@ class Settings(BaseSettings):
 
     project: Path = Field(
         default=Path("."),
-        description="project folder; files that the YAML names (`file:`, `folder`) are relative to it",
+        description="project folder; what the YAML names as `file:` or `folder` is relative to it",
     )
     home: Path = Field(default=Path(".mailmill"), description="data folder; by default in the project folder")
     database_url: SecretStr | None = Field(

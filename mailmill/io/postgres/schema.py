@@ -32,6 +32,11 @@ def wanted_version() -> str:
     return head
 
 
+def known_versions() -> set[str]:
+    """Every revision this mailmill can migrate from."""
+    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def _engine(database: Database) -> sqlalchemy.Engine:
     return sqlalchemy.create_engine(
         "postgresql+psycopg://", creator=lambda: database.connect("owner"), poolclass=sqlalchemy.pool.NullPool
@@ -52,8 +57,7 @@ def check(database: Database) -> None:
     current = current_version(database)
     if current == wanted_version():
         return
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if current is None or current in known:
+    if current is None or current in known_versions():
         raise Misconfigured(
             f"the database's schema is at {current or 'nothing'}, this mailmill works with {wanted_version()}",
             remedy="Run `mailmill migrate` (or `mailmill up`, which backs up first).",
@@ -70,10 +74,8 @@ def migrate(database: Database) -> tuple[str | None, str]:
     Out: (version before, version after).
     """
     before = current_version(database)
-    if before is not None and before != wanted_version():
-        known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-        if before not in known:
-            check(database)
+    if before is not None and before not in known_versions():
+        check(database)
     with _engine(database).begin() as connection:
         # two processes may start at once: the second waits here and then finds nothing to do
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('mailmill:migrate', 0))")

@@ -1,4 +1,4 @@
-"""Whether segments and templates say something that can be done; their own stages know it."""
+"""Whether templates can be sent to anybody; the target stage knows it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from pathlib import PurePath
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.configuration.documents import Declared, Problem
-from mailmill.pipelines.configuration.specs import SegmentSpec, TemplateSpec
-from mailmill.pipelines.target import rules, templates
+from mailmill.pipelines.configuration.specs import TemplateSpec
+from mailmill.pipelines.target import templates
 
 
 def check(declared: Iterable[Declared]) -> list[Problem]:
-    """A problem for each rule nobody can follow and each template nobody could be sent."""
+    """A problem for each template with a mistake in it."""
     return [problem for one in declared for problem in _problems(one)]
 
 
 def _problems(one: Declared) -> Iterator[Problem]:
-    if isinstance(one.spec, SegmentSpec):
-        try:
-            rules.parse(one.spec.rule)
-        except rules.RuleError as error:
-            yield one.problem(f"{rules.written('rule', error.place)}: {error.message}", ("rule", *error.place))
     if isinstance(one.spec, TemplateSpec) and one.spec.html is not None and one.spec.text is not None:
         try:
             templates.check(one.spec.subject, one.spec.html, one.spec.text)
@@ -35,5 +30,7 @@ def _template_problem(one: Declared, error: Misconfigured) -> Problem:
     part, _, line = (error.place or "").partition(":")
     file = one.document.value.get(f"{part}_file")
     if file is not None:
-        return Problem(place=f"{PurePath(one.document.file).parent / file}:{line}", message=message)
-    return one.problem(f"{part}, line {line}: {message}", (part,))
+        path = str(PurePath(one.document.file).parent / file)
+        return Problem(place=f"{path}:{line}" if line else path, message=message)
+    where = f"{part}, line {line}" if line else part
+    return one.problem(f"{where}: {message}", (part,))

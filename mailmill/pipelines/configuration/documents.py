@@ -127,7 +127,7 @@ def _explain(document: RawDocument, kind: str, error: ErrorDetails) -> Problem:
     position = tuple(error["loc"])
     if position[:1] == (kind,):
         position = position[1:]  # the union puts the kind in front
-    shown = ".".join(str(step) for step in position)
+    shown = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in position).removeprefix(".")
     message = _message(kind, position, error)
     text = f"{shown}: {message}" if shown else message
     if error["type"] == "missing":

@@ -14,7 +14,7 @@ from mailmill.pipelines.configuration.documents import SPECS, AnySpec, Declared,
 from mailmill.pipelines.configuration.specs import KINDS, CampaignSpec, SourceSpec
 
 Action = Literal["create", "change", "unchanged"]
-EDITABLE = ("draft", "scheduled")  # a campaign in any other state stays as it was planned
+EDITABLE = ("draft", "scheduled", "missed", "failed")  # nothing was planned yet; any other campaign stays as it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ written AS (
     state = coalesce(%(state)s::campaign_state, campaigns.state),
     scheduled_at = CASE WHEN %(state)s::text IS NULL THEN campaigns.scheduled_at ELSE excluded.scheduled_at END,
     applied_at = clock_timestamp()
-  WHERE campaigns.state IN ('draft', 'scheduled')
+  WHERE campaigns.state IN ('draft', 'scheduled', 'missed', 'failed')
   RETURNING id, tenant_id, state),
 noted AS (
   INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)

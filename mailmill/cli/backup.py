@@ -1,0 +1,92 @@
+"""Verbs that keep what must not be lost: backup, restore."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from mailmill.cli.app import Json, answer_json, app, installation
+from mailmill.composition import Installation
+from mailmill.io.backup import About
+
+
+def back_up(mill: Installation, target: Path) -> About:
+    """Write a backup of this installation. Raises as `mailmill.io.backup.backup` does."""
+    from importlib.metadata import version
+
+    from mailmill.io.backup import backup as write
+
+    with _Bar() as bar:
+        return write(
+            mill.database,
+            mill.lake,
+            target,
+            version=version("mailmill"),
+            embedded=mill.server is not None,
+            progress=bar.show,
+        )
+
+
+@app.command()
+def backup(file: Annotated[Path, typer.Argument(help="The archive to write.")], json: Json = False) -> None:
+    """Write the database and the lake's files into one archive. Keep it secret: it holds addresses and signing keys."""
+    about = back_up(installation(), file)
+    if json:
+        answer_json({"file": file, "bytes": file.stat().st_size, "about": about})
+    else:
+        print(f"{file}: {file.stat().st_size:,} bytes, schema {about.schema}, {about.lake_files:,} files of the lake, "
+              + ", ".join(f"{count:,} {name}" for name, count in about.counts.items()))  # fmt: skip
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="An archive that `mailmill backup` wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace what is there; its suppressions and keys are merged in.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put a backup back into an empty installation. No campaign goes on by itself afterwards."""
+    from mailmill.io.restore import restore as put_back
+
+    mill = installation()
+    with _Bar() as bar:
+        done = put_back(
+            mill.database, mill.lake, file, replace=replace, embedded=mill.server is not None, progress=bar.show
+        )
+    if json:
+        answer_json(done)
+        return
+    print(f"restored what mailmill {done.about.mailmill} saved at {done.about.made_at}; schema {done.schema}, "
+          f"{done.lake_files:,} files of the lake")  # fmt: skip
+    if replace:
+        print(f"{done.suppressions_kept:,} suppressions came from what was replaced")
+    if done.campaigns_stopped or done.in_doubt:
+        print(f"{done.campaigns_stopped:,} campaigns were stopped, {done.in_doubt:,} messages are in doubt")
+        print("What was sent after the backup is queued again in it: compare with the relay's log before you go on.")
+
+
+class _Bar:
+    """Progress on the terminal's standard error; silent where there is none."""
+
+    def __enter__(self) -> _Bar:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bar = Progress(
+            *columns, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._bar.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bar.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total or None)
+        self._bar.update(self._tasks[what], completed=done, total=total or None)

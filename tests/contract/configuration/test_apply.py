@@ -1,0 +1,198 @@
+"""`mailmill apply` over a real database: all or nothing, twice the same."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from mailmill.cli.configuration import Applied, Refused, apply_paths, write_example
+from mailmill.composition import Installation
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import keys
+from mailmill.io.postgres.database import Database
+
+
+@pytest.fixture
+def project(mill: Installation) -> Path:
+    folder = mill.project / "example"
+    write_example(folder)
+    return folder
+
+
+def edit(project: Path, *changes: tuple[str, str]) -> None:
+    path = project / "mailmill.yaml"
+    text = path.read_text()
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def changed(applied: Applied) -> list[str]:
+    return [
+        f"{change.action} {change.kind} {change.name}" for change in applied.changes if change.action != "unchanged"
+    ]
+
+
+def rows(database: Database, table: str) -> int:
+    with database.transaction() as connection:
+        query = psycopg.sql.SQL("SELECT count(*) FROM {}").format(psycopg.sql.Identifier(table))
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def state(database: Database) -> tuple[str, object, list[tuple[str, str, str]]]:
+    with database.transaction() as connection:
+        row = connection.execute("SELECT state::text, scheduled_at FROM campaigns").fetchone()
+        steps = connection.execute(
+            "SELECT from_state::text, to_state::text, reason FROM campaign_transitions ORDER BY id"
+        )
+        assert row is not None
+        return row[0], row[1], steps.fetchall()
+
+
+def test_the_example_project_applies_at_once_and_again_without_a_change(mill: Installation, project: Path) -> None:
+    first = apply_paths(mill, [project])
+    assert len(changed(first)) == 7 and len(first.keys_made) == 4
+    again = apply_paths(mill, [project])
+    assert changed(again) == [] and again.keys_made == []
+    assert rows(mill.database, "signing_keys") == 4
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(mill: Installation, project: Path) -> None:
+    dry = apply_paths(mill, [project], dry_run=True)
+    assert rows(mill.database, "tenants") == 0 and rows(mill.database, "signing_keys") == 0
+    done = apply_paths(mill, [project])
+    assert (changed(dry), dry.keys_made) == (changed(done), done.keys_made)
+
+
+def test_a_change_is_stored_and_the_rest_left_alone(mill: Installation, project: Path) -> None:
+    apply_paths(mill, [project])
+    edit(project, ("name: Example Ltd", "name: Example GmbH"), ("time_zone: UTC ", "time_zone: Europe/Berlin "))
+    assert changed(apply_paths(mill, [project])) == ["change tenant example"]
+    with mill.database.transaction() as connection:
+        row = connection.execute("SELECT name, time_zone, spec->>'name' FROM tenants").fetchone()
+    assert row == ("Example GmbH", "Europe/Berlin", "Example GmbH")
+
+
+def test_what_a_file_leaves_out_stays(mill: Installation, project: Path) -> None:
+    apply_paths(mill, [project])
+    text = (project / "mailmill.yaml").read_text().split("---\n")
+    (project / "mailmill.yaml").write_text(text[0])
+    apply_paths(mill, [project])
+    assert rows(mill.database, "campaigns") == 1
+
+
+def test_one_problem_in_one_file_stops_all_of_them(mill: Installation, project: Path) -> None:
+    (project / "other.yaml").write_text("kind: tenant\nslug: Other\nname: O\npostal_address: x\n")
+    with pytest.raises(Refused) as refused:
+        apply_paths(mill, [project])
+    assert [problem.place for problem in refused.value.problems] == [f"{project}/other.yaml:2"]
+    assert rows(mill.database, "tenants") == 0
+
+
+def test_what_refers_to_a_broken_document_is_no_further_problem(mill: Installation, project: Path) -> None:
+    edit(
+        project, ("name: Everybody from the newsletter", "nmae: Everybody"), ("transport: relay", "transport: nowhere")
+    )
+    with pytest.raises(Refused) as refused:
+        apply_paths(mill, [project])
+    said = [problem.message.partition(":")[0] for problem in refused.value.problems]
+    assert said == ["nmae", "transport"]
+
+
+def test_a_document_may_refer_to_what_was_applied_before(mill: Installation, project: Path) -> None:
+    apply_paths(mill, [project])
+    (project / "second.yaml").write_text(
+        "kind: campaign\ntenant: example\nslug: second\nsegment: readers\ntemplate: welcome\nidentity: news\n"
+        "transport: relay\nstart: 2030-01-01T00:00:00Z\n"
+    )
+    assert changed(apply_paths(mill, [project / "second.yaml"])) == ["create campaign example/second"]
+
+
+def test_a_start_schedules_and_taking_it_back_makes_a_draft(mill: Installation, project: Path) -> None:
+    apply_paths(mill, [project])
+    assert state(mill.database) == ("draft", None, [])
+    edit(project, ("# start: 2027-01-15T09:00:00+01:00 ", "start: 2030-01-15T09:00:00+01:00 "))
+    apply_paths(mill, [project])
+    assert (state(mill.database)[0], str(state(mill.database)[1])) == ("scheduled", "2030-01-15 08:00:00+00:00")
+    edit(project, ("start: 2030-01-15T09:00:00+01:00 ", "# none "))
+    apply_paths(mill, [project])
+    assert state(mill.database) == (
+        "draft", None, [("draft", "scheduled", "apply"), ("scheduled", "draft", "apply")]
+    )  # fmt: skip
+
+
+def test_a_running_campaign_is_refused_with_the_reason(mill: Installation, project: Path) -> None:
+    apply_paths(mill, [project])
+    with mill.database.transaction() as connection:
+        connection.execute("UPDATE campaigns SET state = 'running'")
+    apply_paths(mill, [project])
+    edit(project, ("doubt: hold", "doubt: resend"), ("name: Example Ltd", "name: Other"))
+    with pytest.raises(Refused, match="campaign example/welcome is running and is not changed any more"):
+        apply_paths(mill, [project])
+    with mill.database.transaction() as connection:
+        assert connection.execute("SELECT name FROM tenants").fetchone() == ("Example Ltd",)
+
+
+def test_two_applies_at_once_apply_once(mill: Installation, project: Path) -> None:
+    results: list[Applied] = []
+    threads = [threading.Thread(target=lambda: results.append(apply_paths(mill, [project]))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(len(changed(applied)) for applied in results) == [0, 0, 0, 7]
+    assert rows(mill.database, "signing_keys") == 4
+
+
+def test_an_empty_database_gets_its_schema(mill: Installation, project: Path, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    assert apply_paths(mill, [project], dry_run=True).schema_made
+    with database.transaction() as connection:
+        assert connection.execute("SELECT to_regclass('tenants')").fetchone() == (None,)
+    assert apply_paths(mill, [project]).schema_made
+    assert changed(apply_paths(mill, [project])) == []
+
+
+@pytest.mark.parametrize("version", ["0000", "9999"])
+def test_a_database_of_another_version_is_refused(mill: Installation, project: Path, version: str) -> None:
+    with mill.database.transaction() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = %s", (version,))
+    with pytest.raises(Misconfigured, match="newer than this mailmill"):
+        apply_paths(mill, [project])
+
+
+def test_init_refuses_a_folder_that_is_not_empty(project: Path) -> None:
+    with pytest.raises(Misconfigured, match="not an empty folder"):
+        write_example(project)
+
+
+def test_init_keeps_secrets_and_data_out_of_git(project: Path) -> None:
+    assert "secrets/" in (project / ".gitignore").read_text() and not (project / "gitignore").exists()
+    assert (project / "secrets" / "example-webhook").stat().st_mode & 0o777 == 0o600
+    shutil.rmtree(project)
+
+
+def test_a_rotated_key_signs_and_the_old_one_verifies_for_a_year(mill: Installation) -> None:
+    with mill.database.transaction() as connection:
+        keys.ensure(connection)
+    [old] = mill.signing_keys("unsubscribe")
+    with mill.database.transaction() as connection:
+        new = keys.rotate(connection, "unsubscribe")
+    assert list(mill.signing_keys("unsubscribe", "ingress")) == [new, old]
+    with mill.database.transaction() as connection:
+        connection.execute("UPDATE signing_keys SET retired_at = now() - interval '366 days' WHERE id = %s", (old,))
+    assert list(mill.signing_keys("unsubscribe")) == [new]
+
+
+def test_a_missing_signing_key_is_said(mill: Installation) -> None:
+    with pytest.raises(Misconfigured, match="there is no tracking key yet"):
+        mill.signing_keys("tracking")

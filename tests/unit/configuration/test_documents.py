@@ -1,0 +1,181 @@
+"""Documents -> specs or problems that name place, field and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mailmill.io import project_files
+from mailmill.pipelines.configuration import content, documents, references
+from mailmill.pipelines.configuration.documents import Problem
+
+TENANT = "kind: tenant\nslug: acme\nname: Acme\npostal_address: Acme, 1 Road\n"
+
+
+def problems(folder: Path, **files: str | bytes) -> list[str]:
+    """Every problem of these files, without the folder's name."""
+    for name, text in files.items():
+        data = text if isinstance(text, bytes) else text.encode()
+        (folder / f"{name}.yaml").write_bytes(data)
+    found, unreadable = project_files.read([folder])
+    declared, invalid = documents.validate(found)
+    declared, missing = project_files.inline(declared)
+    known: list[Problem] = [*unreadable, *invalid, *missing, *content.check(declared), *references.check(declared, ())]
+    return [str(problem).removeprefix(f"{folder}/") for problem in known]
+
+
+KINDS = "tenant, source, transport, identity, template, segment, campaign"
+CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentity: i\ntransport: t\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "expected"),
+    [
+        ("kind: tenant\nslug: Acme\nname: A\npostal_address: x\n", 2,
+         "slug: lower-case letters, digits and hyphens are allowed, at most 63"),
+        ("kind: tenant\nslug: a\nname: A\n", 1, "postal_address: is missing from this tenant"),
+        (TENANT + "nmae: x\n", 5,
+         "nmae: is unknown (did you mean name?); allowed: kind, slug, name, postal_address, time_zone"),
+        (CAMPAIGN + "window:\n  dayz: [mon]\n", 9,
+         "window.dayz: is unknown (did you mean days?); allowed: days, start, end, time_zone"),
+        (CAMPAIGN + "doubt: maybe\n", 8, "doubt: 'maybe' is not allowed; allowed: 'hold' or 'resend'"),
+        ("kind: tenent\n", 1, f"kind: 'tenent' is unknown (did you mean tenant?); allowed: {KINDS}"),
+        ("slug: a\n", 1, f"kind: is missing; allowed: {KINDS}"),
+        ("- a\n", 1, "a document is a list of `field: value`, beginning with `kind:`"),
+        (TENANT + "time_zone: Mars/Base\n", 5,
+         "time_zone: 'Mars/Base' is no time zone of the tz database, such as Europe/Berlin"),
+        (CAMPAIGN + "start: 2026-12-01T09:00:00\n", 8,
+         "start: a time needs its offset, such as 2026-12-01T09:00:00+01:00"),
+        ("kind: transport\ntenant: a\nslug: b\ntype: smtp\nusername: x\npassword: hunter2\n", 6,
+         "password: a secret is a reference, env:NAME or file:path, never the value itself"),
+        (TENANT + "---\n" + TENANT, 6, "tenant acme stands at a.yaml:1 already"),
+        ("\n\na: [1\n", 4, "not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("a: 1\na: 2\n", 2, 'not valid YAML: found duplicate key "a" with value "2" (original value: "1")'),
+        (b"kind: tenant\nname: M\xfcller\n", 2, "not UTF-8: save the file in this encoding"),
+        ("x: !!python/object/apply:os.system [true]\n", 1, "not valid YAML: could not determine a constructor for the "
+         "tag 'tag:yaml.org,2002:python/object/apply:os.system'"),
+        ("kind: tenant\nslug: &a [*a]\n", 1, "too large a document: its aliases (*name) grow without bound"),
+    ],
+)  # fmt: skip
+def test_a_problem_names_file_line_field_and_what_is_allowed(
+    tmp_path: Path, text: str | bytes, line: int, expected: str
+) -> None:
+    said = [line.replace(f"{tmp_path}/", "") for line in problems(tmp_path, a=text)]
+    assert said == [f"a.yaml:{line}: {expected}"]
+
+
+def test_all_problems_of_all_files_are_said_at_once(tmp_path: Path) -> None:
+    said = problems(tmp_path, a=TENANT + "x: 1\ny: 2\n", b="kind: nothing\n", c="a: [", d=b"\xff")
+    assert [line.partition(":")[0] for line in said] == ["c.yaml", "d.yaml", "a.yaml", "a.yaml", "b.yaml"]
+
+
+HTML = 'html: <p><a href="{{ unsubscribe_url }}">no more</a> {{ postal_address }}</p>'
+OWNED = """
+---
+kind: segment
+tenant: acme
+slug: all
+rule: {all: [{tag: newsletter}]}
+---
+kind: identity
+tenant: acme
+slug: news
+from_name: News
+from_address: news@acme.example
+return_path_domain: bounce.acme.example
+---
+kind: transport
+tenant: acme
+slug: relay
+type: sandbox
+---
+kind: template
+tenant: acme
+slug: hello
+subject: Hello
+html: <p><a href="{{ unsubscribe_url }}">no more</a> {{ postal_address }}</p>
+text: "{{ unsubscribe_url }} {{ postal_address }}"
+---
+kind: campaign
+tenant: acme
+slug: first
+segment: all
+template: hello
+identity: news
+transport: relay
+"""
+
+
+def test_documents_that_fit_together_have_no_problem(tmp_path: Path) -> None:
+    assert problems(tmp_path, tenant=TENANT, owned=OWNED) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("segment: all", "segment: al", "30: segment: acme has no segment 'al'; there are all"),
+        ("transport: relay", "transport: x", "33: transport: acme has no transport 'x'; there are relay"),
+        ("acme\nslug: relay", "amce\nslug: relay", "16: tenant: there is no tenant 'amce'; there are acme"),
+        ("bounce.acme.example", "mailer.example", "13: return_path_domain: mailer.example is not aligned with the "
+         "domain of from_address; allowed: acme.example or a domain below or above it, such as bounce.acme.example"),
+        ("tag: newsletter", "tga: newsletter", "6: rule.all[0].tga: unknown"),
+        ("no more</a> {{ postal_address }}", "no more</a>", "24: html: {{ postal_address }} is missing"),
+        ("transport: relay\n", "transport: relay\nstart: 2027-01-01T00:00:00Z\nends: 2026-01-01T00:00:00Z\n",
+         "35: ends: has to be later than start"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_a_problem(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert OWNED.count(old) == 1
+    said = problems(tmp_path, a=TENANT, b=OWNED.replace(old, new))
+    assert any(line.startswith(f"b.yaml:{expected}") for line in said), said
+
+
+def test_a_template_is_read_from_the_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "hello.html").write_text("<p>{{ unsubscribe_url }} {{ postal_address }}</p>")
+    text = OWNED.replace(
+        'html: <p><a href="{{ unsubscribe_url }}">no more</a> {{ postal_address }}</p>', "html_file: hello.html"
+    )
+    assert problems(tmp_path, a=TENANT, b=text) == []
+    declared, _ = documents.validate(project_files.read([tmp_path])[0])
+    declared, _ = project_files.inline(declared)
+    [spec] = [one.spec for one in declared if one.key[0] == "template"]
+    assert (spec.html, spec.html_file) == ("<p>{{ unsubscribe_url }} {{ postal_address }}</p>", None)  # type: ignore[attr-defined]
+
+
+def test_a_mistake_in_a_template_file_is_shown_in_that_file(tmp_path: Path) -> None:
+    (tmp_path / "hello.html").write_text("<p>\n{{ unsubscribe_url }} {{ postal_address\n</p>")
+    text = OWNED.replace(
+        'html: <p><a href="{{ unsubscribe_url }}">no more</a> {{ postal_address }}</p>', "html_file: hello.html"
+    )
+    assert any(line.startswith("hello.html:") for line in problems(tmp_path, a=TENANT, b=text))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("../out.html", "../out.html has to lie beside the YAML file or below it"),
+        ("missing.html", "in/missing.html is no file"),
+        ("/etc/hostname", "/etc/hostname has to lie beside the YAML file or below it"),
+    ],
+)
+def test_a_template_file_lies_beside_the_yaml_file(tmp_path: Path, name: str, expected: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out.html").write_text("x")
+    text = OWNED.replace(HTML, f"html_file: {name}")
+    [said] = problems(tmp_path / "in", a=TENANT, b=text)
+    assert said.replace(f"{tmp_path}/", "") == f"b.yaml:24: html_file: {expected}"
+
+
+def test_aliases_that_grow_without_bound_are_refused(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    assert "grow without bound" in problems(tmp_path, a="\n".join(lines))[0]
+
+
+def test_files_are_found_in_folders_below_and_hidden_ones_are_left_out(tmp_path: Path) -> None:
+    for place in ("deep/er", ".mailmill", "deep/.git"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "x.yml").write_text(TENANT.replace("acme", "t" + str(len(place))))
+    found, none = project_files.read([tmp_path, tmp_path / "deep" / "er" / "x.yml"])
+    assert [document.file for document in found] == [str(tmp_path / "deep/er/x.yml")] and none == []
