@@ -247,7 +247,7 @@ CREATE TABLE messages (
   address_key text NOT NULL,                    -- what a suppression names
   domain text NOT NULL,
   state message_state NOT NULL DEFAULT 'queued',
-  queued boolean NOT NULL DEFAULT true,         -- the claim's index looks at this column only, so that updates of state stay HOT
+  queued boolean NOT NULL DEFAULT true,         -- queued, deferred or held; the claim's index looks at this, so that updates of state stay HOT
   due_at timestamptz NOT NULL DEFAULT '-infinity',
   attempt smallint NOT NULL DEFAULT 0,          -- attempts begun
   lease_token bigint,
@@ -267,7 +267,8 @@ CREATE TABLE messages (
          WHEN at_bounced_soft IS NOT NULL THEN 'bounced_soft' WHEN at_delivered IS NOT NULL THEN 'delivered'
          ELSE 'none' END) VIRTUAL
 ) WITH (fillfactor = 50);
-CREATE INDEX messages_queued ON messages (campaign_id, id) WHERE queued;
+-- queued is true for queued, deferred and held; what is due comes first, so that a claim passes over nothing
+CREATE INDEX messages_queued ON messages (campaign_id, due_at, id) WHERE queued;
 CREATE INDEX messages_contact ON messages (contact_id);
 
 CREATE TABLE message_ids (one boolean PRIMARY KEY DEFAULT true CHECK (one), next bigint NOT NULL);
