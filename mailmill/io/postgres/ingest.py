@@ -1,0 +1,127 @@
+"""Sources and batches in PostgreSQL. The caller owns the transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.configuration.specs import SourceSpec
+from mailmill.pipelines.ingest.ports import BatchRow, BatchState, Cursor, LoadCounts, RawBatch, SourceRow
+from mailmill.pipelines.ingest.validation import Checked
+
+SQL = statements("ingest")
+
+
+def sources(
+    conn: psycopg.Connection, *, tenant: str | None = None, slug: str | None = None, kind: str | None = None
+) -> list[SourceRow]:
+    """Sources by tenant's slug, own slug and kind, None meaning any; ordered by name."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(SQL["sources"], {"tenant": tenant, "slug": slug, "kind": kind})
+        return [SourceRow(**{**row, "spec": SourceSpec.model_validate(row["spec"])}) for row in cursor]
+
+
+def source(conn: psycopg.Connection, name: str) -> SourceRow:
+    """The source called `tenant/slug`.
+
+    Raises: Misconfigured naming the sources there are.
+    """
+    tenant, slash, slug = name.partition("/")
+    found = sources(conn, tenant=tenant, slug=slug) if slash else []
+    if found:
+        return found[0]
+    known = ", ".join(row.name for row in sources(conn)[:20]) or "none yet; apply a YAML file with one"
+    raise Misconfigured(
+        f"there is no source {name!r}", place="SOURCE", remedy=f"Sources are called tenant/source. There are: {known}."
+    )
+
+
+def cursor_of(conn: psycopg.Connection, source: SourceRow) -> Cursor | None:
+    row = conn.execute(SQL["cursor"], {"tenant_id": source.tenant_id, "source_id": source.id}).fetchone()
+    return row[0] if row else None
+
+
+def move_cursor(conn: psycopg.Connection, source: SourceRow, cursor: Cursor) -> None:
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "cursor": Jsonb(cursor)}
+    conn.execute(SQL["move_cursor"], facts)
+
+
+def find_batch(conn: psycopg.Connection, source: SourceRow, key: str) -> int | None:
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "key": key}
+    row = conn.execute(SQL["find_batch"], facts).fetchone()
+    return int(row[0]) if row else None
+
+
+def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[str, ...]:
+    row = conn.execute(SQL["last_columns"], {"tenant_id": source.tenant_id, "source_id": source.id}).fetchone()
+    return tuple(row[0] or ()) if row else ()
+
+
+def add_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch) -> int | None:
+    """The id of the new batch; None when this content is already there."""
+    facts = {
+        "tenant_id": source.tenant_id,
+        "source_id": source.id,
+        "key": batch.key,
+        "origin": batch.origin,
+        "seen_at": batch.seen_at,
+        "rows": batch.table.frame.height,
+    }
+    row = conn.execute(SQL["add_batch"], facts).fetchone()
+    return int(row[0]) if row else None
+
+
+def batches(conn: psycopg.Connection, source: SourceRow, state: BatchState | None) -> list[BatchRow]:
+    with conn.cursor(row_factory=class_row(BatchRow)) as cursor:
+        cursor.execute(SQL["batches"], {"tenant_id": source.tenant_id, "source_id": source.id, "state": state})
+        return cursor.fetchall()
+
+
+def batch_files(
+    conn: psycopg.Connection, *, tenant_id: int, dataset: str, batch_id: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """(file, facts) of a batch in a dataset."""
+    facts = {"tenant_id": tenant_id, "dataset": dataset, "batch_id": batch_id}
+    return conn.execute(SQL["batch_files"], facts).fetchall()
+
+
+def withdraw(conn: psycopg.Connection, *, tenant_id: int, batch_id: int, datasets: list[str]) -> None:
+    """Take a batch's files out of sight."""
+    conn.execute(SQL["withdraw"], {"tenant_id": tenant_id, "batch_id": batch_id, "datasets": datasets})
+
+
+def mark_validated(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, checked: Checked) -> bool:
+    facts = {
+        "tenant_id": source.tenant_id,
+        "batch_id": batch.id,
+        "from": batch.state,
+        "accepted": checked.accepted.height,
+        "rejected": checked.rejected.height,
+        "reasons": Jsonb(checked.reasons),
+    }
+    return conn.execute(SQL["validated"], facts).fetchone() is not None
+
+
+def mark_loaded(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, counts: LoadCounts) -> bool:
+    facts = {
+        "tenant_id": source.tenant_id,
+        "batch_id": batch.id,
+        "within": counts.duplicates_within,
+        "across": counts.duplicates_across,
+        "new": counts.new,
+        "changed": counts.changed,
+    }
+    return conn.execute(SQL["loaded"], facts).fetchone() is not None
+
+
+def rejected_files(
+    conn: psycopg.Connection, *, tenant: str | None = None, source: str | None = None, batch_id: int | None = None
+) -> list[str]:
+    """Files of REJECTED_SCHEMA of a tenant, a source or a batch, newest batch first; None means any."""
+    facts = {"tenant": tenant, "source": source, "batch_id": batch_id}
+    return [row[0] for row in conn.execute(SQL["rejected_files"], facts)]

@@ -1,0 +1,68 @@
+-- name: sources
+-- Sources by tenant, slug and kind; a null means any.
+SELECT s.id, s.tenant_id, t.slug AS tenant, s.slug, s.priority, s.spec
+  FROM sources s JOIN tenants t ON t.id = s.tenant_id
+ WHERE (%(tenant)s::text IS NULL OR t.slug = %(tenant)s) AND (%(slug)s::text IS NULL OR s.slug = %(slug)s)
+   AND (%(kind)s::text IS NULL OR s.kind = %(kind)s)
+ ORDER BY t.slug, s.slug;
+
+-- name: lock_timeout
+SELECT set_config('lock_timeout', %(milliseconds)s, false);
+
+-- name: hold_source
+-- One import of a source at a time; released with the session, also when its process is killed.
+SELECT pg_advisory_lock(hashtextextended('mailmill:source:' || %(source_id)s::text, 0));
+
+-- name: cursor
+SELECT cursor FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+
+-- name: move_cursor
+UPDATE sources SET cursor = %(cursor)s WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+
+-- name: find_batch
+SELECT id FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
+
+-- name: last_columns
+-- The columns of the source's newest batch.
+SELECT m.facts -> 'columns' FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
+ WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s ORDER BY b.id DESC LIMIT 1;
+
+-- name: add_batch
+INSERT INTO batches (tenant_id, source_id, key, origin, seen_at, rows_read)
+VALUES (%(tenant_id)s, %(source_id)s, %(key)s, %(origin)s, %(seen_at)s, %(rows)s)
+ON CONFLICT (source_id, key) DO NOTHING
+RETURNING id;
+
+-- name: batches
+SELECT id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected FROM batches
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND (%(state)s::batch_state IS NULL OR state = %(state)s)
+ ORDER BY id;
+
+-- name: batch_files
+-- The visible files of one batch in a dataset.
+SELECT file, facts FROM manifest
+ WHERE tenant_id = %(tenant_id)s AND dataset = %(dataset)s AND batch_id = %(batch_id)s ORDER BY file;
+
+-- name: withdraw
+DELETE FROM manifest WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s AND dataset = ANY (%(datasets)s);
+
+-- name: validated
+-- Compare and set: no row when another process moved the batch on meanwhile.
+UPDATE batches SET state = 'validated', rows_accepted = %(accepted)s, rows_rejected = %(rejected)s, reject_reasons = %(reasons)s
+ WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = %(from)s
+RETURNING id;
+
+-- name: loaded
+-- Compare and set, in the transaction of the contacts. Loading again after a retry of rejects adds to the counts.
+UPDATE batches SET state = 'loaded', loaded_at = clock_timestamp(),
+       duplicates_within = %(within)s, duplicates_across = %(across)s,
+       contacts_new = contacts_new + %(new)s, contacts_changed = contacts_changed + %(changed)s
+ WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = 'validated'
+RETURNING id;
+
+-- name: rejected_files
+-- Files of rejected rows, newest batch first: of a tenant, a source or one batch.
+SELECT m.file FROM manifest m JOIN tenants t ON t.id = m.tenant_id
+ WHERE m.dataset = 'rejected' AND (%(tenant)s::text IS NULL OR t.slug = %(tenant)s)
+   AND (%(source)s::text IS NULL OR m.part = %(source)s) AND (%(batch_id)s::bigint IS NULL OR m.batch_id = %(batch_id)s)
+ ORDER BY m.batch_id DESC;

@@ -1,0 +1,190 @@
+"""What ingest needs from outside: a feed that yields raw batches, and stores for batches and contacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+import polars as pl
+
+from mailmill.pipelines.configuration.specs import SourceSpec
+from mailmill.pipelines.ingest.raw import RawTable
+from mailmill.pipelines.ingest.validation import Checked
+
+BatchState = Literal["raw", "validated", "loaded"]
+Cursor = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRow:
+    """A source as it was applied. Its cursor is read where it is used, under the source's lock."""
+
+    id: int
+    tenant_id: int
+    tenant: str  # slug
+    slug: str
+    priority: int
+    spec: SourceSpec
+
+    @property
+    def name(self) -> str:
+        return f"{self.tenant}/{self.slug}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawBatch:
+    """Rows that belong together: a file, some pages of an API, what a person typed.
+
+    `key` is made from the content, so that the same content is the same batch. `cursor`, where there is one, is how
+    far the source has been read with this batch; it is stored in the same transaction as the rows.
+    """
+
+    key: str
+    origin: str
+    seen_at: datetime  # when the source said so
+    table: RawTable
+    cursor: Cursor | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Something the source holds that cannot be read as a whole; it stays where it is, and the rest goes on."""
+
+    origin: str
+    message: str
+
+
+class Feed(Protocol):
+    """Reads one source."""
+
+    def batches(self, cursor: Cursor | None) -> Iterator[RawBatch | Refusal]:
+        """What there is since `cursor`; whoever stops in between may go on later from the last stored cursor.
+
+        Raises: SourceUnavailable when the source does not answer (retry), Misconfigured when a person has to act.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A raw batch in the lake. `new` is false when the same content had been kept before."""
+
+    batch_id: int
+    new: bool
+    columns_before: tuple[str, ...] = ()  # of the source's batch before this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """A batch as it stands."""
+
+    id: int
+    origin: str
+    state: BatchState
+    seen_at: datetime
+    rows_read: int
+    rows_accepted: int
+    rows_rejected: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadCounts:
+    """What loading did. new + across + within = accepted rows; changed is a part of across."""
+
+    batches: int = 0
+    accepted: int = 0
+    new: int = 0
+    changed: int = 0
+    duplicates_within: int = 0
+    duplicates_across: int = 0
+
+    def __add__(self, other: LoadCounts) -> LoadCounts:
+        names = LoadCounts.__dataclass_fields__
+        return LoadCounts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+class RawStore(Protocol):
+    """Keeps what sources said, as they said it."""
+
+    def importing(self, source: SourceRow) -> AbstractContextManager[Cursor | None]:
+        """Hold the source: one import of it at a time, others wait. Gives the cursor as it stands now.
+
+        Raises: StoreUnavailable when another import takes too long.
+        """
+        ...
+
+    def keep(self, source: SourceRow, batch: RawBatch) -> Kept:
+        """Rows, batch and cursor in one transaction; content that is already there adds nothing."""
+        ...
+
+
+class BatchStore(Protocol):
+    """Moves batches from raw to validated."""
+
+    def batches(self, source: SourceRow, state: BatchState | None) -> list[BatchRow]:
+        """The source's batches in this state (None: all), oldest first."""
+        ...
+
+    def raw(self, source: SourceRow, batch: BatchRow) -> pl.DataFrame:
+        """RAW_SCHEMA with the source's columns."""
+        ...
+
+    def record(self, source: SourceRow, batch: BatchRow, checked: Checked) -> bool:
+        """Accepted and rejected rows, counts and state in one transaction. False: the state had changed meanwhile."""
+        ...
+
+
+class ContactStore(Protocol):
+    """Takes validated batches into the contacts, and shows the contacts as a generation."""
+
+    def load(self, source: SourceRow, batch: BatchRow) -> LoadCounts | None:
+        """One validated batch in one transaction. None: somebody else had loaded it."""
+        ...
+
+    def publish(self, tenant_id: int, now: datetime) -> int:
+        """Write the CONTACTS generation and put it in the place of the last. Out: rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What a source gave."""
+
+    batches: tuple[int, ...] = ()  # ids of what is new
+    known: int = 0  # batches whose content had come before
+    rows: int = 0
+    refused: tuple[Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """What became of raw rows. read = accepted + rejected."""
+
+    batches: tuple[int, ...] = ()
+    read: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    sample: tuple[Mapping[str, Any], ...] = ()  # a few accepted rows, masked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What became of accepted rows."""
+
+    counts: LoadCounts
+    withheld: tuple[BatchRow, ...] = ()  # more of them was rejected than the source allows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A generation of contacts."""
+
+    rows: int
+    as_of: datetime

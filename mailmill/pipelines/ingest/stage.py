@@ -1,0 +1,148 @@
+"""The stage ingest: receive -> validate -> load -> publish. Each step takes up what an earlier one left behind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest import validation
+from mailmill.pipelines.ingest.columns import changed, mapped
+from mailmill.pipelines.ingest.ports import (
+    BatchRow,
+    BatchStore,
+    ContactStore,
+    Feed,
+    LoadCounts,
+    Loaded,
+    Published,
+    RawBatch,
+    RawStore,
+    Received,
+    Refusal,
+    SourceRow,
+    Validated,
+)
+
+Progress = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    return None
+
+
+def receive(source: SourceRow, feed: Feed, store: RawStore, *, progress: Progress = _silent) -> Received:
+    """Keep what the source has to say, batch by batch; what it said before is recognised and adds nothing.
+
+    A batch whose columns do not say where an address is, is refused before anything of it is kept.
+    Raises: SourceUnavailable (what was kept stays kept), Misconfigured when a source with a cursor must not go on.
+    """
+    new: list[int] = []
+    refused: list[Refusal] = []
+    notes: list[str] = []
+    known = rows = 0
+    with store.importing(source) as cursor:
+        for said in feed.batches(cursor):
+            outcome = said if isinstance(said, Refusal) else _refusal(source, said)
+            if outcome is not None:
+                refused.append(outcome)
+                progress(f"refused {outcome.origin}: {outcome.message}")
+                continue
+            assert isinstance(said, RawBatch)
+            kept = store.keep(source, said)
+            if not kept.new:
+                known += 1
+                continue
+            new.append(kept.batch_id)
+            rows += said.table.frame.height
+            surprise = changed(kept.columns_before, said.table.columns)
+            notes += [f"{said.origin}: {note}" for note in (*said.notes, *([surprise] if surprise else []))]
+            progress(f"received {said.origin}: {said.table.frame.height:,} rows")
+    return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), notes=tuple(notes))
+
+
+def _refusal(source: SourceRow, batch: RawBatch) -> Refusal | None:
+    if not batch.table.columns:  # empty: there is nothing to lose
+        return None
+    try:
+        mapped(batch.table.columns, source.spec.columns, place=batch.origin)
+    except Misconfigured as error:
+        if batch.cursor is not None:
+            raise
+        return Refusal(origin=batch.origin, message=str(error))
+    return None
+
+
+def validate(source: SourceRow, store: BatchStore, *, progress: Progress = _silent) -> Validated:
+    """Divide every raw batch of the source into accepted and rejected rows."""
+    return _validated(source, store, store.batches(source, "raw"), progress)
+
+
+def retry_rejects(source: SourceRow, store: BatchStore, *, progress: Progress = _silent) -> Validated:
+    """Divide again, by the rules of today, every batch that has rejected rows. `load` then takes in what is new."""
+    again = [batch for batch in store.batches(source, None) if batch.rows_rejected and batch.state != "raw"]
+    return _validated(source, store, again, progress)
+
+
+def _validated(source: SourceRow, store: BatchStore, batches: Iterable[BatchRow], progress: Progress) -> Validated:
+    done: list[int] = []
+    reasons: Counter[str] = Counter()
+    notes: list[str] = []
+    sample: list[dict[str, object]] = []
+    read = accepted = 0
+    for batch in batches:
+        checked = validation.validate(store.raw(source, batch), _facts(source, batch))
+        if not store.record(source, batch, checked):
+            continue  # another process validated it
+        done.append(batch.id)
+        read += checked.accepted.height + checked.rejected.height
+        accepted += checked.accepted.height
+        reasons.update(checked.reasons)
+        notes += [f"{batch.origin}: {note}" for note in checked.notes]
+        sample += validation.sample(checked.accepted, 5 - len(sample)) if len(sample) < 5 else []
+        progress(
+            f"validated {batch.origin}: {checked.accepted.height:,} accepted, {checked.rejected.height:,} rejected"
+        )
+    return Validated(
+        batches=tuple(done), read=read, accepted=accepted, rejected=read - accepted,
+        reasons=dict(reasons.most_common()), notes=tuple(notes), sample=tuple(sample),
+    )  # fmt: skip
+
+
+def _facts(source: SourceRow, batch: BatchRow) -> validation.BatchFacts:
+    return validation.BatchFacts(
+        batch_id=batch.id, source=source.slug, seen_at=batch.seen_at, columns=source.spec.columns,
+        tags=source.spec.tags, origin=batch.origin,
+    )  # fmt: skip
+
+
+def load(
+    source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool = False, progress: Progress = _silent
+) -> Loaded:
+    """Take every validated batch into the contacts, each in one transaction: visible whole or not at all.
+
+    A batch of which a greater share was rejected than `max_reject_share` allows is withheld unless forced.
+    """
+    counts = LoadCounts()
+    withheld: list[BatchRow] = []
+    for batch in store.batches(source, "validated"):
+        if not force and too_many_rejected(source, batch):
+            withheld.append(batch)
+            progress(f"withheld {batch.origin}: {batch.rows_rejected:,} of {batch.rows_read:,} rows were rejected")
+            continue
+        loaded = contacts.load(source, batch)
+        if loaded is not None:
+            counts += loaded
+            progress(f"loaded {batch.origin}: {loaded.new:,} new contacts, {loaded.changed:,} changed")
+    return Loaded(counts=counts, withheld=tuple(withheld))
+
+
+def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
+    """Whether so much of a batch was rejected that a person should look first. Nothing accepted is nothing to hold."""
+    return batch.rows_accepted > 0 and batch.rows_rejected > source.spec.max_reject_share * batch.rows_read
+
+
+def publish_contacts(tenant_id: int, contacts: ContactStore, *, now: datetime) -> Published:
+    """Write the tenant's contacts as they are now into the lake, in the place of the last generation."""
+    return Published(rows=contacts.publish(tenant_id, now), as_of=now)

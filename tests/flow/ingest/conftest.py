@@ -1,0 +1,106 @@
+"""A tenant, its sources, and an import from end to end over a real database and lake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import ingest, manifest
+from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.ingest_store import IngestStore
+from mailmill.io.sources.files import CsvFiles
+from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.ports import Feed, Loaded, Received, SourceRow, Validated
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    received: Received
+    validated: Validated
+    loaded: Loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mill:
+    """What a test does with an installation."""
+
+    database: Database
+    lake: Lake
+    folder: Path
+
+    @property
+    def store(self) -> IngestStore:
+        return IngestStore(database=self.database, lake=self.lake)
+
+    def tenant(self, slug: str = "acme") -> int:
+        with self.database.transaction() as conn:
+            row = conn.execute(
+                "INSERT INTO tenants (slug, name, postal_address, spec) VALUES (%s, %s, 'Street 1', '{}')"
+                " ON CONFLICT (slug) DO UPDATE SET slug = excluded.slug RETURNING id",
+                (slug, slug),
+            ).fetchone()
+            assert row
+            return int(row[0])
+
+    def source(self, slug: str = "list", *, tenant: str = "acme", type: str = "csv", **spec: Any) -> SourceRow:
+        tenant_id = self.tenant(tenant)
+        document = {"kind": "source", "tenant": tenant, "slug": slug, "type": type, **spec}
+        with self.database.transaction() as conn:
+            conn.execute(
+                "INSERT INTO sources (tenant_id, slug, kind, priority, spec) VALUES (%s, %s, %s, %s, %s)"
+                " ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, priority = excluded.priority",
+                (tenant_id, slug, type, spec.get("priority", 0), Jsonb(document)),
+            )
+            return ingest.source(conn, f"{tenant}/{slug}")
+
+    def file(self, content: str | bytes, name: str = "list.csv") -> Path:
+        path = self.folder / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def run(self, source: SourceRow, feed: Feed) -> Imported:
+        received = stage.receive(source, feed, self.store)
+        validated = stage.validate(source, self.store)
+        return Imported(received=received, validated=validated, loaded=stage.load(source, self.store, self.store))
+
+    def read(self, source: SourceRow, *contents: str | bytes, **settings: Any) -> Imported:
+        paths = [self.file(content, f"{source.slug}-{n}.csv") for n, content in enumerate(contents)]
+        return self.run(source, CsvFiles(paths=paths, **settings))
+
+    def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
+        with self.database.connect() as conn, conn.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, values).fetchall()  # type: ignore[arg-type]
+
+    def contacts(self) -> dict[str, dict[str, Any]]:
+        return {row["match_key"]: row for row in self.rows("SELECT * FROM contacts ORDER BY match_key")}
+
+    def rejected(self, **where: Any) -> list[dict[str, Any]]:
+        return self.store.rejected(**where).collect().to_dicts()
+
+    def generation(self, tenant: str = "acme") -> pl.DataFrame:
+        tenant_id = self.tenant(tenant)
+        stage.publish_contacts(tenant_id, self.store, now=NOW)
+        with self.database.connect() as conn:
+            files: Sequence[str] = [
+                f.file for f in manifest.listed(conn, tenant_id=tenant_id, dataset="contacts", part="")
+            ]
+        return self.lake.scan(files, CONTACTS_SCHEMA).collect()
+
+
+@pytest.fixture
+def mill(database: Database, lake: Lake, tmp_path: Path) -> Mill:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    return Mill(database=database, lake=lake, folder=folder)
