@@ -9,8 +9,11 @@ from pathlib import Path
 from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import keys
+from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database, Role, external
 from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.pipelines.target.planning import Planned, plan
+from mailmill.pipelines.target.ticks import tick
 from mailmill.settings import Settings, read_settings
 
 TOPIC = "delivery-events"
@@ -73,6 +76,24 @@ class Installation:
     @cached_property
     def lake(self) -> Lake:
         return Lake(root=self.home / "lake")
+
+    @property
+    def public_url(self) -> str:
+        """Under which the ingress is reached. Without a setting it is on loopback, which is enough for a sandbox."""
+        host = "127.0.0.1" if self.settings.bind in ("0.0.0.0", "::") else self.settings.bind
+        return self.settings.public_url.rstrip("/") or f"http://{host}:{self.settings.ingress_port}"
+
+    def tick(self, *, by: str) -> list[Planned]:
+        """Start every campaign that is due, finish every one that is done. Any number of ticks may run at once."""
+        store = PostgresCampaigns(database=self.database, lake=self.lake)
+        contacts = PostgresContacts(database=self.database, lake=self.lake)
+        return tick(schedule=store, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
+
+    def plan(self, campaign_id: int, *, by: str) -> Planned | None:
+        """Freeze and start one due campaign; None when another planner has it."""
+        store = PostgresCampaigns(database=self.database, lake=self.lake)
+        contacts = PostgresContacts(database=self.database, lake=self.lake)
+        return plan(campaign_id, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
 
     def secret(self, reference: str) -> str:
         """The value behind a reference of the YAML files: `env:NAME`, or `file:path` (relative: in the project folder).

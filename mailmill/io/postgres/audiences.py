@@ -18,8 +18,9 @@ from mailmill.io.lake import Lake, LakeFile
 from mailmill.io.postgres import campaigns, manifest
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
 from mailmill.pipelines.target.audiences import SUPPRESSION_SCHEMA, numbered
-from mailmill.pipelines.target.ports import CONTACTS_SCHEMA, Draft, Due, Frozen, Generation
+from mailmill.pipelines.target.ports import Draft, Due, Frozen, Generation
 
 SQL = statements("audiences")
 _PIECE_ROWS = 50_000  # of COPY text made at a time
@@ -90,7 +91,7 @@ class PostgresCampaigns:
         with conn.transaction():
             campaigns.move(conn, campaign_id, "plan", by=by)  # no step when a planning was left
         with conn.cursor(row_factory=class_row(Draft)) as cursor:
-            return cursor.execute(campaigns.SQL["draft"], parameters).fetchone()
+            return cursor.execute(campaigns.SQL["draft"], {**parameters, "any_state": False}).fetchone()
 
     def freeze(self, frozen: Frozen, *, by: str) -> Literal["running", "finished", "stale", "gone"]:
         recipients = frozen.audience.recipients

@@ -15,7 +15,7 @@ from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.target.lifecycle import TRANSITIONS, CampaignState, Move
-from mailmill.pipelines.target.ports import Due
+from mailmill.pipelines.target.ports import Draft, Due
 
 SQL = statements("campaigns")
 
@@ -46,10 +46,30 @@ def find(conn: psycopg.Connection, name: str) -> Campaign:
     return found
 
 
+def tenant_id(conn: psycopg.Connection, tenant: str) -> int:
+    """A tenant's id by its slug.
+
+    Raises: Misconfigured when there is none.
+    """
+    row = conn.execute(SQL["tenant"], {"tenant": tenant}).fetchone()
+    if row is None:
+        raise Misconfigured(f"there is no tenant {tenant!r}", remedy="`mailmill tenants` shows all.")
+    return int(row[0])
+
+
 def overview(conn: psycopg.Connection, tenant: str | None = None) -> list[dict[str, Any]]:
     """Every campaign with its state, times and the reason of its last step."""
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(SQL["overview"], {"tenant": tenant}).fetchall()
+
+
+def draft(conn: psycopg.Connection, campaign: Campaign) -> Draft:
+    """What a campaign is made of as things are now, in any of its states."""
+    with conn.cursor(row_factory=class_row(Draft)) as cursor:
+        parameters = {"campaign_id": campaign.campaign_id, "any_state": True}
+        found = cursor.execute(SQL["draft"], parameters).fetchone()
+    assert found is not None
+    return found
 
 
 def move(

@@ -80,32 +80,6 @@ class Frozen:
     as_of: datetime
 
 
-# The contacts generation: written by ingest, read here.
-CONTACTS_SCHEMA = pl.Schema(
-    {
-        "contact_id": pl.Int64(),
-        "match_key": pl.String(),
-        "email": pl.String(),
-        "phone": pl.String(),
-        "name": pl.String(),
-        "language": pl.String(),
-        "category": pl.String(),
-        "country": pl.String(),
-        "time_zone": pl.String(),
-        "tags": pl.List(pl.String()),
-        "fields": pl.String(),
-        "sources": pl.List(pl.String()),
-        "verdict": pl.String(),
-        "verdict_reason": pl.String(),
-        "status": pl.String(),
-        **dict.fromkeys(
-            ("first_seen", "last_seen", "created_at", "last_accepted", "last_opened", "last_clicked", "last_bounced"),
-            pl.Datetime("us", "UTC"),
-        ),
-    }
-)
-
-
 class Contacts(Protocol):
     """Where contacts and suppressions are read."""
 

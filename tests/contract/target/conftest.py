@@ -15,8 +15,8 @@ from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.configuration import documents, plan
+from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
 from mailmill.pipelines.target import planning, ticks
-from mailmill.pipelines.target.ports import CONTACTS_SCHEMA
 
 HTML = """<p>Hello {{ name | default("there") }}</p>
 <a href="https://shop.example/new?a=1&amp;b=2">new</a> <a href="https://shop.example/offers">offers</a>
@@ -27,7 +27,7 @@ SEEN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def contacts_frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """Contacts with what the rows say and plain values elsewhere. In: `email` decides the match key where none is given."""
+    """Contacts with what the rows say and plain values elsewhere; `email` decides the match key."""
     filled = [
         {
             **dict.fromkeys(CONTACTS_SCHEMA.names()),
@@ -106,8 +106,9 @@ class World:
 def a_project(**campaign: Any) -> list[dict[str, Any]]:
     """The documents of tenant acme; keyword arguments go into its campaign."""
     of = {"tenant": "acme"}
+    zone = "Europe/Berlin"
     return [
-        {"kind": "tenant", "slug": "acme", "name": "Acme", "postal_address": "Main Street 1", "time_zone": "Europe/Berlin"},
+        {"kind": "tenant", "slug": "acme", "name": "Acme", "postal_address": "Main Street 1", "time_zone": zone},
         {"kind": "transport", **of, "slug": "relay", "type": "sandbox"},
         {
             "kind": "identity", **of, "slug": "news", "from_name": "Acme News", "from_address": "news@acme.example",

@@ -43,6 +43,7 @@ SELECT true FROM campaigns
  WHERE id = %(campaign_id)s AND (state = 'planning' OR (state = 'scheduled' AND scheduled_at <= clock_timestamp()));
 
 -- name: draft
+-- What a campaign is made of; planning asks while it plans, a preview at any time.
 SELECT c.id AS campaign_id, c.tenant_id, t.slug AS tenant, t.name AS tenant_name, t.postal_address, t.time_zone, c.slug,
        c.spec, s.spec AS segment, p.spec AS template, i.spec AS identity, r.id AS transport_id,
        r.kind AS transport_kind, clock_timestamp() AS now
@@ -51,7 +52,7 @@ SELECT c.id AS campaign_id, c.tenant_id, t.slug AS tenant, t.name AS tenant_name
   LEFT JOIN templates p ON p.tenant_id = c.tenant_id AND p.slug = c.spec->>'template'
   LEFT JOIN identities i ON i.tenant_id = c.tenant_id AND i.slug = c.spec->>'identity'
   LEFT JOIN transports r ON r.tenant_id = c.tenant_id AND r.slug = c.spec->>'transport'
- WHERE c.id = %(campaign_id)s AND c.state = 'planning';
+ WHERE c.id = %(campaign_id)s AND (%(any_state)s OR c.state = 'planning');
 
 -- name: lock_planning
 -- From here on this transaction alone decides what becomes of the planning.
@@ -105,3 +106,6 @@ UPDATE campaigns c SET finished_at = clock_timestamp()
                     AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
                     AND m.state IN ('queued', 'leased', 'deferred', 'held'))
 RETURNING id;
+
+-- name: tenant
+SELECT id FROM tenants WHERE slug = %(tenant)s;

@@ -1,0 +1,175 @@
+"""Verbs about segments, campaigns and suppressions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from mailmill.cli import targeting
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.targeting import person
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import campaigns
+from mailmill.pipelines.target.lifecycle import Move
+
+segment_app = typer.Typer(no_args_is_help=True, help="Segments: who is in them, and who would be mailed.")
+campaign_app = typer.Typer(no_args_is_help=True, help="Campaigns: list, start, pause, resume, cancel.")
+app.add_typer(segment_app, name="segment")
+app.add_typer(campaign_app, name="campaign")
+
+SegmentName = Annotated[str, typer.Argument(help="tenant/segment")]
+CampaignName = Annotated[str, typer.Argument(help="tenant/campaign")]
+Why = Annotated[str | None, typer.Option("--reason", help="Noted with the step.")]
+
+
+@segment_app.command("preview")
+def preview_segment(
+    name: SegmentName,
+    rows: Annotated[int, typer.Option(help="How many contacts the sample shows.", min=0, max=100)] = 5,
+    json: Json = False,
+) -> None:
+    """Count a segment, show who would be left out and why, and a masked sample."""
+    found = targeting.preview_segment(installation(), name, rows=rows)
+    if json:
+        answer_json(found)
+        return
+    counts = [{"contacts": "in the segment", "n": found.contacts}, {"contacts": "recipients", "n": found.recipients}]
+    excluded = [{"contacts": f"excluded: {reason}", "n": n} for reason, n in found.exclusions.items()]
+    answer_table(counts + excluded, title=f"{name}, contacts as of {found.contacts_as_of:%Y-%m-%d %H:%M:%S %Z}")
+    if found.sample:
+        answer_table([{**row, "tags": ", ".join(row["tags"] or ())} for row in found.sample], title="sample")
+
+
+@segment_app.command("refresh")
+def refresh_segment(name: SegmentName, json: Json = False) -> None:
+    """Materialize a segment now."""
+    change = targeting.refresh_segment(installation(), name)
+    if json:
+        answer_json(change)
+    else:
+        print(f"{name}: {change.rows:,} contacts, {change.joined:,} joined, {change.left:,} left")
+
+
+@campaign_app.command("list")
+def list_campaigns(
+    tenant: Annotated[str | None, typer.Argument(help="Only this tenant's.")] = None, json: Json = False
+) -> None:
+    """Every campaign with its state, and the reason of its last step."""
+    with installation().database.transaction() as conn:
+        rows = campaigns.overview(conn, tenant)
+    if json:
+        answer_json(rows)
+    else:
+        answer_table(rows, title="campaigns")
+
+
+@campaign_app.command("start")
+def start(name: CampaignName, json: Json = False) -> None:
+    """Freeze the audience and start, now."""
+    mill = installation()
+    with mill.database.transaction() as conn:
+        campaign = campaigns.find(conn, name)
+        campaigns.schedule(conn, campaign, None, by=person())
+    result = mill.plan(campaign.campaign_id, by=person())
+    if result is None:
+        raise Misconfigured(f"campaign {name} is being planned by somebody else", remedy="`mailmill campaign list`")
+    if result.state == "failed":
+        raise Misconfigured(result.reason or "planning failed", place=f"campaign {name}")
+    if json:
+        answer_json(result)
+    elif result.state == "finished":
+        print(f"{name}: {result.reason}")
+    else:
+        print(f"{name}: {result.planned:,} recipients, running; `mailmill send` sends")
+        if result.exclusions:
+            answer_table([{"excluded": reason, "n": n} for reason, n in result.exclusions.items()])
+
+
+@campaign_app.command("schedule")
+def schedule(
+    name: CampaignName,
+    at: Annotated[str, typer.Argument(help="2026-12-01T09:00 (the tenant's time zone) or with an offset.")],
+    json: Json = False,
+) -> None:
+    """Let a campaign start at a time."""
+    with installation().database.transaction() as conn:
+        campaign = campaigns.find(conn, name)
+        start_at = campaigns.schedule(conn, campaign, targeting.moment(at, campaign.time_zone), by=person())
+    if json:
+        answer_json({"campaign": name, "scheduled_at": start_at})
+    else:
+        print(f"{name} starts at {start_at:%Y-%m-%d %H:%M:%S} UTC")
+
+
+@campaign_app.command("pause")
+def pause(name: CampaignName, reason: Why = None) -> None:
+    """Stop handing over messages; nothing starts later than one second from now."""
+    _step(name, "pause", reason)
+
+
+@campaign_app.command("resume")
+def resume(name: CampaignName, reason: Why = None) -> None:
+    """Go on with a paused campaign."""
+    _step(name, "resume", reason)
+
+
+def _step(name: str, step: Move, reason: str | None) -> None:
+    with installation().database.transaction() as conn:
+        campaigns.require(conn, campaigns.find(conn, name), step, by=person(), reason=reason)
+    print(f"{name}: {'paused' if step == 'pause' else 'running'}")
+
+
+@campaign_app.command("cancel")
+def cancel(name: CampaignName, reason: Why = None, json: Json = False) -> None:
+    """Send nothing more of a campaign. What was handed over stays handed over."""
+    mill = installation()
+    with mill.database.transaction() as conn:
+        campaign = campaigns.find(conn, name)
+    messages = campaigns.cancel(mill.database, campaign, by=person(), reason=reason)
+    if json:
+        answer_json({"campaign": name, "state": "cancelled", "messages": messages})
+    else:
+        print(f"{name}: cancelled, {messages:,} messages will not be sent")
+
+
+@app.command()
+def suppress(
+    tenant: Annotated[str, typer.Argument(help="Whose recipient.")],
+    address: Annotated[list[str] | None, typer.Argument(help="Addresses not to mail again.")] = None,
+    file: Annotated[Path | None, typer.Option(help="One address a line, or the first column of a CSV.")] = None,
+    reason: Annotated[
+        Literal["manual", "imported", "unsubscribed", "complained", "bounced"] | None,
+        typer.Option(help="By default manual, of a file imported."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Never mail these addresses again. Running campaigns leave them out within a second."""
+    if not address and file is None:
+        raise typer.BadParameter("give addresses or --file")
+    typed = [*(address or []), *(targeting.lines(file) if file else [])]
+    found = targeting.suppress(installation(), tenant, typed, reason or ("imported" if file else "manual"))
+    if json:
+        answer_json(found)
+    else:
+        print(f"{found.added:,} suppressed, {found.known:,} were already")
+    if found.unreadable_lines:
+        places = ", ".join(map(str, found.unreadable_lines[:10]))
+        print(f"mailmill: {len(found.unreadable_lines):,} hold no address (number {places})", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def preview(
+    name: CampaignName,
+    contact: Annotated[str | None, typer.Option(help="Address of the contact; the first one when not given.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a campaign's message as one contact would get it."""
+    shown = targeting.preview_campaign(installation(), name, contact)
+    if json:
+        answer_json(shown)
+    else:
+        print(f"Subject: {shown.subject}\n\n{shown.text}\n\n--- HTML ---\n{shown.html}")

@@ -1,0 +1,187 @@
+"""What the verbs about segments, campaigns and suppressions have to do, apart from how it is shown."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+from jinja2 import UndefinedError
+
+from mailmill.composition import Installation
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import campaigns, segments, suppressions
+from mailmill.io.postgres.audiences import PostgresContacts
+from mailmill.io.postgres.segments import PostgresSegments
+from mailmill.pipelines.ingest import addresses
+from mailmill.pipelines.target import audiences, planning, templates, windows
+from mailmill.pipelines.target.ports import Generation, Segment
+from mailmill.pipelines.target.rules import RuleError
+from mailmill.pipelines.target.segments import Change, members
+
+MAX_FILE_BYTES = 256 * 2**20
+
+
+def person() -> str:
+    """Who types, for the audit."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "command line"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentPreview:
+    """Who a campaign to this segment would be sent to now. The sample shows addresses masked."""
+
+    segment: str
+    contacts_as_of: datetime
+    contacts: int
+    recipients: int
+    exclusions: dict[str, int]
+    sample: list[dict[str, Any]]
+
+
+def preview_segment(mill: Installation, name: str, *, rows: int) -> SegmentPreview:
+    """Raises: Misconfigured when there is no such segment, or no contacts yet."""
+    segment, generation = _segment(mill, name)
+    contacts = PostgresContacts(database=mill.database, lake=mill.lake)
+    try:
+        found = members(generation.contacts, segment.rule, datetime.now(UTC))
+    except RuleError as error:
+        raise Misconfigured(str(error), place=f"segment {name}") from None
+    judged = audiences.judged(found, contacts.suppressions(segment.tenant_id, None))
+    recipients = judged.filter(pl.col("excluded").is_null())
+    shown = recipients.head(rows).select(
+        "contact_id", "language", "country", "tags", address=addresses.masked(pl.col("email"))
+    )
+    return SegmentPreview(
+        segment=name,
+        contacts_as_of=generation.as_of,
+        contacts=judged.height,
+        recipients=recipients.height,
+        exclusions=audiences.count(judged),
+        sample=shown.to_dicts(),
+    )
+
+
+def refresh_segment(mill: Installation, name: str) -> Change:
+    """Materialize a segment. Raises: Misconfigured."""
+    segment, generation = _segment(mill, name)
+    store = PostgresSegments(database=mill.database, lake=mill.lake)
+    return planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
+
+
+def _segment(mill: Installation, name: str) -> tuple[Segment, Generation]:
+    with mill.database.transaction() as conn:
+        segment = segments.find(conn, name)
+    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
+    if generation is None:
+        raise planning.no_contacts(segment.tenant)
+    return segment, generation
+
+
+def moment(text: str, time_zone: str) -> datetime:
+    """A time a person typed; without an offset it is the tenant's local time.
+
+    Raises: Misconfigured when it is no time.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misconfigured(
+            f"{text!r} is no time", remedy="Write 2026-12-01T09:00, or with an offset 2026-12-01T09:00+01:00."
+        ) from None
+    return windows.instant(at, ZoneInfo(time_zone)) if at.tzinfo is None else at.astimezone(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suppressed:
+    """What became of the addresses: new, known before, and the lines that hold none."""
+
+    added: int
+    known: int
+    unreadable_lines: list[int]
+
+
+def suppress(mill: Installation, tenant: str, typed: Sequence[str], reason: suppressions.Reason) -> Suppressed:
+    """Suppress what is an address, in one transaction; what is none keeps nobody else from being suppressed.
+
+    Raises: Misconfigured when there is no such tenant.
+    """
+    examined = addresses.examine(pl.Series(typed, dtype=pl.String))
+    keys = examined["address_key"].drop_nulls().unique().to_list()
+    unreadable = [n for n, verdict in enumerate(examined["verdict"], start=1) if verdict == "invalid"]
+    with mill.database.transaction() as conn:
+        tenant_id = campaigns.tenant_id(conn, tenant)
+        added = suppressions.suppress(conn, tenant_id=tenant_id, address_keys=keys, reason=reason) if keys else 0
+    return Suppressed(added=added, known=len(keys) - added, unreadable_lines=unreadable)
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a text file; of a CSV the first column.
+
+    Raises: Misconfigured when it cannot be read as UTF-8.
+    """
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise Misconfigured(f"larger than {MAX_FILE_BYTES >> 20} MiB", place=str(path), remedy="Split it.")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise Misconfigured(f"cannot be read: {error.strerror}", place=str(path)) from None
+    except UnicodeDecodeError:
+        raise Misconfigured("is not text in UTF-8", place=str(path), remedy="Save it in this encoding.") from None
+    found = [line.split(",")[0].split(";")[0].strip().strip('"') for line in text.splitlines()]
+    return ["", *found[1:]] if found and found[0].lower() in ("email", "e-mail", "address", "mail") else found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """One message of a campaign as its recipient would see it."""
+
+    subject: str
+    text: str
+    html: str
+
+
+def preview_campaign(mill: Installation, name: str, address: str | None) -> Shown:
+    """A campaign as things are now, for one contact (the first of the tenant's when none is named).
+
+    Raises: Misconfigured when campaign or contact do not exist, or the template cannot be rendered for this contact.
+    """
+    with mill.database.transaction() as conn:
+        draft = campaigns.draft(conn, campaigns.find(conn, name))
+    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(draft.tenant_id)
+    if generation is None:
+        raise planning.no_contacts(draft.tenant)
+    if draft.template is None:
+        raise Misconfigured(f"the template of campaign {name} does not exist", remedy="Apply it.")
+    parts = {part: str(draft.template.get(part) or "") for part in ("subject", "html", "text")}
+    facts = templates.check(**parts)
+    wanted = pl.col("email").is_not_null()
+    if address is not None:
+        wanted = pl.col("match_key") == (addresses.check(address).address_key or address)
+    values = [pl.lit(1).alias("_"), *(audiences.merge_value(field).alias(field) for field in facts.merge_fields)]
+    found = generation.contacts.filter(wanted).head(1).select(values).collect()
+    if not found.height:
+        raise Misconfigured("no contact has this address", place="--contact")
+    given = {field: value for field, value in found.row(0, named=True).items() if value is not None and field != "_"}
+    given |= {"unsubscribe_url": f"{mill.public_url}/u/…", "postal_address": draft.postal_address}
+    return Shown(**_rendered(parts, given | {"tenant_name": draft.tenant_name}))
+
+
+def _rendered(parts: dict[str, str], values: dict[str, str]) -> dict[str, str]:
+    shown = {}
+    for part, source in parts.items():
+        try:
+            shown[part] = templates.compile("html" if part == "html" else "text", source, place=part).render(values)
+        except UndefinedError as error:
+            raise Misconfigured(
+                str(error.message), place=part, remedy='Give it a default: {{ field | default("…") }}.'
+            ) from None
+    return shown

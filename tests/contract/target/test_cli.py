@@ -1,0 +1,111 @@
+"""The verbs about segments, campaigns and suppressions, each as a person types it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+import mailmill.cli.campaigns
+from mailmill.cli import targeting
+from mailmill.cli.app import app
+from mailmill.composition import Installation
+from mailmill.errors import Misconfigured
+from mailmill.settings import Settings
+
+
+@pytest.fixture
+def run(world, monkeypatch, tmp_path):
+    """Types a verb; a refusal is raised as it is, for the message to be read."""
+    mill = Installation(Settings(home=tmp_path))
+    mill.__dict__ |= {"database": world.database, "lake": world.lake}
+    monkeypatch.setattr(mailmill.cli.campaigns, "installation", lambda: mill)
+
+    def typed(*words: str, exit_code: int = 0):
+        result = CliRunner().invoke(app, list(words))
+        if isinstance(result.exception, Misconfigured):
+            raise result.exception
+        assert result.exit_code == exit_code, (result.output, result.exception)
+        return json.loads(result.stdout) if "--json" in words else result.output
+
+    return typed
+
+
+def test_a_segment_is_previewed_with_masked_addresses_and_exclusions(run):
+    run("suppress", "acme", "p1@x1.example")
+    found = run("segment", "preview", "acme/all", "--json", "--rows", "2")
+    assert (found["contacts"], found["recipients"], found["exclusions"]) == (5, 4, {"manual": 1})
+    assert [row["address"] for row in found["sample"]] == ["P***@x***.example", "P***@x***.example"]
+    assert "excluded: manual" in run("segment", "preview", "acme/all")
+
+
+def test_a_segment_is_refreshed_with_who_joined_and_left(run, world, frame):
+    assert run("segment", "refresh", "acme/all", "--json") == {"rows": 5, "joined": 5, "left": 0}
+    world.publish(frame([{"email": "a@x.example", "contact_id": 2}, {"email": "b@x.example", "contact_id": 9}]))
+    assert run("segment", "refresh", "acme/all", "--json") == {"rows": 2, "joined": 1, "left": 4}
+    facts = world.rows("SELECT part, rows, facts FROM manifest WHERE dataset = 'segments'")
+    assert [(part, rows, facts["left"]) for part, rows, facts in facts] == [("all", 2, 4)]
+
+
+def test_a_campaign_goes_through_its_life(run):
+    assert run("campaign", "start", "acme/spring", "--json")["planned"] == 5
+    assert run("campaign", "pause", "acme/spring") == "acme/spring: paused\n"
+    assert run("campaign", "resume", "acme/spring") == "acme/spring: running\n"
+    assert run("campaign", "cancel", "acme/spring", "--json")["messages"] == 5
+    (row,) = run("campaign", "list", "--json")
+    assert (row["campaign"], row["state"], row["planned"]) == ("acme/spring", "cancelled", 5)
+    with pytest.raises(Misconfigured, match="acme/spring is cancelled"):
+        run("campaign", "resume", "acme/spring")
+
+
+def test_F34_a_time_typed_without_an_offset_is_the_tenants(run, world):
+    for typed, at in {
+        "2027-03-28T02:30": "2027-03-28T01:00:00+00:00",  # Berlin has no 02:30: the gap's end
+        "2027-10-31T02:30": "2027-10-31T01:30:00+00:00",  # twice: the second
+        "2027-07-01T09:00": "2027-07-01T07:00:00+00:00",
+        "2027-07-01T09:00-05:00": "2027-07-01T14:00:00+00:00",
+    }.items():
+        assert run("campaign", "schedule", "acme/spring", typed, "--json")["scheduled_at"] == at
+    assert world.state() == "scheduled"
+    with pytest.raises(Misconfigured, match="'soon' is no time"):
+        run("campaign", "schedule", "acme/spring", "soon")
+
+
+def test_a_start_that_is_refused_says_why(run, world):
+    world.run("DELETE FROM templates")
+    with pytest.raises(Misconfigured, match="there is no template acme/spring"):
+        run("campaign", "start", "acme/spring")
+
+
+def test_a_file_of_addresses_is_suppressed_and_its_bad_lines_are_named(run, tmp_path, world):
+    file = tmp_path / "gone.csv"
+    file.write_text('email;name\nP1@X1.example;One\n\nbroken\n"p2@x0.example",Two\n', encoding="utf-8-sig")
+    found = CliRunner().invoke(app, ["suppress", "acme", "--file", str(file), "--json"])
+    assert found.exit_code == 1
+    assert json.loads(found.stdout) == {"added": 2, "known": 0, "unreadable_lines": [4]}
+    assert "1 hold no address (number 4)" in found.stderr
+    rows = world.rows("SELECT address_key, reason FROM suppressions ORDER BY 1")
+    assert rows == [("p1@x1.example", "imported"), ("p2@x0.example", "imported")]
+    assert run("suppress", "acme", "p1@x1.example", "--reason", "imported", "--json")["known"] == 1
+
+
+@pytest.mark.parametrize("words", [["suppress", "nobody", "a@x.example"], ["segment", "preview", "acme/nothing"]])
+def test_an_unknown_name_is_named(run, words):
+    with pytest.raises(Misconfigured, match="there is no"):
+        run(*words)
+
+
+def test_a_message_is_previewed_for_a_contact(run):
+    shown = run("preview", "acme/spring", "--contact", "P1@x1.example", "--json")
+    assert shown["text"].startswith("Hello Person 1\nhttp://127.0.0.1:8025/u/")
+    assert "Hello there" in run("preview", "acme/spring", "--contact", "p0@x0.example")
+    with pytest.raises(Misconfigured, match="no contact has this address"):
+        run("preview", "acme/spring", "--contact", "none@x.example")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    file = tmp_path / "x"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(Misconfigured, match="UTF-8"):
+        targeting.lines(file)
