@@ -67,11 +67,11 @@ def _prepare_database(mill: Installation) -> None:
 
     current = schema.current_version(mill.database)
     if current is not None and current != schema.wanted_version():
-        from mailmill.io.backup import backup
+        from mailmill.cli.backup import back_up
 
         target = mill.home / "backups" / f"before-{schema.wanted_version()}-{int(time.time())}.tar"
         target.parent.mkdir(parents=True, exist_ok=True)
-        backup(mill, target)
+        back_up(mill, target)
         print(f"backed up to {target}")
     schema.migrate(mill.database)
     dagster_home.prepare(mill)

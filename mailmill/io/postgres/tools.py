@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -89,19 +90,21 @@ def replay(
     psql += ["-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-d", where]
     restore = [str(tool("pg_restore", embedded=embedded)), "--no-owner", "-f", "-", str(archive)]
     with (
+        tempfile.TemporaryFile() as complaints,
         subprocess.Popen(psql, env=env, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT) as into,
-        subprocess.Popen(restore, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as out,
+        subprocess.Popen(restore, env=env, stdout=subprocess.PIPE, stderr=complaints) as out,
     ):
-        assert into.stdin and out.stdout and out.stderr
+        assert into.stdin and out.stdout
         failed = ""
         try:
             into.stdin.write(_script(["BEGIN", *before]))
             shutil.copyfileobj(out.stdout, into.stdin, 2**20)
-            failed = out.stderr.read().decode(errors="replace").strip() if out.wait() else ""
-            if failed:
+            if out.wait():
+                complaints.seek(0)
+                failed = complaints.read().decode(errors="replace").strip() or f"exit code {out.returncode}"
                 into.kill()  # without its COMMIT, whatever it was about to read
-            else:
-                into.stdin.write(_script(["SET search_path = public", *after, "COMMIT"]))
+            else:  # pg_restore leaves its own settings behind: row security off, an empty search path
+                into.stdin.write(_script(["RESET ALL", "SET search_path = public", *after, "COMMIT"]))
             into.stdin.close()
         except BrokenPipeError:  # psql stopped at an error
             out.kill()

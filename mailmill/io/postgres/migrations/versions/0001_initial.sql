@@ -523,6 +523,8 @@ REVOKE EXECUTE ON FUNCTION roll_up_counters(), roll_up_batches(), roll_up_campai
 GRANT USAGE ON SCHEMA public TO mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats, mailmill_backup;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO mailmill_backup;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO mailmill_backup;
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO mailmill_backup;     -- of later migrations
+ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON SEQUENCES TO mailmill_backup;
 
 GRANT SELECT ON tenants, transports, identities, templates, campaigns, links, signing_keys, suppressions, messages,
   message_fields, attempts, workers, leases, budgets, log_heads, change_number, exclusions TO mailmill_sender;

@@ -1,0 +1,254 @@
+"""A backup put back: whole or not at all, and nobody is mailed because of it."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import polars as pl
+import psycopg
+import pytest
+from psycopg import sql
+
+from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.io import backup as backups
+from mailmill.io.backup import About
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import keys, manifest, schema, suppressions
+from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.restore import Restored, check, restore
+
+
+@contextmanager
+def another(server: EmbeddedServer) -> Iterator[Database]:
+    """An empty database, without a schema."""
+    name = f"t_{uuid4().hex[:12]}"
+    with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER mailmill_owner").format(sql.Identifier(name)))
+        yield server.database(name)
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def query(database: Database, text: str) -> list[tuple[Any, ...]]:
+    with database.transaction() as connection:
+        return connection.execute(text).fetchall()  # type: ignore[arg-type]
+
+
+def execute(database: Database, *texts: str) -> None:
+    with database.transaction() as connection:
+        for text in texts:
+            connection.execute(text)  # type: ignore[arg-type]
+
+
+def fill(database: Database, lake: Lake) -> None:
+    """Two tenants, a campaign in each state that matters, a leased message, suppressions, a file in the lake."""
+    file = lake.write(pl.DataFrame({"contact_id": [1, 2]}), tenant_id=1, dataset="contacts")
+    lake.write(pl.DataFrame({"contact_id": [3]}), tenant_id=1, dataset="contacts")  # no longer listed
+    execute(
+        database,
+        """INSERT INTO tenants (slug, name, postal_address, spec) VALUES ('acme', 'Ä "quoted" \\ name', 'x', '{}'),
+           ('other', 'Other', 'y', '{}')""",
+        """INSERT INTO campaigns (tenant_id, slug, spec, state) SELECT 1, s, '{}', s::campaign_state
+           FROM unnest('{draft,scheduled,planning,running,paused,finished}'::text[]) s""",
+        """INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, state, queued,
+             lease_token)
+           SELECT n, 1, 4, n, 'a' || n || '@x.example', 'a' || n || '@x.example', 'x.example', s::message_state,
+             s = 'queued', 7
+           FROM unnest('{queued,leased,sent}'::text[]) WITH ORDINALITY AS of (s, n)""",
+        "UPDATE message_ids SET next = 4",
+        """INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)
+           VALUES (7, 'w', 4, 1, 1, 3, now())""",
+    )
+    with database.transaction() as connection:
+        keys.ensure(connection)
+        suppressions.suppress(connection, tenant_id=1, address_keys=["old@x.example"], reason="complained")
+        manifest.replace(connection, [file], tenant_id=1, dataset="contacts")
+
+
+def back_up(database: Database, lake: Lake, target: Path) -> About:
+    return backups.backup(database, lake, target, version="0.1.0", embedded=True)
+
+
+def put_back(database: Database, lake: Lake, source: Path, *, replace: bool = False) -> Restored:
+    return restore(database, lake, source, replace=replace, embedded=True)
+
+
+@pytest.fixture
+def archive(database: Database, lake: Lake, tmp_path: Path) -> Path:
+    fill(database, lake)
+    back_up(database, lake, tmp_path / "backup.tar")
+    return tmp_path / "backup.tar"
+
+
+def test_a_backup_comes_back_as_it_was(
+    server: EmbeddedServer, database: Database, lake: Lake, archive: Path, tmp_path: Path
+) -> None:
+    elsewhere = Lake(root=tmp_path / "elsewhere" / "lake")
+    with another(server) as empty:
+        done = put_back(empty, elsewhere, archive)
+        assert (done.about.counts["tenants"], done.about.counts["messages"], done.lake_files) == (2, 3, 1)
+        for table in ("tenants", "suppressions", "manifest", "signing_keys"):
+            text = f"SELECT * FROM {table} ORDER BY 1"
+            assert query(empty, text) == query(database, text)
+        [(file,)] = query(empty, "SELECT file FROM manifest")
+        assert pl.read_parquet(elsewhere.path(file))["contact_id"].to_list() == [1, 2]
+        assert len(list(elsewhere.root.rglob("*.parquet"))) == 1, "only what the manifest lists"
+        schema.check(empty)
+
+
+def test_the_restored_database_has_the_rights_and_policies_of_a_new_one(
+    server: EmbeddedServer, database: Database, lake: Lake, archive: Path
+) -> None:
+    rights = "SELECT relname, relacl::text, relrowsecurity, relforcerowsecurity FROM pg_class " \
+             "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') ORDER BY 1"  # fmt: skip
+    policies = "SELECT tablename, policyname, roles::text, qual FROM pg_policies ORDER BY 1, 2"
+    with another(server) as empty:
+        put_back(empty, lake, archive)
+        assert query(empty, policies) == query(database, policies)
+        assert [row[0::2] for row in query(empty, rights)] == [row[0::2] for row in query(database, rights)]
+        with empty.transaction("stats", tenant_id=1) as connection:
+            assert connection.execute("SELECT slug FROM tenants").fetchall() == [("acme",)]
+        back_up(empty, lake, lake.root.parent / "again.tar")
+
+
+def test_nothing_is_mailed_because_of_a_restore(server: EmbeddedServer, lake: Lake, archive: Path) -> None:
+    with another(server) as empty:
+        done = put_back(empty, lake, archive)
+        assert (done.campaigns_stopped, done.in_doubt) == (3, 1)
+        assert dict(query(empty, "SELECT slug, state::text FROM campaigns")) == {
+            "draft": "draft", "scheduled": "draft", "planning": "draft", "running": "paused", "paused": "paused",
+            "finished": "finished",
+        }  # fmt: skip
+        rows = query(empty, "SELECT id, state::text, reason, lease_token IS NULL, queued FROM messages ORDER BY id")
+        assert rows[1] == (2, "in_doubt", "restored", True, False)
+        assert [row[1] for row in rows] == ["queued", "in_doubt", "sent"]
+        assert query(empty, "SELECT count(*) FROM leases") == [(0,)]
+        assert query(empty, "SELECT DISTINCT by FROM campaign_transitions") == [("restore",)]
+
+
+def test_no_id_of_a_mail_that_is_out_is_given_again(server: EmbeddedServer, lake: Lake, archive: Path) -> None:
+    with another(server) as empty:
+        put_back(empty, lake, archive)
+        assert query(empty, "SELECT next FROM message_ids")[0][0] > 1_000_000_000
+        execute(empty, "INSERT INTO campaigns (tenant_id, slug, spec) VALUES (1, 'new', '{}')")
+        assert query(empty, "SELECT max(id) > 10000 FROM campaigns") == [(True,)]
+
+
+def test_an_installation_with_data_is_only_replaced_when_told(database: Database, lake: Lake, archive: Path) -> None:
+    with pytest.raises(Misconfigured, match="not empty, it has 2 tenants"):
+        put_back(database, lake, archive)
+    assert query(database, "SELECT count(*) FROM campaigns WHERE state = 'running'") == [(1,)]
+
+
+def test_suppressions_and_keys_since_the_backup_stay(database: Database, lake: Lake, archive: Path) -> None:
+    execute(
+        database,
+        "DELETE FROM suppressions",
+        "INSERT INTO tenants (slug, name, postal_address, spec) VALUES ('late', 'Late', 'z', '{}')",
+        "INSERT INTO campaigns (tenant_id, slug, spec) VALUES (1, 'late', '{}')",
+        """INSERT INTO suppressions (tenant_id, address_key, reason, scope_campaign_id)
+           SELECT 1, 'new@x.example', 'unsubscribed', id FROM campaigns WHERE slug = 'late'""",
+        """INSERT INTO suppressions (tenant_id, address_key, reason)
+           SELECT id, 'z@x.example', 'manual' FROM tenants WHERE slug = 'late'""",
+    )
+    with database.transaction() as connection:
+        key = keys.rotate(connection, "unsubscribe")
+    [(change,)] = query(database, "SELECT n FROM change_number")
+    done = put_back(database, lake, archive, replace=True)
+    assert done.suppressions_kept == 2
+    assert query(database, "SELECT t.slug, address_key, reason, scope_campaign_id FROM suppressions s JOIN tenants t "
+                           "ON t.id = s.tenant_id ORDER BY address_key") == [
+        ("acme", "new@x.example", "unsubscribed", None),  # its campaign is gone, the word stands for the tenant
+        ("acme", "old@x.example", "complained", None),
+        ("late", "z@x.example", "manual", None),
+    ]  # fmt: skip
+    with database.transaction() as connection:
+        usable = keys.usable(connection, "unsubscribe")
+    assert key in usable and next(iter(usable)) != key, "it verifies, the backup's key signs"
+    assert query(database, "SELECT n FROM change_number")[0][0] > change
+
+
+def test_a_restore_over_running_processes_is_refused(database: Database, lake: Lake, archive: Path) -> None:
+    with database.connect("sender"), pytest.raises(Misconfigured, match="mailmill_sender connected"):
+        put_back(database, lake, archive, replace=True)
+
+
+def test_a_restore_that_fails_changes_nothing(database: Database, lake: Lake, archive: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.tar"
+    rewrite(archive, bad, **{"database.dump": lambda content: content[: len(content) * 2 // 3]})
+    with pytest.raises(StoreUnavailable, match="nothing was restored"):
+        put_back(database, lake, bad, replace=True)
+    assert query(database, "SELECT count(*) FROM campaigns WHERE state = 'running'") == [(1,)]
+
+
+def test_a_backup_of_a_newer_schema_is_refused(
+    server: EmbeddedServer, lake: Lake, archive: Path, tmp_path: Path
+) -> None:
+    newer = tmp_path / "newer.tar"
+    rewrite(archive, newer, **{"about.json": lambda content: content.replace(b'"0001"', b'"9999"')})
+    with another(server) as empty, pytest.raises(Misconfigured, match="newer than this mailmill"):
+        put_back(empty, lake, newer)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.8])
+def test_a_torn_archive_is_refused(archive: Path, tmp_path: Path, keep: float) -> None:
+    torn = tmp_path / "torn.tar"
+    content = archive.read_bytes()
+    torn.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(Misconfigured, match="no whole backup"):
+        check(torn)
+
+
+def test_a_changed_or_foreign_archive_is_refused(archive: Path, tmp_path: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "changed.tar").write_bytes(content)
+    with tarfile.open(tmp_path / "foreign.tar", "w") as foreign:
+        foreign.add(archive, "../../etc/cron.d/x")
+    (tmp_path / "text.tar").write_text("hello")
+    for name in ("changed", "foreign", "text"):
+        with pytest.raises(Misconfigured, match="no whole backup"):
+            check(tmp_path / f"{name}.tar")
+    with pytest.raises(Misconfigured, match="no such file"):
+        check(tmp_path / "none.tar")
+
+
+def test_only_its_owner_may_read_a_backup(archive: Path) -> None:
+    assert archive.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in archive.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_empty_database_has_nothing_to_back_up(server: EmbeddedServer, lake: Lake, tmp_path: Path) -> None:
+    with another(server) as empty, pytest.raises(Misconfigured, match="nothing to back up"):
+        back_up(empty, lake, tmp_path / "x.tar")
+    assert not (tmp_path / "x.tar").exists()
+
+
+def test_a_backup_needs_a_folder_to_lie_in(database: Database, lake: Lake, tmp_path: Path) -> None:
+    for target in (tmp_path, tmp_path / "none" / "x.tar"):
+        with pytest.raises(Misconfigured, match="no file can be written here"):
+            back_up(database, lake, target)
+
+
+def rewrite(source: Path, target: Path, **changes: Any) -> None:
+    """A copy of an archive with other contents and checksums that fit."""
+    import hashlib
+    import io
+
+    sums: dict[str, str] = {}
+    with tarfile.open(source) as old, tarfile.open(target, "w") as new:
+        for member in old:
+            stream = old.extractfile(member)
+            assert stream is not None
+            content = changes.get(member.name, lambda content: content)(stream.read())
+            if member.name == "checksums.json":
+                content = json.dumps(sums).encode()
+            sums[member.name] = hashlib.sha256(content).hexdigest()
+            member.size = len(content)
+            new.addfile(member, io.BytesIO(content))
