@@ -1,0 +1,51 @@
+"""`mailmill ingress`: pixel, clicks, unsubscribes and webhooks over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mailmill.cli.app import app, installation
+from mailmill.composition import Installation
+from mailmill.pipelines.listen.ports import EventLog
+
+if TYPE_CHECKING:  # quick verbs do without FastAPI
+    from fastapi import FastAPI
+
+    from mailmill.api.ingress.directory import KeyPurpose
+
+
+@app.command()
+def ingress(
+    port: Annotated[int | None, typer.Option(help="Port to listen on; by default MAILMILL_INGRESS_PORT.")] = None,
+) -> None:
+    """Serve pixel, clicks, unsubscribes and webhooks."""
+    from mailmill.api.ingress.app import serve
+
+    mill = installation()
+    serve(ingress_app(mill), host=mill.settings.bind, port=mill.settings.ingress_port if port is None else port)
+
+
+def ingress_app(mill: Installation) -> FastAPI:
+    """The application over this installation's stores."""
+    from mailmill.api.ingress.app import create_app
+    from mailmill.io.postgres import keys
+
+    def load(purpose: KeyPurpose) -> Mapping[int, bytes]:
+        with mill.database.transaction("ingress") as conn:
+            return keys.usable(conn, purpose)
+
+    return create_app(mill.database, _event_log(mill), keys=load, secret=mill.secret, spool=mill.home / "spool")
+
+
+def _event_log(mill: Installation) -> EventLog:
+    """Kafka where MAILMILL_KAFKA_URL names it, else the table in PostgreSQL."""
+    if mill.settings.kafka_url is None:
+        from mailmill.io.event_log.postgres import PostgresEventLog
+
+        return PostgresEventLog(mill.database, "ingress")
+    from mailmill.io.event_log.kafka import KafkaEventLog
+
+    return KafkaEventLog(mill.settings.kafka_url)
