@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres import ingest
 from mailmill.io.postgres.suppressions import suppress
 from mailmill.io.sources.files import CsvFiles
 from mailmill.io.sources.manual import Typed
@@ -181,6 +182,4 @@ def test_what_a_person_types_is_a_statement_each_time(mill):
 def test_a_missing_source_is_named_with_those_there_are(mill):
     mill.source("news")
     with mill.database.connect() as conn, pytest.raises(Misconfigured, match="acme/news"):
-        from mailmill.io.postgres import ingest
-
         ingest.source(conn, "acme/new")

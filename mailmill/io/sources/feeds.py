@@ -1,0 +1,45 @@
+"""From a source, as it was applied, to the feed that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mailmill.errors import Misconfigured
+from mailmill.io.sources.files import CsvFiles
+from mailmill.io.sources.http_json import HttpFeed, HttpSource
+from mailmill.pipelines.ingest.ports import Feed, SourceRow
+
+
+def feed_of(source: SourceRow, *, project: Path, secret: Callable[[str], str], files: Sequence[Path] = ()) -> Feed:
+    """The feed of a source.
+
+    In:     project, which `folder` is relative to; secret resolves a reference; files, read in place of the folder.
+    Raises: Misconfigured when there is nothing this source could be read from.
+    """
+    spec = source.spec
+    if spec.type == "csv":
+        if not files and spec.folder is None:
+            raise Misconfigured(
+                f"the source {source.name} has no folder and no file is named",
+                place="--file",
+                remedy="Name the files, or give the source a `folder`.",
+            )
+        folder = project / spec.folder if spec.folder and not files else None
+        return CsvFiles(paths=files, folder=folder, encoding=spec.encoding, delimiter=spec.delimiter)
+    if files:
+        raise Misconfigured(f"{source.name} is of type {spec.type} and reads no files", place="--file")
+    if spec.type == "manual":
+        raise Misconfigured(
+            f"{source.name} is filled by hand", remedy="Use `mailmill contacts add`, or a source of type csv."
+        )
+    assert spec.url is not None and spec.api_key is not None  # SourceSpec sees to it
+    return HttpFeed(
+        HttpSource(
+            url=spec.url,
+            type=spec.type,
+            key=secret(spec.api_key),
+            page_size=spec.page_size,
+            timeout_s=spec.timeout_s,
+        )
+    )
