@@ -13,7 +13,7 @@ _MACHINES = re.compile(
     r"GoogleImageProxy|YahooMailProxy|YahooMobileMail|DuckDuckGo|ProtonMail-?Proxy"  # mail services' proxies
     r"|Barracuda|Mimecast|Proofpoint|Symantec|MessageLabs|TrendMicro|FireEye|Fortinet|Sophos|Cisco.?IronPort"
     r"|BitDefender|Cloudmark|Forcepoint|Zscaler|SafeLinks|MSOffice.?Protection|GoogleSafeBrowsing|Google-Safety"
-    r"|bot\b|crawl|spider|slurp|scan(ner|ning)|preview|facebookexternalhit|monitor|HeadlessChrome|PhantomJS"
+    r"|(?<!cu)bot\b|crawl|spider|slurp|scan(ner|ning)|preview|facebookexternalhit|monitor|HeadlessChrome|PhantomJS"
     r"|^(curl|wget|python|java|go-http-client|okhttp|libwww|ruby|perl|axios|node|php|httpx|aiohttp|apache-httpclient)\b",
     re.IGNORECASE,
 )

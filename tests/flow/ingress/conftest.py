@@ -17,6 +17,7 @@ import httpx
 import psycopg
 import pytest
 import uvicorn
+from fastapi import FastAPI
 
 from mailmill.api.ingress.app import create_app
 from mailmill.io.event_log.postgres import PostgresEventLog
@@ -109,6 +110,7 @@ class Served:
     client: httpx.Client
     world: World
     url: str
+    app: FastAPI
 
     def post_events(self, events: Any, **changed: Any) -> httpx.Response:
         """A webhook call as a provider makes it; `changed` is what it does wrong."""
@@ -142,7 +144,7 @@ def serving(world: World, log: EventLog, spool: Path, database: Database | None 
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with httpx.Client(base_url=url, headers={"User-Agent": BROWSER}, timeout=30) as client:
-        yield Served(client=client, world=world, url=url)
+        yield Served(client=client, world=world, url=url, app=app)
     server.should_exit = True
     thread.join(20)
     assert not thread.is_alive()
