@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mailmill.io.postgres import keys
 from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database, Role, external
 from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.warehouse import Publication, Warehouse
 from mailmill.pipelines.target.planning import Planned, plan
 from mailmill.pipelines.target.ticks import tick
 from mailmill.settings import Settings, read_settings
@@ -76,6 +78,14 @@ class Installation:
     @cached_property
     def lake(self) -> Lake:
         return Lake(root=self.home / "lake")
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        return Warehouse(folder=self.home / "warehouse", lake=self.lake)
+
+    def publish_warehouse(self, tenant: str | None = None) -> list[Publication]:
+        """Publish the analysts' files as things stand now, all of them or one tenant's."""
+        return self.warehouse.publish(self.database, now=datetime.now(UTC), tenant=tenant)
 
     @property
     def public_url(self) -> str:

@@ -65,7 +65,7 @@ class Lake:
         paths = [self.root / file for file in files]
         if not paths:
             return pl.LazyFrame(schema=schema)
-        return pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore")
+        return pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore", glob=False)
 
     def sweep(self, listed: Iterable[str], *, older_than_s: float = 3600.0) -> int:
         """Remove files that no manifest row names and that are too old to be still on their way. Out: how many."""

@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
+import polars as pl
 import psycopg
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
 from mailmill.api.stats.app import create_app
-from mailmill.io.postgres import api_keys
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import api_keys, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.read_pool import ReadPool
+from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.listen.decode import EVENT_SCHEMA
 
 NOW = datetime(2026, 11, 20, 12, 30, tzinfo=UTC)
 NOW_HOUR = int(NOW.timestamp()) // 3600
@@ -82,6 +86,12 @@ def write_history(conn: psycopg.Connection, slug: str, **size: Any) -> int:
     values |= {"tenant_id": row[0], "n": values["contacts"]}
     conn.execute(CONTACTS, values)
     conn.execute(LEDGER, values)
+    conn.execute(
+        "UPDATE campaigns c SET first_message_id = m.first, planned = m.n FROM"
+        " (SELECT campaign_id, min(id) AS first, count(*) AS n FROM messages GROUP BY 1) m"
+        " WHERE c.id = m.campaign_id AND c.tenant_id = %(tenant_id)s",
+        values,
+    )
     return int(row[0])
 
 
@@ -94,6 +104,46 @@ def history(database: Database) -> History:
             number = write_history(conn, slug, **size)
             conn.execute("ANALYZE")
         return number
+
+    return write
+
+
+def write_lake(conn: psycopg.Connection, lake: Lake, tenant_id: int, *, events_files: int = 2) -> None:
+    """A contacts generation, a segment of every other contact, and the events of the ledger, each file twice over."""
+    contacts = pl.read_database(
+        "SELECT id AS contact_id, match_key, email, name, tags, created_at, created_at AS first_seen,"
+        f" 'active' AS status, 'valid' AS verdict FROM contacts WHERE tenant_id = {tenant_id} ORDER BY id",
+        conn,
+    ).match_to_schema(CONTACTS_SCHEMA, missing_columns="insert", integer_cast="upcast")
+    facts = {"as_of": NOW.isoformat(), "rows": contacts.height}
+    file = lake.write(contacts, tenant_id=tenant_id, dataset="contacts")
+    manifest.replace(conn, [file], tenant_id=tenant_id, dataset="contacts", facts=facts)
+    members = contacts.select("contact_id").gather_every(2)
+    file = lake.write(members, tenant_id=tenant_id, dataset="segments")
+    manifest.replace(conn, [file], tenant_id=tenant_id, dataset="segments", part="newsletter", facts=facts)
+    events = pl.read_database(
+        "SELECT md5(k.kind || m.id) AS event_id, m.tenant_id AS tenant, m.campaign_id AS campaign, m.id AS message,"
+        " k.kind, to_timestamp(k.at) AS at FROM messages m, LATERAL (VALUES ('accepted', m.at_accepted),"
+        " ('delivered', m.at_delivered), ('opened', m.at_opened)) k (kind, at)"
+        f" WHERE k.at IS NOT NULL AND m.tenant_id = {tenant_id}",
+        conn,
+    ).with_columns(pl.col("kind").cast(EVENT_SCHEMA["kind"]), pl.col("at").cast(EVENT_SCHEMA["at"]))
+    schema = {name: kind for name, kind in EVENT_SCHEMA.items() if name != "row"}
+    missing = [pl.lit(None).alias(name) for name in schema if name not in events.columns]
+    events = events.with_columns(*missing).select(pl.col(name).cast(kind) for name, kind in schema.items())
+    for _ in range(events_files):
+        manifest.add(
+            conn, lake.write(events, tenant_id=tenant_id, dataset="events"), tenant_id=tenant_id, dataset="events"
+        )
+
+
+@pytest.fixture
+def fill_lake(database: Database, lake: Lake) -> Callable[..., None]:
+    """Writes the lake's files of one tenant and lists them."""
+
+    def write(tenant_id: int, **options: Any) -> None:
+        with database.transaction() as conn:
+            write_lake(conn, lake, tenant_id, **options)
 
     return write
 
