@@ -1,4 +1,7 @@
-"""Stand-in for Backlink Engine: GET /v1/backlinks. usage: python backlink_engine.py --port 9102 --count 5000 --seed 1"""
+"""Stand-in for Backlink Engine: GET /v1/backlinks.
+
+usage: python backlink_engine.py --port 9102 --count 5000 --seed 1 --key KEY
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A stand-in for Scraper-Pro and Backlink Engine: generated contacts over real HTTP, the same for the same seed.
 
-It speaks the contract of docs/sources.md: X-API-Key, pages with a cursor, updated_since, as_of. Faults on demand, by the
-query `?fault=…` or the header `X-Fault: …` of a request, or by `--fault …` for every n-th request (`--fault-every`):
+It speaks the contract of docs/sources.md: X-API-Key, pages with a cursor, updated_since, as_of. Faults on demand,
+by the query `?fault=…` or the header `X-Fault: …` of a request, or by `--fault …` for every n-th one (`--fault-every`):
 429 (Retry-After: 1), 500, slow, garbage, columns (other names), gone (410 to a page cursor).
 """
 

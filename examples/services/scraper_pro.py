@@ -1,4 +1,7 @@
-"""Stand-in for Scraper-Pro: GET /v1/contacts. usage: python scraper_pro.py --port 9101 --count 5000 --seed 1 --key KEY"""
+"""Stand-in for Scraper-Pro: GET /v1/contacts.
+
+usage: python scraper_pro.py --port 9101 --count 5000 --seed 1 --key KEY
+"""
 
 from __future__ import annotations
 

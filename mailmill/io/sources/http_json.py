@@ -66,7 +66,7 @@ class HttpFeed:
         Raises: SourceUnavailable when the API does not answer in time or asks to wait longer than an import waits,
                 Misconfigured when it refuses the key or answers something else than docs/sources.md says.
         """
-        state = {"updated_since": None, "page": None, "as_of": None} | (cursor or {})
+        state: Cursor = {"updated_since": None, "page": None, "as_of": None} | (cursor or {})
         items: list[dict[str, Any]] = []
         headers = {"X-API-Key": self._config.key, "Accept": "application/json", "User-Agent": "mailmill"}
         with httpx.Client(headers=headers, timeout=self._config.timeout_s, follow_redirects=False) as client:
