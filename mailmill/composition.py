@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import keys
+from mailmill.io.postgres import ingest, keys
 from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database, Role, external
+from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.sources.feeds import feed_of
 from mailmill.io.warehouse import Publication, Warehouse
+from mailmill.pipelines.ingest.ports import Feed, SourceRow
 from mailmill.pipelines.target.planning import Planned, plan
-from mailmill.pipelines.target.ticks import tick
+from mailmill.pipelines.target.ticks import start_due, tick
 from mailmill.settings import Settings, read_settings
 
 TOPIC = "delivery-events"
@@ -92,6 +96,29 @@ class Installation:
         """Under which the ingress is reached. Without a setting it is on loopback, which is enough for a sandbox."""
         host = "127.0.0.1" if self.settings.bind in ("0.0.0.0", "::") else self.settings.bind
         return self.settings.public_url.rstrip("/") or f"http://{host}:{self.settings.ingress_port}"
+
+    @cached_property
+    def ingest(self) -> IngestStore:
+        """Where batches and contacts are kept."""
+        return IngestStore(database=self.database, lake=self.lake)
+
+    def source(self, name: str) -> SourceRow:
+        """The source `tenant/slug`. Raises: Misconfigured when there is none."""
+        with self.database.transaction() as conn:
+            return ingest.source(conn, name)
+
+    def feed(self, source: SourceRow, files: Sequence[Path] = ()) -> Feed:
+        """What reads a source: these files, or all that is new in its folder or at its API."""
+        return feed_of(source, project=self.project, secret=self.secret, files=files)
+
+    def start_due(self, campaign_id: int, *, by: str) -> Planned | None:
+        """Freeze and start a campaign that is due, or call it missed; None when it is not due or somebody else has it."""
+        store = PostgresCampaigns(database=self.database, lake=self.lake)
+        contacts = PostgresContacts(database=self.database, lake=self.lake)
+        for due in store.due():
+            if due.campaign_id == campaign_id:
+                return start_due(due, store, store, contacts, self.public_url, by)
+        return None
 
     def tick(self, *, by: str) -> list[Planned]:
         """Start every campaign that is due, finish every one that is done. Any number of ticks may run at once."""

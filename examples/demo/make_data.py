@@ -12,13 +12,56 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-FIRST = (
-    ["Anna", "Ben", "Chiara", "David", "Elif", "Femi", "Greta", "Hugo", "Ines", "Jonas", "Karin", "Liam", "Maja", "Noah", "Olga", "Pavel", "Quinn", "Rosa", "Sven", "Tara"]
-)
-LAST = ["Abel", "Berg", "Costa", "Duval", "Eriksen", "Fischer", "Garcia", "Huber", "Ivanova", "Jansen", "Koch", "Lange", "Moreau", "Novak", "Olsen", "Petit"]
-DOMAINS = (
-    ["mail.example", "post.example", "inbox.example", "kontor.test", "verlag.test", "werkstatt.test", "studio.test", "office.example"]
-)
+FIRST = [
+    "Anna",
+    "Ben",
+    "Chiara",
+    "David",
+    "Elif",
+    "Femi",
+    "Greta",
+    "Hugo",
+    "Ines",
+    "Jonas",
+    "Karin",
+    "Liam",
+    "Maja",
+    "Noah",
+    "Olga",
+    "Pavel",
+    "Quinn",
+    "Rosa",
+    "Sven",
+    "Tara",
+]
+LAST = [
+    "Abel",
+    "Berg",
+    "Costa",
+    "Duval",
+    "Eriksen",
+    "Fischer",
+    "Garcia",
+    "Huber",
+    "Ivanova",
+    "Jansen",
+    "Koch",
+    "Lange",
+    "Moreau",
+    "Novak",
+    "Olsen",
+    "Petit",
+]
+DOMAINS = [
+    "mail.example",
+    "post.example",
+    "inbox.example",
+    "kontor.test",
+    "verlag.test",
+    "werkstatt.test",
+    "studio.test",
+    "office.example",
+]
 IDN = ["bücher.example", "müller.test", "café.example"]
 CATEGORIES = ["fiction", "travel", "cooking", "science"]
 LANGUAGES = ["de", "en", "fr"]
@@ -93,23 +136,23 @@ def ragged(text: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-def make(folder: Path, *, seed: int = 7) -> None:
+def make(folder: Path, *, scale: float = 1.0, seed: int = 7) -> None:
     """Write the inboxes of both tenants and the list of addresses that were suppressed before."""
     rng = random.Random(seed)
     harbor, alpine = folder / "inbox" / "harbor", folder / "inbox" / "alpine"
     for path in (harbor, alpine):
         path.mkdir(parents=True, exist_ok=True)
-    rows = people(rng, 0, 4500)
+    rows = people(rng, 0, int(4500 * scale))
     (harbor / "2026-spring.csv").write_text(ragged(as_csv(rows), rng), encoding="utf-8-sig", newline="")
     # a spreadsheet program of Western Europe: semicolons and Windows-1252
-    western = people(rng, 4000, 2400)  # 500 addresses of the first file come again
+    western = people(rng, 4000, int(2400 * scale))  # 500 addresses of the first file come again
     (harbor / "messe-leads.csv").write_bytes(as_csv(western, delimiter=";").encode("cp1252", "replace"))
     # one that writes UTF-16 with tabs, and knows neither language nor country
-    short = people(rng, 8000, 1100)
+    short = people(rng, 8000, int(1100 * scale))
     (harbor / "export-unicode.txt").write_bytes(
         as_csv(short, delimiter="\t", header=["E-Mail", "Name", "Phone", "Category"]).encode("utf-16")
     )
-    partners = people(rng, 2000, 3000)
+    partners = people(rng, 2000, int(3000 * scale))
     broken = as_csv(partners, newline="\n").encode()
     # a few lines were pasted in another encoding: they cannot be read as UTF-8 and must not spoil the rest
     (alpine / "partners.csv").write_bytes(
@@ -117,7 +160,9 @@ def make(folder: Path, *, seed: int = 7) -> None:
     )
     (folder / "suppressed.txt").write_text(
         "\n".join(
-            row["E-Mail"].strip() for row in rows[100:400] if "@" in row["E-Mail"] and " " not in row["E-Mail"].strip()
+            row["E-Mail"].strip()
+            for row in rows[20 : 20 + int(300 * scale)]
+            if "@" in row["E-Mail"] and " " not in row["E-Mail"].strip()
         )
         + "\n"
     )

@@ -7,6 +7,12 @@ segments = dg.DynamicPartitionsDefinition(name="segments")
 campaigns = dg.DynamicPartitionsDefinition(name="campaigns")
 
 
+def add(instance: dg.DagsterInstance, definition: dg.DynamicPartitionsDefinition, keys: list[str]) -> None:
+    """Make partitions known; those that are known already stay as they are."""
+    assert definition.name is not None
+    instance.add_dynamic_partitions(definition.name, keys)
+
+
 def key(tenant: str, slug: str) -> str:
     return f"{tenant}|{slug}"
 

@@ -1,18 +1,26 @@
 """What assets and sensors are handed: the live objects of the installation, built by definitions.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from mailmill.io.lake import Lake
 from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.ledger import Account
+from mailmill.io.warehouse import Publication
+from mailmill.pipelines.ingest.ports import BatchStore, ContactStore, Feed, RawStore, SourceRow
+from mailmill.pipelines.target.planning import Planned
+
+
+class IngestStore(RawStore, BatchStore, ContactStore, Protocol):
+    """Everything ingest keeps."""
 
 
 class Mill(Protocol):
     """The installation as assets see it. Nothing is opened before it is asked for."""
 
     @property
-    def home(self) -> Path: ...
+    def project(self) -> Path: ...
 
     @property
     def database(self) -> Database: ...
@@ -21,7 +29,16 @@ class Mill(Protocol):
     def lake(self) -> Lake: ...
 
     @property
-    def public_url(self) -> str: ...
+    def ingest(self) -> IngestStore: ...
 
-    @property
-    def secret(self) -> Callable[[str], str]: ...
+    def source(self, name: str) -> SourceRow: ...
+
+    def feed(self, source: SourceRow, files: Sequence[Path] = ()) -> Feed: ...
+
+    def start_due(self, campaign_id: int, *, by: str) -> Planned | None: ...
+
+    def send_slice(self, campaign: str, *, max_seconds: float, progress: Callable[[str], None]) -> dict[str, int]: ...
+
+    def account(self, campaign_id: int) -> Account: ...
+
+    def publish_warehouse(self) -> Sequence[Publication]: ...

@@ -18,7 +18,7 @@ def tick(*, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, public
     results, broken = [], None
     for due in schedule.due():
         try:
-            results.append(_start(due, schedule, campaigns, contacts, public_url, by))
+            results.append(start_due(due, schedule, campaigns, contacts, public_url, by))
         except TransientError as error:
             broken = error
     schedule.settle(by=by)
@@ -27,9 +27,10 @@ def tick(*, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, public
     return [result for result in results if result is not None]
 
 
-def _start(
+def start_due(
     due: Due, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, public_url: str, by: str
 ) -> Planned | None:
+    """Plan one campaign, or call it missed when its time passed longer ago than its grace."""
     when = timeliness(
         scheduled_at=due.scheduled_at, now=due.now, misfire_grace_s=due.misfire_grace_s, ends_at=due.ends_at
     )

@@ -1,0 +1,170 @@
+"""From a source's rows to contacts: raw -> validated and rejected -> contacts; a partition a source."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+from pydantic import Field
+
+from mailmill.assets import partitions, reports
+from mailmill.assets.resources import Mill
+from mailmill.io.postgres.audiences import PostgresContacts
+from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest.ports import SourceRow
+
+OWNERS = ["team:data"]
+
+
+class IngestConfig(dg.Config):
+    """What to read. Without files: what is new in the source's folder, or at its API."""
+
+    files: list[str] = Field(default_factory=list)
+    force: bool = False  # load also where more rows were rejected than the source allows
+
+
+def _source(context: dg.AssetExecutionContext, mill: Mill) -> SourceRow:
+    return mill.source("/".join(partitions.parts(context.partition_key)))
+
+
+@dg.asset(partitions_def=partitions.sources, group_name="ingest", kinds={"parquet"}, owners=OWNERS)
+def raw_contacts(
+    context: dg.AssetExecutionContext, config: IngestConfig, mill: dg.ResourceParam[Mill]
+) -> dg.MaterializeResult:
+    """What a source said, as it said it, batch by batch. The same content twice is one batch."""
+    source = _source(context, mill)
+    files = tuple(Path(file) for file in config.files)
+    received = stage.receive(source, mill.feed(source, files), mill.ingest, progress=context.log.info)
+    if config.files and received.refused and not received.batches and not received.known:
+        raise dg.Failure(received.refused[0].message, allow_retries=False)
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": received.rows,
+            "batches": len(received.batches),
+            "known_before": received.known,
+            "refused": reports.table([{"origin": r.origin, "why": r.message} for r in received.refused]),
+            "notes": list(received.notes),
+        }
+    )
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "validated_contacts",
+            deps=[raw_contacts],
+            group_name="ingest",
+            kinds={"polars"},
+            owners=OWNERS,
+            description="Rows with an address or phone number that can be written to, normalised, with a verdict.",
+        ),
+        dg.AssetSpec(
+            "rejected_contacts",
+            deps=[raw_contacts],
+            group_name="ingest",
+            kinds={"polars"},
+            owners=OWNERS,
+            description="Rows that cannot be used, with source, line, field, reason and the text as it came.",
+        ),
+    ],
+    partitions_def=partitions.sources,
+    name="validate_contacts",
+)
+def validate_contacts(
+    context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]
+) -> Iterator[dg.MaterializeResult]:
+    """Divide raw rows into those that hold and those that do not; nothing is dropped."""
+    validated = stage.validate(_source(context, mill), mill.ingest, progress=context.log.info)
+    share = validated.rejected / validated.read if validated.read else 0.0
+    yield dg.MaterializeResult(
+        asset_key="validated_contacts",
+        metadata={
+            "dagster/row_count": validated.accepted,
+            "read": validated.read,
+            "masked_sample": reports.table(validated.sample),
+            "notes": list(validated.notes),
+        },
+    )
+    yield dg.MaterializeResult(
+        asset_key="rejected_contacts",
+        metadata={
+            "dagster/row_count": validated.rejected,
+            "share": share,
+            "reasons": reports.counts(validated.reasons, what="reason"),
+            "chart": reports.bars(validated.reasons, title="rejected by reason"),
+        },
+    )
+
+
+@dg.asset_check(
+    asset=dg.AssetKey("validated_contacts"),
+    blocking=True,
+    partitions_def=partitions.sources,
+    description="No batch that waits to be loaded has more rejected rows than its source allows (max_reject_share).",
+)
+def rejects_are_few(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
+    source = mill.source("/".join(partitions.parts(context.partition_key)))
+    waiting = mill.ingest.batches(source, "validated")
+    over = [batch for batch in waiting if stage.too_many_rejected(source, batch)]
+    # one bad file does not hold up the others: it is withheld, and loaded by hand or after a correction
+    return dg.AssetCheckResult(
+        passed=not over,
+        severity=dg.AssetCheckSeverity.WARN if len(over) < len(waiting) else dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "waiting": len(waiting),
+            "withheld": reports.table(
+                [{"batch": b.id, "origin": b.origin, "read": b.rows_read, "rejected": b.rows_rejected} for b in over]
+            ),
+        },
+    )
+
+
+@dg.asset(
+    partitions_def=partitions.sources,
+    deps=["validated_contacts"],
+    group_name="ingest",
+    kinds={"postgres", "parquet"},
+    owners=OWNERS,
+)
+def contacts(
+    context: dg.AssetExecutionContext, config: IngestConfig, mill: dg.ResourceParam[Mill]
+) -> dg.MaterializeResult:
+    """One person, one contact, across all sources of the tenant; each field says which source and batch it is from."""
+    source = _source(context, mill)
+    loaded = stage.load(source, mill.ingest, mill.ingest, force=config.force, progress=context.log.info)
+    published = stage.publish_contacts(source.tenant_id, mill.ingest, now=datetime.now(UTC))
+    counts = loaded.counts
+    what_became = {
+        "new": counts.new,
+        "changed": counts.changed,
+        "duplicates_within": counts.duplicates_within,
+        "duplicates_across": counts.duplicates_across,
+    }
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": published.rows,
+            "as_of": dg.MetadataValue.timestamp(published.as_of),
+            "batches_loaded": counts.batches,
+            "batches_withheld": len(loaded.withheld),
+            "accepted": counts.accepted,
+            **what_became,
+            "chart": reports.bars(what_became, title="what became of accepted rows"),
+        }
+    )
+
+
+@dg.asset_check(
+    asset=contacts,
+    blocking=True,
+    partitions_def=partitions.sources,
+    description="In the published generation no two contacts share a match key.",
+)
+def contacts_are_unique(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
+    tenant_id = mill.source("/".join(partitions.parts(context.partition_key))).tenant_id
+    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(tenant_id)
+    if generation is None:
+        return dg.AssetCheckResult(passed=False, description="no generation is published")
+    numbers = generation.contacts.select(rows=pl.len(), distinct=pl.col("match_key").n_unique()).collect()
+    rows, distinct = numbers.row(0)
+    return dg.AssetCheckResult(passed=rows == distinct, metadata={"contacts": rows, "distinct_keys": distinct})

@@ -1,0 +1,108 @@
+"""What the orchestration asks PostgreSQL: what there is, and what has work. The caller owns the transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.rows import class_row
+
+from mailmill.io.postgres.sql import statements
+
+SQL = statements("control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audience:
+    """A frozen audience in numbers; the twenty largest domains."""
+
+    state: str
+    planned: int
+    exclusions: dict[str, int]
+    domains: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dirt:
+    """What must not be in an audience. All but `suppressed_since` have to be zero."""
+
+    duplicates: int
+    suppressed_when_frozen: int
+    suppressed_since: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reputation:
+    """Distinct messages of a campaign."""
+
+    accepted: int
+    bounced_hard: int
+    complained: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thing:
+    """A source, segment or campaign by the names people use."""
+
+    tenant: str
+    slug: str
+    kind: str = ""
+    folder: str | None = None
+
+    @property
+    def key(self) -> str:
+        """As Dagster's partitions name it."""
+        return f"{self.tenant}|{self.slug}"
+
+
+def _things(conn: psycopg.Connection, name: str) -> list[Thing]:
+    with conn.cursor(row_factory=class_row(Thing)) as cursor:
+        cursor.execute(SQL[name])
+        return cursor.fetchall()
+
+
+def sources(conn: psycopg.Connection) -> list[Thing]:
+    return _things(conn, "sources")
+
+
+def segments(conn: psycopg.Connection) -> list[Thing]:
+    return _things(conn, "segments")
+
+
+def campaigns(conn: psycopg.Connection) -> list[Thing]:
+    return _things(conn, "campaigns")
+
+
+def campaigns_with_work(conn: psycopg.Connection) -> list[Thing]:
+    """Campaigns to start, to go on with or to call finished, the longest due first."""
+    return _things(conn, "campaigns_with_work")
+
+
+def live_workers(conn: psycopg.Connection) -> int:
+    """Send workers that were heard of in the last 30 seconds."""
+    row = conn.execute(SQL["live_workers"]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def audience(conn: psycopg.Connection, campaign_id: int) -> Audience:
+    """What was frozen for a campaign; zeros where nothing is yet."""
+    with conn.cursor(row_factory=class_row(Audience)) as cursor:
+        found = cursor.execute(SQL["audience"], {"campaign_id": campaign_id}).fetchone()
+    assert found is not None
+    return found
+
+
+def audience_dirt(conn: psycopg.Connection, campaign_id: int) -> Dirt:
+    """Recipients that should not be in the ledger."""
+    with conn.cursor(row_factory=class_row(Dirt)) as cursor:
+        found = cursor.execute(SQL["audience_dirt"], {"campaign_id": campaign_id}).fetchone()
+    assert found is not None
+    return found
+
+
+def reputation(conn: psycopg.Connection, campaign_id: int) -> Reputation:
+    """What mailbox providers judge a sender by, from the counters."""
+    with conn.cursor(row_factory=class_row(Reputation)) as cursor:
+        found = cursor.execute(SQL["reputation"], {"campaign_id": campaign_id}).fetchone()
+    assert found is not None
+    return found

@@ -1,0 +1,57 @@
+-- name: sources
+SELECT t.slug AS tenant, s.slug, s.kind, s.spec->>'folder' AS folder
+  FROM sources s JOIN tenants t ON t.id = s.tenant_id ORDER BY t.slug, s.slug;
+
+-- name: segments
+SELECT t.slug AS tenant, s.slug FROM segments s JOIN tenants t ON t.id = s.tenant_id ORDER BY t.slug, s.slug;
+
+-- name: campaigns
+SELECT t.slug AS tenant, c.slug FROM campaigns c JOIN tenants t ON t.id = c.tenant_id ORDER BY t.slug, c.slug;
+
+-- name: campaigns_with_work
+-- Campaigns that are due, or run and have a message that may be claimed now (a queued one whose time has come, on a
+-- route that is not held) or that have nothing open any more and wait to be called finished.
+SELECT t.slug AS tenant, c.slug
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+ WHERE (c.state = 'scheduled' AND c.scheduled_at <= clock_timestamp())
+    OR c.state = 'planning'
+    OR (c.state = 'running'
+        AND NOT EXISTS (SELECT 1 FROM transports r WHERE r.id = c.transport_id AND r.held_at IS NOT NULL)
+        AND (EXISTS (SELECT 1 FROM messages m
+                      WHERE m.campaign_id = c.id AND m.queued AND m.due_at <= clock_timestamp())
+             OR NOT EXISTS (SELECT 1 FROM messages m
+                             WHERE m.campaign_id = c.id
+                               AND m.state IN ('queued', 'leased', 'deferred', 'held'))))
+ ORDER BY c.scheduled_at NULLS LAST, c.id;
+
+-- name: live_workers
+SELECT count(*) FROM workers WHERE seen_at > clock_timestamp() - interval '30 s';
+
+-- name: audience
+SELECT c.state::text, coalesce(c.planned, 0) AS planned,
+       coalesce((SELECT jsonb_object_agg(e.reason, e.n ORDER BY e.n DESC) FROM exclusions e WHERE e.campaign_id = c.id),
+                '{}') AS exclusions,
+       coalesce((SELECT jsonb_object_agg(d.domain, d.n) FROM
+                  (SELECT m.domain, count(*) AS n FROM messages m WHERE m.campaign_id = c.id
+                    AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+                    GROUP BY m.domain ORDER BY n DESC, m.domain LIMIT 20) d), '{}') AS domains
+  FROM campaigns c WHERE c.id = %(campaign_id)s;
+
+-- name: audience_dirt
+-- A suppression that is older than the start must have kept its address out; a later one is caught at the claim.
+SELECT (SELECT count(*) - count(DISTINCT m.address_key) FROM messages m WHERE m.campaign_id = c.id) AS duplicates,
+       count(s.*) FILTER (WHERE s.created_at < c.started_at) AS suppressed_when_frozen,
+       count(s.*) FILTER (WHERE s.created_at >= c.started_at) AS suppressed_since
+  FROM campaigns c
+  LEFT JOIN messages m ON m.campaign_id = c.id
+  LEFT JOIN suppressions s ON s.tenant_id = c.tenant_id AND s.channel = 'email' AND s.address_key = m.address_key
+        AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = c.id)
+        AND (s.expires_at IS NULL OR s.expires_at > c.started_at)
+ WHERE c.id = %(campaign_id)s
+ GROUP BY c.id;
+
+-- name: reputation
+SELECT coalesce(sum(uniq) FILTER (WHERE kind = 'accepted'), 0)::bigint AS accepted,
+       coalesce(sum(uniq) FILTER (WHERE kind = 'bounced_hard'), 0)::bigint AS bounced_hard,
+       coalesce(sum(uniq) FILTER (WHERE kind = 'complained'), 0)::bigint AS complained
+  FROM counters WHERE campaign_id = %(campaign_id)s;

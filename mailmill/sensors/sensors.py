@@ -1,0 +1,98 @@
+"""What starts because something happened outside: a file was dropped, the configuration or the contacts changed."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+
+from mailmill.assets import partitions
+from mailmill.assets.resources import Mill
+from mailmill.io.postgres import control
+from mailmill.sensors import jobs
+
+SETTLED_S = 2.0  # a file that changed more recently may still be copied
+
+
+@dg.sensor(
+    job=jobs.ingest,
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Files dropped into the folder of a CSV source are ingested.",
+)
+def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
+    with mill.database.transaction("owner") as conn:
+        sources = [source for source in control.sources(conn) if source.kind == "csv" and source.folder]
+    known: dict[str, list[float]] = json.loads(context.cursor or "{}")
+    found: dict[str, list[float]] = {}
+    requests: dict[str, dg.RunRequest] = {}
+    for source in sources:
+        folder = mill.project / str(source.folder)
+        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+            status = path.stat()
+            if not path.is_file() or path.name.startswith(".") or time.time() - status.st_mtime < SETTLED_S:
+                continue
+            name = f"{source.key}:{path.name}"
+            found[name] = [status.st_mtime, status.st_size]
+            if known.get(name) != found[name]:
+                requests[source.key] = dg.RunRequest(
+                    run_key=f"{name}:{status.st_mtime_ns}",
+                    partition_key=source.key,
+                    tags={"mailmill/source": source.key},
+                )
+    return dg.SensorResult(
+        run_requests=list(requests.values()),
+        cursor=json.dumps(found),
+        dynamic_partitions_requests=[partitions.sources.build_add_request(list(requests))] if requests else [],
+    )
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Sources, segments and campaigns that were applied become partitions.",
+    job=jobs.segment,
+)
+def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
+    with mill.database.transaction("owner") as conn:
+        things = {
+            partitions.sources: control.sources(conn),
+            partitions.segments: control.segments(conn),
+            partitions.campaigns: control.campaigns(conn),
+        }
+    wanted = []
+    for definition, found in things.items():
+        have = set(context.instance.get_dynamic_partitions(definition.name or ""))
+        if missing := [thing.key for thing in found if thing.key not in have]:
+            wanted.append(definition.build_add_request(missing))
+    return dg.SensorResult(dynamic_partitions_requests=wanted)
+
+
+@dg.asset_sensor(
+    asset_key=dg.AssetKey("contacts"),
+    job=jobs.segment,
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="When contacts of a tenant changed, its segments are materialized anew.",
+)
+def contacts_changed(
+    context: dg.SensorEvaluationContext, asset_event: dg.EventLogEntry, mill: dg.ResourceParam[Mill]
+) -> Iterator[dg.RunRequest]:
+    event = asset_event.dagster_event
+    partition = event.partition if event else None
+    if partition is None:
+        return
+    tenant, _ = partitions.parts(partition)
+    with mill.database.transaction("owner") as conn:
+        mine = [segment for segment in control.segments(conn) if segment.tenant == tenant]
+    if mine:
+        partitions.add(context.instance, partitions.segments, [segment.key for segment in mine])
+    for segment in mine:
+        yield dg.RunRequest(
+            run_key=f"{segment.key}:{asset_event.run_id}",
+            partition_key=segment.key,
+            tags={"mailmill/segment": segment.key},
+        )
+
+
+ALL = [inbox, configuration, contacts_changed]
