@@ -8,7 +8,7 @@ from importlib import import_module
 from mailmill.cli.app import app
 from mailmill.errors import MailmillError
 
-STAGES = ("database", "configuration", "backup", "ingest", "campaigns", "listen")
+STAGES = ("database", "configuration", "backup", "ingest", "campaigns", "listen", "stats", "explain", "api")
 
 
 def main() -> None:

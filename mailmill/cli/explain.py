@@ -1,0 +1,89 @@
+"""The verb explain: one person, from the first sighting to the last event."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation, plain
+from mailmill.cli.stats import TenantOption, chosen, reading
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import explain as known
+from mailmill.pipelines.ingest.addresses import examine
+from mailmill.pipelines.read.explanation import Explanation
+from mailmill.pipelines.send import tokens
+
+
+@app.command()
+def explain(
+    asked: Annotated[str, typer.Argument(metavar="ADDRESS|MESSAGE_ID", help="An address, phone number or Message-ID.")],
+    tenant: TenantOption = None,
+    json: Json = False,
+) -> None:
+    """Where a contact came from, why they were or were not mailed, and what happened."""
+    mill = installation()
+    message = _message(asked)
+    found = []
+    with reading() as conn:
+        for one in chosen(conn, tenant):
+            if message is None:
+                key = _key(asked)
+                found.append(known.by_key(conn, mill.lake, tenant_id=one.id, tenant=one.slug, key=key))
+            elif message.tenant == one.id:
+                found.append(known.by_message(
+                    conn, mill.lake, tenant_id=one.id, tenant=one.slug, campaign_id=message.campaign,
+                    message_id=message.message, asked=asked))  # fmt: skip
+    explanations = [one for one in found if one is not None]
+    if not explanations:
+        where = f"tenant {tenant}" if tenant else "any tenant"
+        raise Misconfigured(f"{asked} is no contact, suppression or message of {where}",
+                            remedy="It may have been rejected: `mailmill rejects` shows rows and reasons.")  # fmt: skip
+    if json:
+        answer_json(explanations)
+        return
+    for explanation in explanations:
+        _show(explanation)
+
+
+def _message(asked: str) -> tokens.Token | None:
+    """The message that a Message-ID or return path of ours names."""
+    match = re.fullmatch(r"<?(?:b\+)?([a-z2-7]{48})(?:@[^\s>]+)?>?", asked.strip().lower())
+    if match is None:
+        return None
+    return tokens.verify(match[1], installation().signing_keys("return_path"), "return_path")
+
+
+def _key(asked: str) -> str:
+    """The key a contact of this address is found by; what is no address (a phone number) stands for itself."""
+    if "@" not in asked:
+        return asked.strip()
+    key = examine(pl.Series([asked], dtype=pl.String))["address_key"][0]
+    return str(key) if key is not None else asked.strip().lower()
+
+
+def _show(explanation: Explanation) -> None:
+    contact = explanation.contact
+    if contact is None:
+        print(f"{explanation.tenant}: {explanation.asked} is no contact (any more)")
+    else:
+        reason = f" ({contact['verdict_reason']})" if contact["verdict_reason"] else ""
+        print(f"{explanation.tenant}: contact {contact['id']}, {contact['email'] or contact['phone']},"
+              f" {contact['verdict']}{reason}, since {contact['created_at']:%Y-%m-%d %H:%M %Z}")  # fmt: skip
+    for title, facts in (
+        ("came from", explanation.sources),
+        ("values that won", explanation.values),
+        ("suppressions", explanation.suppressions),
+    ):
+        answer_table([plain(fact) for fact in facts], title=title)
+    rows = [
+        {"campaign": story.campaign, "state": story.campaign_state, "mailed": story.mailed, "why": story.why,
+         "attempts": len(story.attempts), "at": story.message["done_at"] if story.message else None}
+        for story in explanation.campaigns
+    ]  # fmt: skip
+    answer_table(rows, title="campaigns")
+    for story in explanation.campaigns:
+        if len(story.attempts) > 1:
+            answer_table([dict(row) for row in story.attempts], title=f"attempts of {story.campaign}")

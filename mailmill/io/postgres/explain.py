@@ -1,0 +1,133 @@
+"""What PostgreSQL and the lake know of one contact. Reads only; the caller owns the transaction."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import psycopg
+from psycopg.rows import class_row, dict_row
+
+from mailmill.io.lake import Lake
+from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.read.explanation import (
+    CampaignFacts,
+    Explanation,
+    Sighting,
+    Story,
+    Suppression,
+    mailed,
+    not_mailed,
+    values,
+)
+
+SQL = statements("explain")
+_SEGMENT = pl.Schema({"contact_id": pl.Int64()})
+
+
+def by_key(conn: psycopg.Connection, lake: Lake, *, tenant_id: int, tenant: str, key: str) -> Explanation | None:
+    """Of an address key or phone number; None when the tenant knows neither contact nor suppression."""
+    asked = {"tenant_id": tenant_id, "key": key}
+    contact = _one(conn, "contact", asked) or _one(conn, "contact_by_email", asked)
+    found = _explain(conn, lake, tenant_id, tenant, key, contact, contact and contact["id"])
+    return found if contact is not None or found.suppressions else None
+
+
+def by_message(
+    conn: psycopg.Connection, lake: Lake, *, tenant_id: int, tenant: str, campaign_id: int, message_id: int, asked: str
+) -> Explanation | None:
+    """Of the contact a message went to; None when the ledger does not have it (any more)."""
+    which = {"tenant_id": tenant_id, "message_id": message_id, "campaign_id": campaign_id}
+    row = conn.execute(SQL["contact_of_message"], which).fetchone()
+    if row is None:
+        return None
+    contact = _one(conn, "contact_by_id", {"tenant_id": tenant_id, "contact_id": row[0]})
+    return _explain(conn, lake, tenant_id, tenant, asked, contact, row[0])
+
+
+def _explain(
+    conn: psycopg.Connection,
+    lake: Lake,
+    tenant_id: int,
+    tenant: str,
+    asked: str,
+    contact: dict[str, Any] | None,
+    contact_id: int | None,
+) -> Explanation:
+    keys = {asked}
+    if contact is not None:
+        keys |= {contact["match_key"], contact["phone"] or "", (contact["email"] or "").lower()}
+    which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": sorted(keys - {""})}
+    with conn.cursor(row_factory=class_row(Suppression)) as cursor:
+        suppressions = cursor.execute(SQL["suppressions"], which).fetchall()
+    with conn.cursor(row_factory=class_row(Sighting)) as cursor:
+        sightings = cursor.execute(SQL["sources"], which).fetchall()
+    return Explanation(
+        asked=asked,
+        tenant=tenant,
+        contact={name: value for name, value in contact.items() if name != "provenance"} if contact else None,
+        sources=sightings,
+        values=_values(conn, tenant_id, contact) if contact else [],
+        suppressions=suppressions,
+        campaigns=_stories(conn, lake, which, contact, suppressions),
+    )
+
+
+def _values(conn: psycopg.Connection, tenant_id: int, contact: Mapping[str, Any]) -> list[Any]:
+    batch_ids = sorted({claim[3] for claim in contact["provenance"].values()})
+    sources = conn.execute(SQL["source_names"], {"tenant_id": tenant_id}).fetchall()
+    origins = conn.execute(SQL["batch_origins"], {"tenant_id": tenant_id, "batch_ids": batch_ids}).fetchall()
+    return values(contact, dict(sources), dict(origins))
+
+
+def _stories(
+    conn: psycopg.Connection,
+    lake: Lake,
+    which: Mapping[str, Any],
+    contact: Mapping[str, Any] | None,
+    suppressions: Sequence[Suppression],
+) -> list[Story]:
+    messages = {row["campaign_id"]: row for row in _all(conn, "messages", which)}
+    attempts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    ids = [row["id"] for row in messages.values()]
+    for row in _all(conn, "attempts", {**which, "message_ids": ids}):
+        attempts[row.pop("message_id")].append(row)
+    member_of = _segments(conn, lake, which)
+    stories = []
+    for row in _all(conn, "campaigns", which):
+        facts = CampaignFacts(**row, in_segment=member_of.get(row["segment"]))
+        message = messages.get(facts.id)
+        code, why = (message["state"], mailed(message)) if message else not_mailed(contact, suppressions, facts)
+        stories.append(
+            Story(
+                campaign=facts.campaign,
+                campaign_state=facts.state,
+                mailed=message is not None and message["state"] == "sent",
+                code=code,
+                why=why,
+                message=message,
+                attempts=attempts[message["id"]] if message else (),
+            )
+        )
+    return stories
+
+
+def _segments(conn: psycopg.Connection, lake: Lake, which: Mapping[str, Any]) -> dict[str, bool]:
+    """Segment -> whether the contact is in it; segments that are not materialized are left out."""
+    files: defaultdict[str, list[str]] = defaultdict(list)
+    for part, file in conn.execute(SQL["segment_files"], which):
+        files[part].append(file)
+    wanted = pl.col("contact_id") == which["contact_id"]
+    return {part: not lake.scan(paths, _SEGMENT).filter(wanted).collect().is_empty() for part, paths in files.items()}
+
+
+def _all(conn: psycopg.Connection, name: str, which: Mapping[str, Any]) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(SQL[name], which).fetchall()
+
+
+def _one(conn: psycopg.Connection, name: str, which: Mapping[str, Any]) -> dict[str, Any] | None:
+    rows = _all(conn, name, which)
+    return rows[0] if rows else None

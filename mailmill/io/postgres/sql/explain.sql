@@ -1,0 +1,60 @@
+-- name: contact
+SELECT id, match_key, email, phone, name, language, category, country, time_zone, tags, fields, provenance, verdict,
+       verdict_reason, created_at, updated_at
+  FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = %(key)s;
+
+-- name: contact_by_email
+-- For a contact that was first known by its phone. There is no index for this: it is asked when the key finds nobody.
+SELECT id, match_key, email, phone, name, language, category, country, time_zone, tags, fields, provenance, verdict,
+       verdict_reason, created_at, updated_at
+  FROM contacts WHERE tenant_id = %(tenant_id)s AND lower(email) = %(key)s ORDER BY id LIMIT 1;
+
+-- name: contact_by_id
+SELECT id, match_key, email, phone, name, language, category, country, time_zone, tags, fields, provenance, verdict,
+       verdict_reason, created_at, updated_at
+  FROM contacts WHERE tenant_id = %(tenant_id)s AND id = %(contact_id)s;
+
+-- name: sources
+SELECT s.slug AS source, s.kind, c.first_seen, c.last_seen, f.origin AS first_from, l.origin AS last_from
+  FROM contact_sources c JOIN sources s ON s.id = c.source_id
+  LEFT JOIN batches f ON f.id = c.first_batch_id LEFT JOIN batches l ON l.id = c.last_batch_id
+ WHERE c.contact_id = %(contact_id)s AND c.tenant_id = %(tenant_id)s ORDER BY c.first_seen, s.slug;
+
+-- name: source_names
+SELECT id, slug FROM sources WHERE tenant_id = %(tenant_id)s;
+
+-- name: batch_origins
+SELECT id, origin FROM batches WHERE tenant_id = %(tenant_id)s AND id = ANY(%(batch_ids)s);
+
+-- name: suppressions
+SELECT reason, scope_campaign_id AS campaign_id, created_at, expires_at, note FROM suppressions
+ WHERE tenant_id = %(tenant_id)s AND address_key = ANY(%(keys)s) AND channel = ANY(ARRAY['email', 'phone'])
+ ORDER BY created_at;
+
+-- name: campaigns
+SELECT id, slug AS campaign, state::text, coalesce(spec ->> 'segment', '') AS segment, as_of, started_at, planned
+  FROM campaigns WHERE tenant_id = %(tenant_id)s ORDER BY id;
+
+-- name: messages
+SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, m.due_at, m.done_at, m.code, m.reason, m.reply,
+       t.slug AS transport,
+       jsonb_strip_nulls(jsonb_build_object('accepted', to_timestamp(at_accepted), 'failed', to_timestamp(at_failed),
+         'delivered', to_timestamp(at_delivered), 'bounced_soft', to_timestamp(at_bounced_soft),
+         'bounced_hard', to_timestamp(at_bounced_hard), 'complained', to_timestamp(at_complained),
+         'opened', to_timestamp(at_opened), 'clicked', to_timestamp(at_clicked),
+         'unsubscribed', to_timestamp(at_unsubscribed), 'replied', to_timestamp(at_replied),
+         'forwarded', to_timestamp(at_forwarded), 'machine_opened', to_timestamp(at_machine_opened),
+         'machine_clicked', to_timestamp(at_machine_clicked))) AS facts
+  FROM messages m LEFT JOIN transports t ON t.id = m.transport_id
+ WHERE m.contact_id = %(contact_id)s AND m.tenant_id = %(tenant_id)s ORDER BY m.id;
+
+-- name: attempts
+SELECT a.message_id, a.attempt, a.at, t.slug AS transport, a.stage, a.code, a.enhanced, a.reply, a.latency_ms
+  FROM attempts a LEFT JOIN transports t ON t.id = a.transport_id
+ WHERE a.message_id = ANY(%(message_ids)s) AND a.tenant_id = %(tenant_id)s ORDER BY a.message_id, a.attempt;
+
+-- name: contact_of_message
+SELECT contact_id FROM messages WHERE id = %(message_id)s AND tenant_id = %(tenant_id)s AND campaign_id = %(campaign_id)s;
+
+-- name: segment_files
+SELECT part, file FROM manifest WHERE tenant_id = %(tenant_id)s AND dataset = 'segments' ORDER BY part;
