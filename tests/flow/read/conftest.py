@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,12 +17,17 @@ import psycopg
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from psycopg.conninfo import conninfo_to_dict
+from typer.testing import CliRunner
 
 from mailmill.api.stats.app import create_app
+from mailmill.cli import STAGES
+from mailmill.cli.app import app, installation
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import api_keys, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.read_pool import ReadPool
+from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
 from mailmill.pipelines.listen.decode import EVENT_SCHEMA
 
@@ -112,7 +119,8 @@ def write_lake(conn: psycopg.Connection, lake: Lake, tenant_id: int, *, events_f
     """A contacts generation, a segment of every other contact, and the events of the ledger, each file twice over."""
     contacts = pl.read_database(
         "SELECT id AS contact_id, match_key, email, name, tags, created_at, created_at AS first_seen,"
-        f" 'active' AS status, 'valid' AS verdict FROM contacts WHERE tenant_id = {tenant_id} ORDER BY id",
+        f" ARRAY['csv-drop'] AS sources, 'active' AS status, 'valid' AS verdict"
+        f" FROM contacts WHERE tenant_id = {tenant_id} ORDER BY id",
         conn,
     ).match_to_schema(CONTACTS_SCHEMA, missing_columns="insert", integer_cast="upcast")
     facts = {"as_of": NOW.isoformat(), "rows": contacts.height}
@@ -191,3 +199,26 @@ def client(database: Database) -> Iterator[httpx.Client]:
 def at_now() -> datetime:
     """The moment at which the histories end."""
     return NOW
+
+
+@pytest.fixture
+def verb(
+    server: EmbeddedServer, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., str]]:
+    """Runs `mailmill <words>` in this process over the test's database. Out: what it printed."""
+    name = conninfo_to_dict(database.conninfo("owner"))["dbname"]
+    monkeypatch.setenv("MAILMILL_HOME", str(tmp_path))
+    monkeypatch.setenv("MAILMILL_DATABASE_URL", server.conninfo("postgres", str(name)))
+    installation.cache_clear()
+    for stage in STAGES:
+        import_module(f"mailmill.cli.{stage}")
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, list(words))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    yield run
+    installation.cache_clear()
