@@ -8,7 +8,19 @@ from importlib import import_module
 from mailmill.cli.app import app
 from mailmill.errors import MailmillError
 
-STAGES = ("database", "configuration", "backup", "ingest", "campaigns", "listen", "stats", "explain", "api")
+STAGES = (
+    "database",
+    "configuration",
+    "backup",
+    "ingest",
+    "campaigns",
+    "listen",
+    "stats",
+    "explain",
+    "api",
+    "ingress",
+    "sandbox",
+)
 
 
 def main() -> None:

@@ -163,7 +163,7 @@ def test_F03_a_link_cut_after_the_dot_is_written_down_with_what_is_true(box: Box
 def test_a_hanging_answer_holds_up_its_own_connection_only(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text(
-        "rules:\n- {match: slow@*, hang: {seconds: 0.5, stage: dot}}\n- {match: long@*, hang: {seconds: 60, stage: dot}}"
+        "rules:\n- {match: slow@*, hang: {seconds: 0.5, stage: dot}}\n- {match: long@*, hang: {seconds: 9, stage: dot}}"
     )
     with in_thread(SandboxConfig(log=tmp_path / "log.jsonl", rules=rules)) as running:
         box = Box(running, tmp_path / "log.jsonl")
