@@ -17,6 +17,8 @@ from mailmill.io.postgres import schema
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
 
+pytest_plugins = ["kafka_service"]
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[EmbeddedServer]:

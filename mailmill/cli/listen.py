@@ -15,6 +15,9 @@ from mailmill.cli.app import Json, answer_json, answer_table, app, installation,
 @app.command()
 def listen(
     until_idle: Annotated[bool, typer.Option("--until-idle", help="End when nothing is left on the log.")] = False,
+    accept_gap: Annotated[
+        bool, typer.Option("--accept-gap", help="Go on at what Kafka still has where it lost what comes next.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Fold delivery events into outcomes, suppressions and statistics, until stopped."""
@@ -25,7 +28,9 @@ def listen(
         logging.basicConfig(level=here.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         for name in (signal.SIGTERM, signal.SIGINT):  # the batch under way is finished, the rest stays on the log
             signal.signal(name, lambda *_: stop.set())
-    listener = Listener(database=here.database, lake=here.lake, kafka_url=here.settings.kafka_url)
+    listener = Listener(
+        database=here.database, lake=here.lake, kafka_url=here.settings.kafka_url, accept_gap=accept_gap
+    )
     report = listener.run(until_idle=until_idle, stop=stop)
     if json:
         answer_json(report)

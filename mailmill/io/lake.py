@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,8 @@ class Lake:
             temporary.rename(final)
             _fsync(folder)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise StoreUnavailable(f"the lake cannot be written in {folder}: {error.strerror}") from error
         rows = pyarrow.parquet.ParquetFile(final).metadata.num_rows
         return LakeFile(file=str(final.relative_to(self.root)), rows=rows, bytes=final.stat().st_size)

@@ -148,18 +148,16 @@ class _Link:
         try:
             with driver_errors():
                 if self._connection is None or self._connection.closed:
-                    self._connection = self._open()
+                    self._connection = self._database.connect(self._role, autocommit=True)
+                    self._connection.execute(
+                        "SELECT set_config('statement_timeout', %s, false)", (f"{STATEMENT_TIMEOUT_S}s",)
+                    )
                 yield self._connection
         except psycopg.errors.QueryCanceled as error:
             raise StoreUnavailable("PostgreSQL does not answer in time") from error
         except BaseException:
             self.close()
             raise
-
-    def _open(self) -> psycopg.Connection:
-        connection = self._database.connect(self._role, autocommit=True)
-        connection.execute("SELECT set_config('statement_timeout', %s, false)", (f"{STATEMENT_TIMEOUT_S}s",))
-        return connection
 
     def close(self) -> None:
         if self._connection is not None:

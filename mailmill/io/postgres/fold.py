@@ -41,8 +41,12 @@ class PostgresFold:
 
     def offsets(self, beginnings: Mapping[int, int]) -> dict[int, int]:
         """Where this consumer stands in each of these partitions; at their beginnings where it never was."""
-        with _errors(), self._conn().transaction():
-            return offsets(self._conn(), self._consumer, self._topic, beginnings)
+        try:
+            with _errors(), self._conn().transaction():
+                return offsets(self._conn(), self._consumer, self._topic, beginnings)
+        except BaseException:
+            self.close()
+            raise
 
     def apply(self, effects: Effects) -> Applied | Fenced | Orphans:
         """Commit one batch, or say why not.
@@ -68,7 +72,7 @@ class PostgresFold:
                 conn.execute(SQL["engagement"])
             suppressed = _suppress(conn, deltas.suppressions)
             _list_files(conn, effects, self._topic)
-            _bury(conn, effects.poison, self._topic)
+            bury(conn, effects.poison, self._topic)
             # rows that every batch touches come last, in the order of their keys, and are locked for a moment only
             for name, frame in (
                 ("count_domains", deltas.domains),
@@ -202,7 +206,8 @@ def _list_files(conn: psycopg.Connection, effects: Effects, topic: str) -> None:
         )
 
 
-def _bury(conn: psycopg.Connection, poison: Sequence[Poison], topic: str) -> None:
+def bury(conn: psycopg.Connection, poison: Sequence[Poison], topic: str) -> None:
+    """Write dead letters; one that lies there already stays as it is."""
     if not poison:
         return
     conn.execute(

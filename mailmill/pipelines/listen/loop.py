@@ -71,35 +71,41 @@ class Fold:
     pace: Pace = field(default_factory=Pace)
     clock: Callable[[], float] = time.monotonic
     report: Report = field(default_factory=Report)
+    limit: int = field(default=0, init=False)  # of the next batch
 
     def run(self, *, until_idle: bool, stop: threading.Event) -> Report:
         """Fold until stopped, or until nothing is left on the log.
 
         Raises: StoreUnavailable when `until_idle` and a store was away for `give_up_s`. Without it the loop waits.
         """
+        try:
+            self._run(until_idle, stop)
+        finally:
+            self.store.close()
+        return self.report
+
+    def _run(self, until_idle: bool, stop: threading.Event) -> None:
         patience = Patience(self.pace, self.clock)
-        limit = self.pace.batch
+        self.limit = self.pace.batch
         while not stop.is_set():
             before = self.report.batches
             try:
-                if self._session(limit, until_idle, stop):
-                    break
-                limit = min(self.pace.batch, limit * 2)
+                if self._session(until_idle, stop):
+                    return
             except StoreUnavailable as error:
                 if self.report.batches > before:
                     patience = Patience(self.pace, self.clock)
                 self.report.outages += 1
-                limit = max(SMALLEST_BATCH, limit // 2)  # a batch that takes too long must become one that does not
+                # a batch that takes too long has to become one that does not; success lets it grow again
+                self.limit = max(min(SMALLEST_BATCH, self.pace.batch), self.limit // 2)
                 pause = patience.next_pause(error, give_up=until_idle)
                 logger.warning("the fold waits", extra={"why": str(error), "pause_s": round(pause, 2)})
                 stop.wait(pause)
-        self.store.close()
-        return self.report
 
-    def _session(self, limit: int, until_idle: bool, stop: threading.Event) -> bool:
+    def _session(self, until_idle: bool, stop: threading.Event) -> bool:
         """From the stored offsets on. Out: True at the end, False when another owner moved them."""
         start = self.store.offsets(self.beginnings())
-        with _Feeder(self, start, limit, until_idle, stop) as batches:
+        with _Feeder(self, start, until_idle, stop) as batches:
             for effects in batches:
                 if isinstance(self._apply(effects), Fenced):
                     self.report.fenced += 1
@@ -113,6 +119,7 @@ class Fold:
             effects = without(effects, answer, self.archive)
             answer = self.store.apply(effects)
         if isinstance(answer, Applied):
+            self.limit = min(self.pace.batch, self.limit + self.limit // 8 + 1)
             self.report.batches += 1
             self.report.events += effects.events.height
             self.report.poison += len(effects.poison)
@@ -126,10 +133,8 @@ class Fold:
 class _Feeder:
     """Reads and prepares in a thread, two batches ahead of the transactions. Iterating gives the batches."""
 
-    def __init__(
-        self, fold: Fold, start: Mapping[int, int], limit: int, until_idle: bool, stop: threading.Event
-    ) -> None:
-        self._fold, self._at, self._limit = fold, dict(start), limit
+    def __init__(self, fold: Fold, start: Mapping[int, int], until_idle: bool, stop: threading.Event) -> None:
+        self._fold, self._at = fold, dict(start)
         self._until_idle, self._stop = until_idle, stop
         self._ready: queue.Queue[Effects | BaseException | None] = queue.Queue(2)
         self._over = threading.Event()
@@ -167,7 +172,7 @@ class _Feeder:
         wait_s = min(pace.wait_s, 0.05) if self._until_idle else pace.wait_s
         linger_s = 0.0 if self._until_idle else pace.linger_s  # whoever waits for the end does not want to wait
         while not (self._stop.is_set() or self._over.is_set()):
-            records = collect(reader, self._limit, linger_s, wait_s, fold.clock)
+            records = collect(reader, fold.limit, linger_s, wait_s, fold.clock)
             if records.next != self._at:
                 self._ready.put(prepare(records, self._at, fold.archive))
                 self._at.update(records.next)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
 from mailmill.errors import InvalidEvent
+from mailmill.io.event_log.kafka import KafkaEventLog, KafkaReader
 from mailmill.io.event_log.postgres import PostgresEventLog, PostgresLogReader
 from mailmill.io.postgres.database import Database
 from mailmill.pipelines.listen.events import MAX_EVENT_BYTES
@@ -23,13 +25,20 @@ class Wires:
     reader: Callable[[Mapping[int, int]], EventReader]
 
 
-@pytest.fixture(params=["postgres"])
+@pytest.fixture(params=["postgres", "kafka"])
 def wires(request: pytest.FixtureRequest) -> Iterator[Wires]:
-    database: Database = request.getfixturevalue("database")
-    log, readers = PostgresEventLog(database), list[EventReader]()
+    log: PostgresEventLog | KafkaEventLog
+    make: Callable[[Mapping[int, int]], EventReader]
+    if request.param == "postgres":
+        database: Database = request.getfixturevalue("database")
+        log, make = PostgresEventLog(database), partial(PostgresLogReader, database)
+    else:
+        url, topic = request.getfixturevalue("kafka"), request.getfixturevalue("topic")
+        log, make = KafkaEventLog(url, topic), partial(KafkaReader, url, topic=topic)
+    readers = list[EventReader]()
 
     def reader(start: Mapping[int, int]) -> EventReader:
-        readers.append(PostgresLogReader(database, start))
+        readers.append(make(start))
         return readers[-1]
 
     yield Wires(log, reader)
