@@ -116,6 +116,8 @@ def _stories(
 
 def _segments(conn: psycopg.Connection, lake: Lake, which: Mapping[str, Any]) -> dict[str, bool]:
     """Segment -> whether the contact is in it; segments that are not materialized are left out."""
+    if which["contact_id"] is None:
+        return {}
     files: defaultdict[str, list[str]] = defaultdict(list)
     for part, file in conn.execute(SQL["segment_files"], which):
         files[part].append(file)

@@ -36,7 +36,7 @@ SELECT id, slug AS campaign, state::text, coalesce(spec ->> 'segment', '') AS se
   FROM campaigns WHERE tenant_id = %(tenant_id)s ORDER BY id;
 
 -- name: messages
-SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, m.due_at, m.done_at, m.code, m.reason, m.reply,
+SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, nullif(m.due_at, '-infinity') AS due_at, m.done_at, m.code, m.reason, m.reply,
        t.slug AS transport,
        jsonb_strip_nulls(jsonb_build_object('accepted', to_timestamp(at_accepted), 'failed', to_timestamp(at_failed),
          'delivered', to_timestamp(at_delivered), 'bounced_soft', to_timestamp(at_bounced_soft),
