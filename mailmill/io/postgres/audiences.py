@@ -172,6 +172,7 @@ def fill(conn: psycopg.Connection, frame: pl.DataFrame, *, tenant_id: int, campa
     with conn.cursor() as cursor, cursor.copy(SQL["stage"]) as copy:
         for piece in frame.iter_slices(_PIECE_ROWS):
             copy.write(piece.write_csv(include_header=False))
+    conn.execute(SQL["no_nested_loops"])
     row = conn.execute(SQL["overtaken"], names).fetchone()
     if row is not None and row[0]:
         raise _Overtaken

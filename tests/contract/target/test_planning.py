@@ -228,6 +228,15 @@ def test_F35_a_campaign_past_its_own_end_is_missed(world, project):
     assert world.start()[0].state == "missed", "nothing starts after its end, by hand neither"
 
 
+def test_F05_a_planning_that_somebody_left_is_taken_up_by_the_next_tick(world):
+    world.run("UPDATE campaigns SET state = 'planning', scheduled_at = now() - interval '1 week'")
+    with world.campaigns.planning(1, by="slow") as draft:
+        assert draft is not None
+        assert world.tick() == [], "a planner that lives keeps its campaign"
+    assert [result.state for result in world.tick()] == ["running"]
+    assert world.value("SELECT count(*) FROM messages") == 5
+
+
 def test_an_unknown_campaign_is_named(world):
     with world.database.transaction() as conn, pytest.raises(Misconfigured, match="no campaign 'acme/nothing'"):
         campaigns.find(conn, "acme/nothing")

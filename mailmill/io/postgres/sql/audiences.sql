@@ -18,6 +18,10 @@ CREATE TEMP TABLE staged (message_id bigint, contact_id bigint, address text, ad
 COPY staged (message_id, contact_id, address, address_key, domain, merge_values) FROM STDIN
   (FORMAT csv, FORCE_NOT_NULL (address, address_key, domain, merge_values));
 
+-- name: no_nested_loops
+-- Without statistics the planner takes the suppressions for a handful and would read the whole audience for each.
+SET LOCAL enable_nestloop = off;
+
 -- name: overtaken
 -- Somebody of the audience was suppressed since it was taken.
 SELECT EXISTS (

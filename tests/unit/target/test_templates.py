@@ -1,0 +1,190 @@
+"""What a template may do, what it needs, and what is refused before the first mail."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2 import UndefinedError
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.target.anchors import anchors
+from mailmill.pipelines.target.templates import MAX_CHARACTERS, check, compile
+
+FOOT = "{{ unsubscribe_url }} {{ postal_address }}"
+
+
+def facts(html: str = "", *, subject: str = "Hello", text: str = ""):
+    return check(subject, html + FOOT, text + FOOT)
+
+
+@pytest.mark.parametrize(
+    ("source", "bare"),
+    [
+        ("{{ name }}", {"name"}),
+        ("{{ name | upper }}", {"name"}),
+        ("{{ name | default('you') }}", set()),
+        ("{{ name | d('you') | title }}", set()),
+        ("{{ name | upper | default('you') }}", {"name"}),  # upper comes first and has nothing to work on
+        ("{{ name or 'you' }}", set()),
+        ("{{ name or company }}", {"company"}),
+        ("{{ name if name else 'you' }}", set()),
+        ("{{ name if company }}", {"name"}),
+        ("{% if name %}{{ name }}{% endif %}", set()),
+        ("{% if name %}x{% else %}{{ name }}{% endif %}", {"name"}),
+        ("{% if not name %}you{% else %}{{ name }}{% endif %}", set()),
+        ("{% if name is defined %}{{ name }}{% endif %}", set()),
+        ("{% if name and company %}{{ name }} {{ company }}{% endif %}", set()),
+        ("{% if name or company %}{{ name }}{% endif %}", {"name"}),
+        ("{% if country == 'DE' %}{{ country }}{% else %}x{% endif %}", set()),
+        ("{% if country in ['DE', 'AT'] %}{{ country }}{% endif %}", set()),
+        ("{% if country != 'DE' %}{{ country }}{% endif %}", {"country"}),
+        ("{% if not name %}a{% elif company %}{{ name }} {{ company }}{% endif %}", set()),
+        ("{% set first = name | default('you') %}{{ first }}", set()),
+        ("{% set first = name %}{{ first }}", {"name"}),
+        ("{{ name | default(company) }}", {"company"}),
+        ("{{ name.split(' ')[0] }}", {"name"}),
+    ],
+)
+def test_a_field_is_bare_where_its_absence_would_be_an_error(source, bare):
+    found = facts(source)
+    assert found.bare == bare
+    template = compile("html", source)
+    values = dict.fromkeys(found.merge_fields, "x")
+    for name in set(values) - bare:  # what is not bare may be missing, alone or with the others
+        template.render({key: value for key, value in values.items() if key != name})
+    template.render({key: value for key, value in values.items() if key in bare})
+    for name in bare:
+        without = ({}, {key: "x" for key in values if key != name})
+        assert any(_breaks(source, given) for given in without)
+
+
+def _breaks(source, values) -> bool:
+    try:
+        compile("html", source).render(values)
+    except UndefinedError:
+        return True
+    return False
+
+
+def test_fields_come_in_the_order_they_first_appear():
+    found = check("For {{ company }}", "{{ name }} {{ company }}" + FOOT, "{{ country }}" + FOOT)
+    assert found.merge_fields == ("company", "name", "country")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ name.__init__.__globals__ }}",
+        "{{ name['__class__'] }}",
+        "{{ name | attr('__class__') }}",
+        "{{ name.format(1) }}",
+        "{{ '{0.__class__}'.format(name) }}",
+        "{{ cycler.__init__ }}",
+        "{{ lipsum() }}",
+        "{{ self._TemplateReference__context }}",
+        "{{ range(1000000000) }}",
+        "{% for i in name %}{% endfor %}",
+        "{{ 'x' * 1000000000 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ name | center(1000000000) }}",
+        "{{ name | replace('', 'xxxx') }}",
+        "{{ name | safe }}",
+        "{{ name | tojson }}",
+        "{% autoescape false %}{{ name }}{% endautoescape %}",
+        "{% macro a() %}{{ a() }}{% endmacro %}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+        "{% extends 'x' %}",
+        "{% set a = name ~ name %}{% set b = a ~ a %}{{ b }}",
+        "{% set a.b = 1 %}",
+        "{{ " + "(" * 400 + "1" + ")" * 400 + " }}",
+    ],
+    ids=lambda source: source[:40],
+)
+def test_F42_what_reaches_out_of_the_sandbox_or_grows_is_refused(source):
+    with pytest.raises(Misconfigured):
+        facts(source)
+
+
+def test_F42_html_in_a_value_is_escaped_in_html_and_kept_in_text():
+    name = {"name": "<script>&"}
+    assert compile("html", "{{ name }}").render(name) == "&lt;script&gt;&amp;"
+    assert compile("text", "{{ name }}").render(name) == "<script>&"
+    assert compile("html", "{{ name | upper | trim }}").render(name) == "&lt;SCRIPT&gt;&amp;"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=30))
+def test_F42_no_value_breaks_out_of_its_place(value):
+    shown = compile("html", "<p>{{ name | default('x') }}</p>").render({"name": value} if value else {})
+    assert shown.count("<") == 2 and shown.count(">") == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"html": "a\n{% if %}"}, "html:2"),
+        ({"text": "{{ name"}, "text:1"),
+        ({"subject": "{{ name | nope }}"}, "subject:1"),
+        ({"html": "\n\n{{ name | nope }}"}, "html:3: the filter nope is not allowed"),
+        ({"subject": "x" * 999}, "subject: has 999 characters, 998 are allowed"),
+        ({"html": "x" * MAX_CHARACTERS}, "html: has 500,"),
+        ({"subject": "a\nb"}, "subject: line breaks"),
+        ({"subject": " "}, "subject: is empty"),
+        ({"subject": "{% if name %}{{ name }}{% endif %}"}, "subject: is empty when its merge fields are"),
+        ({"subject": "{{ unsubscribe_url }}"}, "subject:1: unsubscribe_url and postal_address do not belong"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named_with_part_and_line(part, problem):
+    with pytest.raises(Misconfigured) as caught:
+        facts(**part)
+    assert str(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize("part", ["html", "text"])
+@pytest.mark.parametrize("name", ["unsubscribe_url", "postal_address"])
+@pytest.mark.parametrize("hidden", ["", "{{% if name %}}{{{{ {} }}}}{{% endif %}}", "{{# {{{{ {} }}}} #}}"])
+def test_both_parts_have_to_show_how_to_unsubscribe_and_who_sends(part, name, hidden):
+    parts = {"html": FOOT, "text": FOOT}
+    parts[part] = FOOT.replace(f"{{{{ {name} }}}}", hidden.format(name))
+    with pytest.raises(Misconfigured) as caught:
+        check("s", **parts)
+    assert caught.value.place == part
+    assert name in str(caught.value)
+
+
+def test_a_html_comment_shows_nothing():
+    with pytest.raises(Misconfigured, match="postal_address"):
+        check("s", "{{ unsubscribe_url }}<!-- {{ postal_address }} -->", FOOT)
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "javascript:alert(1)", "JaVaScRiPt:x", "data:text/html,x", "//evil.example/", "/relative", "mailto:a@b.example",
+        "{{ url }}", "https://{{ host }}/", "https://a.example@evil.example/", "https://a.example/ b", "https://",
+        "https://a.example/\\b", "http://[", "java&#115;cript:x", "ftp://a.example/", "{{ unsubscribe_url }}.evil",
+    ],
+)  # fmt: skip
+def test_F47_a_link_that_is_not_http_or_whose_host_is_not_ours_to_choose_is_refused(href):
+    with pytest.raises(Misconfigured, match="the link"):
+        facts(f'<a class="x" href="{href}">x</a>')
+
+
+def test_links_are_found_once_each_in_their_order_without_the_recipients_own():
+    html = """<A HREF='https://b.example/x?a=1&amp;b=2'>x</A><a href=https://a.example/>y</a>
+    <!-- <a href="https://hidden.example/"> --><a name="top">no link</a><area href="https://area.example/">
+    <a title="a > b" href="https://b.example/x?a=1&b=2">again</a><a href="https://a.example/?e={{ email|e }}">e</a>
+    <a href="{{ unsubscribe_url }}">u</a>"""
+    assert facts(html).links == ("https://b.example/x?a=1&b=2", "https://a.example/")
+
+
+def test_an_anchor_knows_its_place_in_the_source():
+    html = 'x {{ \'<a href="https://no.example/">\' }}\n<a  href = "https://a.example/?x={{ name }}" >'
+    (found,) = anchors(html)
+    assert html[found.start : found.end] == "https://a.example/?x={{ name }}"
+    assert (found.line, found.dynamic, found.problem) == (2, True, None)
