@@ -27,7 +27,7 @@ def sandbox(
     ingress: Annotated[str | None, typer.Option(help="URL of the ingress; by default the one on this machine.")] = None,
     webhook: Annotated[
         list[str] | None,
-        typer.Option(help="TENANT/TRANSPORT=SECRETREF[@SENDER-GLOB]; by default every sandbox transport applied."),
+        typer.Option(help="TENANT/TRANSPORT=SECRETREF or …=SECRETREF@SENDERS (a glob); by default every applied one."),
     ] = None,
 ) -> None:
     """Be a relay on loopback that takes, refuses, bounces, opens and clicks by rules, and reports it to the ingress."""

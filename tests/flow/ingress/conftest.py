@@ -125,7 +125,9 @@ class Served:
 
 
 @contextmanager
-def serving(world: World, log: EventLog, spool: Path, database: Database | None = None) -> Iterator[Served]:
+def serving(
+    world: World, log: EventLog, spool: Path, database: Database | None = None, port: int = 0
+) -> Iterator[Served]:
     database = database or world.database
 
     def load(purpose: Any) -> dict[int, bytes]:
@@ -136,7 +138,7 @@ def serving(world: World, log: EventLog, spool: Path, database: Database | None 
         database, log, keys=load, secret=lambda name: SECRET + name.removeprefix("env:"), spool=spool,
         now=lambda: datetime.now(UTC),
     )  # fmt: skip
-    config = uvicorn.Config(app, port=0, log_level="warning", access_log=False)
+    config = uvicorn.Config(app, port=port, log_level="warning", access_log=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=asyncio.run, args=(server.serve(),), daemon=True)
     thread.start()
@@ -162,8 +164,8 @@ def ingress(world: World, tmp_path: Path) -> Iterator[Served]:
 def serve(world: World, tmp_path: Path) -> Callable[..., Any]:
     """serve(log=…, database=…): an ingress over other stores than the usual ones."""
 
-    def start(log: EventLog, database: Database | None = None) -> Any:
-        return serving(world, log, tmp_path / "spool", database)
+    def start(log: EventLog, database: Database | None = None, port: int = 0) -> Any:
+        return serving(world, log, tmp_path / "spool", database, port)
 
     return start
 

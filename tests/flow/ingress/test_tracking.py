@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 NETWORK = "127.0.0.0"
 
 
@@ -21,13 +19,12 @@ def test_P16_a_pixel_is_counted_within_a_second(ingress: Any, until: Any) -> Non
     assert event["user_agent"].startswith("Mozilla/5.0")
 
 
-@pytest.mark.parametrize("bad", ["x", "A" * 40, "%00", "a" * 5000, "..%2f..", "%F0%9F%98%80", "-" * 40])
-def test_a_pixel_looks_the_same_whatever_its_token_is(ingress: Any, bad: str) -> None:
+def test_a_pixel_looks_the_same_whatever_its_token_is(ingress: Any) -> None:
     good = ingress.client.get(f"/o/{ingress.world.token('open')}")
-    answer = ingress.client.get(f"/o/{bad}")
-    assert answer.status_code == 200
-    assert answer.content == good.content
-    assert {**answer.headers, "date": ""} == {**good.headers, "date": ""}
+    for bad in ("x", "A" * 40, "%00", "a" * 5000, "..%2f..", "%F0%9F%98%80", "-" * 40):
+        answer = ingress.client.get(f"/o/{bad}")
+        assert (answer.status_code, answer.content) == (200, good.content)
+        assert {**answer.headers, "date": ""} == {**good.headers, "date": ""}
 
 
 def test_a_click_leads_to_the_stored_link(ingress: Any, until: Any) -> None:

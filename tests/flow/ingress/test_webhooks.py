@@ -7,8 +7,6 @@ import json
 import time
 from typing import Any
 
-import pytest
-
 AT = "2026-11-20T10:00:00Z"
 
 
@@ -43,33 +41,31 @@ def test_F28_a_hundred_replays_are_one_event(ingress: Any) -> None:
     assert len({event["event_id"] for event in found}) == 2
 
 
-@pytest.mark.parametrize(
-    ("wrong", "status"),
-    [
-        ({"secret": "another"}, 401),
-        ({"signature": "t=1,v1=00"}, 401),
-        ({"headers": {"X-Mailmill-Signature": ""}}, 401),
-        ({"at": int(time.time()) - 400}, 401),
-        ({"at": int(time.time()) + 4000}, 401),
-        ({"path": "/webhooks/beta/relay"}, 401),  # the other tenant's secret is another one
-        ({"path": "/webhooks/acme/none"}, 404),
-        ({"path": "/webhooks/acme/mute"}, 404),  # a transport without a secret takes nothing
-        ({"path": "/webhooks/none/relay"}, 404),
-        ({"headers": {"Content-Type": "text/plain"}}, 415),
-        ({"headers": {"Content-Encoding": "gzip"}, "body": gzip.compress(b"[" + b" " * 10**6 + b"]")}, 415),
-        ({"body": b"[" + b" " * 20_000_000 + b"]"}, 413),
-        ({"body": b"[" + b" " * 1_000_001 + b"]"}, 413),
-        ({"body": b'{"a": 1}'}, 422),
-        ({"body": b"not json"}, 422),
-    ],
-)
-def test_F29_what_is_not_as_it_has_to_be_is_refused_and_leaves_only_a_count(
-    ingress: Any, wrong: Any, status: int
-) -> None:
-    answer = ingress.post_events([a_bounce(ingress.world)], **wrong)
-    assert answer.status_code == status
+WRONG: list[tuple[dict[str, Any], int]] = [
+    ({"secret": "another"}, 401),
+    ({"signature": "t=1,v1=00"}, 401),
+    ({"headers": {"X-Mailmill-Signature": ""}}, 401),
+    ({"at": int(time.time()) - 400}, 401),
+    ({"at": int(time.time()) + 4000}, 401),
+    ({"path": "/webhooks/beta/relay"}, 401),  # the other tenant's secret is another one
+    ({"path": "/webhooks/acme/none"}, 404),
+    ({"path": "/webhooks/acme/mute"}, 404),  # a transport without a secret takes nothing
+    ({"path": "/webhooks/none/relay"}, 404),
+    ({"headers": {"Content-Type": "text/plain"}}, 415),
+    ({"headers": {"Content-Encoding": "gzip"}, "body": gzip.compress(b"[" + b" " * 10**6 + b"]")}, 415),
+    ({"body": b"[" + b" " * 20_000_000 + b"]"}, 413),
+    ({"body": b"[" + b" " * 1_000_001 + b"]"}, 413),
+    ({"body": b'{"a": 1}'}, 422),
+    ({"body": b"not json"}, 422),
+]
+
+
+def test_F29_what_is_not_as_it_has_to_be_is_refused_and_leaves_only_a_count(ingress: Any) -> None:
+    for number, (wrong, status) in enumerate(WRONG, 1):
+        answer = ingress.post_events([a_bounce(ingress.world)], **wrong)
+        assert answer.status_code == status, wrong.keys()
+        assert sum(ingress.health()["webhooks_refused"].values()) == number
     assert ingress.world.events() == []
-    assert sum(ingress.health()["webhooks_refused"].values()) == 1
 
 
 def test_F29_one_byte_changed_after_signing_is_refused(ingress: Any) -> None:
