@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+SHORTEST = 8  # characters of a number that can be reached from abroad, with its +
+
 
 def examine(typed: pl.Series, region: pl.Series) -> pl.Series:
     """E.164, null where nothing was typed or the number is impossible.
@@ -27,6 +29,6 @@ def _e164(typed: str, region: str | None) -> str | None:
         number = phonenumbers.parse(typed.removeprefix("tel:"), region)
     except phonenumbers.NumberParseException:
         return None
-    if not phonenumbers.is_possible_number(number):
-        return None
-    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+    text = str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+    # libphonenumber holds +49 12 for possible, since such numbers exist inside a country
+    return text if phonenumbers.is_possible_number(number) and len(text) >= SHORTEST else None

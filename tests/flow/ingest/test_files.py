@@ -1,0 +1,116 @@
+"""Files as people drop them: folders, archives, half-copied files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import threading
+import time
+import zipfile
+
+import pytest
+
+from mailmill.errors import Misconfigured
+from mailmill.io.sources.files import CsvFiles
+
+TEXT = b"email,name\na@x.org,Ann\n"
+
+
+def packed(**members: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in members.items():
+            archive.writestr(name.replace("_csv", ".csv"), text)
+    return content.getvalue()
+
+
+def said(feed: CsvFiles):
+    return list(feed.batches(None))
+
+
+def test_F37_a_packed_file_is_the_same_batch_as_the_plain_one(mill):
+    plain, gz = mill.file(TEXT, "a.csv"), mill.file(gzip.compress(TEXT), "a.csv.gz")
+    both = mill.file(packed(one_csv=TEXT, two_csv=b"email\nb@x.org\n", readme=b"x"), "a.zip")
+    batches = said(CsvFiles(paths=[plain, gz, both]))
+    assert [batch.origin for batch in batches] == ["a.csv", "a.csv.gz", "a.zip/one.csv", "a.zip/two.csv"]
+    assert len({batch.key for batch in batches}) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        pytest.param(gzip.compress(TEXT * 100)[:40], "cannot be read", id="a .gz that is cut off"),
+        pytest.param(packed(one_csv=TEXT)[:60], "cannot be read", id="a .zip that is cut off"),
+        pytest.param(packed(sheet=b"x"), "export it as CSV", id="a spreadsheet"),
+        pytest.param(b"a@x.org,Ann\n", "header line", id="no header"),
+        pytest.param(b"Ort,Name\nRom,Ann\n", "e-mail address", id="no address column"),
+    ],
+)
+def test_F37_what_cannot_be_read_as_a_whole_is_refused_and_the_rest_goes_on(mill, content, says):
+    source = mill.source()
+    done = mill.run(source, CsvFiles(paths=[mill.file(content, "bad.csv"), mill.file(TEXT, "good.csv")]))
+    assert [refusal.origin for refusal in done.received.refused] == ["bad.csv"]
+    assert says in done.received.refused[0].message
+    assert list(mill.contacts()) == ["a@x.org"]
+
+
+def test_F37_an_empty_file_is_an_answer(mill):
+    done = mill.read(mill.source(), b"")
+    assert (done.received.rows, len(done.received.batches), done.received.refused) == (0, 1, ())
+    assert done.loaded.counts.batches == 1
+
+
+def test_a_bomb_is_not_unpacked(mill, monkeypatch):
+    monkeypatch.setattr("mailmill.io.sources.files.MAX_BYTES", 1000)
+    for content in (gzip.compress(b"x" * 5000), packed(one_csv=b"x" * 5000)):
+        refused = said(CsvFiles(paths=[mill.file(content, "bomb")]))
+        assert "larger" in refused[0].message
+
+
+def test_a_folder_gives_every_file_again_and_takes_none_away(mill):
+    source = mill.source(folder="in")
+    folder = mill.folder / "in"
+    folder.mkdir()
+    for name in ("one.csv", ".hidden.csv", "two.csv.part"):
+        (folder / name).write_bytes(TEXT)
+    assert mill.run(source, CsvFiles(folder=folder, settle_s=0)).received.rows == 1
+    (folder / "two.csv").write_bytes(TEXT + b"b@x.org,Bob\n")
+    done = mill.run(source, CsvFiles(folder=folder, settle_s=0))
+    assert (done.received.known, done.received.rows, done.loaded.counts.new) == (1, 2, 1)
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_a_file_that_is_still_being_copied_is_waited_for(mill):
+    folder = mill.folder / "in"
+    folder.mkdir()
+    path = folder / "slow.csv"
+    path.write_bytes(TEXT)
+
+    def copy() -> None:
+        with path.open("ab") as file:
+            for number in range(5):
+                time.sleep(0.05)
+                file.write(b"user%d@x.org,U\n" % number)
+                file.flush()
+
+    copying = threading.Thread(target=copy)
+    copying.start()
+    batches = said(CsvFiles(folder=folder, settle_s=0.3))
+    copying.join()
+    assert batches[0].table.frame.height == 6
+
+
+def test_the_age_of_a_file_is_the_recency_of_its_values(mill):
+    source = mill.source()
+    old, new = mill.file("email,name\na@x.org,Old\n", "old.csv"), mill.file("email,name\na@x.org,New\n", "new.csv")
+    os.utime(old, (1_700_000_000, 1_700_000_000))
+    mill.run(source, CsvFiles(paths=[new]))
+    mill.run(source, CsvFiles(paths=[old]))
+    assert mill.contacts()["a@x.org"]["name"] == "New"
+
+
+def test_a_file_or_folder_that_is_not_there_is_named(mill):
+    for feed in (CsvFiles(paths=[mill.folder / "no.csv"]), CsvFiles(folder=mill.folder / "no")):
+        with pytest.raises(Misconfigured, match="no"):
+            said(feed)

@@ -1,0 +1,138 @@
+"""Addresses as people type them. F38: one key a mailbox, the local part as typed for sending."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailmill.pipelines.ingest import phones
+from mailmill.pipelines.ingest.addresses import RISKS, check, examine, mask, masked
+from mailmill.pipelines.ingest.rejects import REASONS
+
+
+@pytest.mark.parametrize(
+    ("typed", "address", "key"),
+    [
+        ("Ann.Lee@Example.ORG", "Ann.Lee@example.org", "ann.lee@example.org"),
+        ("  a@x.org\u00a0 ", "a@x.org", "a@x.org"),
+        ("a+news@x.org", "a+news@x.org", "a+news@x.org"),
+        ("a.b.c@gmail.com", "a.b.c@gmail.com", "a.b.c@gmail.com"),
+        ("a@BÜCHER.example", "a@xn--bcher-kva.example", "a@xn--bcher-kva.example"),
+        ("a@xn--bcher-kva.example", "a@xn--bcher-kva.example", "a@xn--bcher-kva.example"),
+        ("a@faß.de", "a@xn--fa-hia.de", "a@xn--fa-hia.de"),  # IDNA 2008: ß is a letter of its own
+        ("a@例え。テスト", "a@xn--r8jz45g.xn--zckzah", "a@xn--r8jz45g.xn--zckzah"),
+        ("ａｎｎ＠x.org", "ann@x.org", "ann@x.org"),
+        ("Ann <a@x.org>", "a@x.org", "a@x.org"),
+        ('"Doe, Jane" <Jane@x.org>', "Jane@x.org", "jane@x.org"),
+        ("<a@x.org>", "a@x.org", "a@x.org"),
+        ("mailto:a@x.org?subject=hi", "a@x.org", "a@x.org"),
+        ("a@x.org;", "a@x.org", "a@x.org"),
+        ("a@x.org.", "a@x.org", "a@x.org"),
+        ("a\u200b@x.org", "a@x.org", "a@x.org"),
+        ('"john doe"@x.org', '"john doe"@x.org', '"john doe"@x.org'),
+        ('"ann"@x.org', '"ann"@x.org', "ann@x.org"),
+        ("!#$%&'*+/=?^_`{|}~-@x.org", "!#$%&'*+/=?^_`{|}~-@x.org", "!#$%&'*+/=?^_`{|}~-@x.org"),
+        ("Jürgen@x.org", "Jürgen@x.org", "jürgen@x.org"),
+        ("x" * 64 + "@x.org", "x" * 64 + "@x.org", "x" * 64 + "@x.org"),
+        ("a@host.invalid", "a@host.invalid", "a@host.invalid"),
+    ],
+)
+def test_F38_a_mailbox_has_one_key_and_keeps_its_spelling(typed, address, key):
+    checked = check(typed)
+    assert (checked.address, checked.address_key) == (address, key)
+    assert checked.verdict in ("valid", "risky")
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("", "no_address"),
+        ("nobody", "address_without_at"),
+        ("Ann Lee", "address_without_at"),
+        ("@x.org", "local_part_syntax"),
+        ("a@@x.org", "local_part_syntax"),
+        ("a b@x.org", "local_part_syntax"),
+        (".a@x.org", "local_part_syntax"),
+        ("a..b@x.org", "local_part_syntax"),
+        ('"a\nb"@x.org', "local_part_syntax"),
+        ("x" * 65 + "@x.org", "address_too_long"),
+        ("a@" + ".".join(["d" * 60] * 5) + ".org", "address_too_long"),
+        ("a@" + "d" * 64 + ".org", "domain_syntax"),
+        ("a@-x.org", "domain_syntax"),
+        ("a@x_y.org", "domain_syntax"),
+        ("a@x.1", "domain_syntax"),
+        ("a@x..org", "domain_syntax"),
+        ("a@localhost", "domain_without_dot"),
+        ("a@[127.0.0.1]", "domain_literal"),
+        ("a@\u2603\u200d.example", "domain_idna"),
+        ("a@x.org, b@x.org", "several_addresses"),
+        ("a@x.org b@x.org", "several_addresses"),
+    ],
+)
+def test_what_is_no_address_says_why(typed, reason):
+    checked = check(typed)
+    assert (checked.verdict, checked.verdict_reason, checked.address) == ("invalid", reason, None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("info@x.org", "role_address"),
+        ("No-Reply+7@x.org", "role_address"),
+        ("ann@Mailinator.com", "disposable_domain"),
+        ('"a b"@x.org', "quoted_local_part"),
+        ("ünï@x.org", "needs_smtputf8"),
+    ],
+)
+def test_what_can_be_mailed_but_should_be_looked_at_is_risky(typed, reason):
+    checked = check(typed)
+    assert (checked.verdict, checked.verdict_reason) == ("risky", reason)
+
+
+def test_every_row_has_its_answer_in_its_place():
+    typed = pl.Series(["b@x.org", None, "Ann <a@x.org>", "", "bad", "c@x.org"])
+    found = examine(typed)
+    assert found["address"].to_list() == ["b@x.org", None, "a@x.org", None, None, "c@x.org"]
+    assert found["verdict"].to_list() == ["valid", None, "valid", None, "invalid", "valid"]
+    assert found["display_name"][2] == "Ann"
+    assert examine(pl.Series([], dtype=pl.String)).height == 0
+
+
+@given(st.lists(st.one_of(st.none(), st.text(max_size=80), st.emails(), st.from_regex(r'["a@. <>é,]{1,12}'))))
+def test_any_text_has_a_verdict_and_a_known_reason(texts):
+    found = examine(pl.Series(texts, dtype=pl.String))
+    assert found.height == len(texts)
+    for row in found.iter_rows(named=True):
+        assert row["verdict_reason"] is None or row["verdict_reason"] in {**REASONS, **RISKS}
+        if row["address"] is not None:
+            local, _, domain = row["address"].rpartition("@")
+            assert len(local.encode()) <= 64 and len(row["address"].encode()) <= 254
+            assert domain.isascii() and domain == domain.lower() and "." in domain
+            assert not any(ord(character) < 32 for character in row["address"])  # nothing that ends an SMTP line
+
+
+@given(st.emails())
+def test_examining_an_address_again_changes_nothing(typed):
+    first = check(typed)
+    if first.address is not None:
+        assert check(first.address).address == first.address
+        assert check(first.address).address_key == first.address_key
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [("ann@example.org", "a***@e***.org"), ("a@x.co.uk", "a***@x***.uk"), ("+49301234567", "+49***"), ("", "***")],
+)
+def test_a_masked_address_shows_nobody(address, shown):
+    assert mask(address) == shown
+    assert pl.select(masked(pl.lit(address))).item() == shown
+
+
+def test_phone_numbers_become_e164_by_the_country_of_their_row():
+    typed = pl.Series(["030 1234567", "+43 1 234567", "030 1234567", "12", None, "020 7946 0000", "tel:+49-30-1234567"])
+    region = pl.Series(["DE", None, None, "DE", "DE", "GB", None])
+    assert phones.examine(typed, region).to_list() == [
+        "+49301234567", "+431234567", None, None, None, "+442079460000", "+49301234567",
+    ]  # fmt: skip

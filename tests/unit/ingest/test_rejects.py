@@ -1,0 +1,102 @@
+"""F39: formulas stay data, and are harmless in what we hand out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest import addresses, columns, decoding, validation
+from mailmill.pipelines.ingest import csv as reader
+from mailmill.pipelines.ingest.rejects import REASONS, REJECTED_SCHEMA, as_csv
+from mailmill.pipelines.ingest.validation import BatchFacts, validate
+
+FACTS = BatchFacts(batch_id=1, source="s", seen_at=datetime(2026, 11, 20, tzinfo=UTC), columns={}, origin="f.csv")
+
+
+def checked(text: str, **facts):
+    return validate(reader.read_csv(text.encode()).frame, BatchFacts(**{**vars_of(FACTS), **facts}))
+
+
+def vars_of(facts: BatchFacts):
+    return {name: getattr(facts, name) for name in BatchFacts.__dataclass_fields__}
+
+
+@pytest.mark.parametrize("cell", ['=HYPERLINK("http://evil","x")', "+1+1", "-2+3", "@SUM(A1)"])
+def test_F39_a_formula_is_kept_as_data(cell):
+    quoted = '"' + cell.replace('"', '""') + '"'
+    assert checked(f"email,note\na@x.org,{quoted}\n").accepted["fields.note"].to_list() == [cell]
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_F39_an_export_defuses_formulas(cell):
+    rejected = pl.DataFrame([[1, "s", 2, None, "ragged_line", cell]], schema=REJECTED_SCHEMA, orient="row")
+    text = as_csv(rejected).decode("utf-8-sig")
+    row = next(csv.DictReader(io.StringIO(text, newline="")))
+    assert row["raw"] == "'" + cell
+    assert row["explanation"] == REASONS["ragged_line"]
+
+
+def test_every_reason_that_code_gives_is_explained():
+    given = set()
+    for module in (addresses, decoding, reader, validation):
+        given |= set(re.findall(r'pl\.lit\("([a-z]+_[a-z_]+)"\)', Path(module.__file__).read_text()))
+    known = {**REASONS, **addresses.RISKS}
+    assert {reason for reason in given if not reason.startswith("role")} <= known.keys() | {"role_address"}
+
+
+def test_an_unreadable_language_country_or_phone_does_not_cost_the_contact():
+    done = checked("email,language,country,phone\na@x.org,Klingon,Atlantis,12\n")
+    row = done.accepted.row(0, named=True)
+    assert (row["language"], row["country"], row["phone"]) == (None, None, None)
+    assert (row["fields.language_as_given"], row["fields.country_as_given"], row["fields.phone_as_given"]) == (
+        "Klingon", "Atlantis", "12",
+    )  # fmt: skip
+
+
+def test_languages_countries_and_zones_are_read_as_people_write_them():
+    done = checked(
+        "E-Mail,Sprache,Land,Zeitzone\na@x.org,de-AT,Österreich,europe/vienna\nb@x.org,German,GERMANY,\nc@x.org,EN,uk,\n"
+    )
+    assert done.accepted.select("language", "country", "time_zone").rows() == [
+        ("de", "AT", "Europe/Vienna"), ("de", "DE", None), ("en", "GB", None),
+    ]  # fmt: skip
+
+
+def test_control_characters_become_a_space():
+    done = checked('email,name\na@x.org,"Ann\r\nBcc: b@x.org\u2028x\x07"\n')
+    assert done.accepted["name"].to_list() == ["Ann Bcc: b@x.org x"]
+
+
+def test_a_time_in_the_future_does_not_win_for_ever():
+    done = checked("email,found_at\na@x.org,2999-01-01\nb@x.org,2026-01-02T10:00:00+02:00\nc@x.org,2026-01-02 10:00\n")
+    assert [seen.isoformat() for seen in done.accepted["seen_at"]] == [
+        "2026-11-20T00:00:00+00:00", "2026-01-02T08:00:00+00:00", "2026-01-02T10:00:00+00:00",
+    ]  # fmt: skip
+
+
+def test_first_and_last_name_make_a_name_and_stay_as_fields():
+    row = checked("email,Vorname,Nachname\na@x.org,Ann,Lee\n").accepted.row(0, named=True)
+    assert (row["name"], row["fields.first_name"], row["fields.last_name"]) == ("Ann Lee", "Ann", "Lee")
+
+
+def test_an_empty_batch_is_an_answer():
+    done = checked("")
+    assert (done.accepted.height, done.rejected.height) == (0, 0)
+
+
+@pytest.mark.parametrize("header", ["E-Mail", "email address", "EMAIL", "e_mail", "Mail", "Adresse e-mail"])
+def test_the_usual_names_of_a_column_are_known(header):
+    assert columns.mapped([header], {}, place="f").known == {"email": header}
+
+
+def test_P04_a_file_without_an_address_column_names_those_it_has():
+    with pytest.raises(Misconfigured, match="Kontakt"):
+        columns.mapped(["Kontakt", "Ort"], {}, place="f.csv")
+    assert columns.mapped(["Kontakt", "Ort"], {"email": "kontakt"}, place="f").known == {"email": "Kontakt"}
