@@ -31,7 +31,7 @@ def by_key(conn: psycopg.Connection, lake: Lake, *, tenant_id: int, tenant: str,
     """Of an address key or phone number; None when the tenant knows neither contact nor suppression."""
     asked = {"tenant_id": tenant_id, "key": key}
     contact = _one(conn, "contact", asked) or _one(conn, "contact_by_email", asked)
-    found = _explain(conn, lake, tenant_id, tenant, key, contact, contact and contact["id"])
+    found = _explain(conn, lake, tenant_id, tenant, key, contact, contact["id"] if contact else None)
     return found if contact is not None or found.suppressions else None
 
 
