@@ -90,7 +90,7 @@ def a_story(ledger: Ledger, n: int, seed: int = 1) -> list[Event]:
         if kind == "clicked":
             extra["link"] = dice.choice([0, 1, 2, 61, 62, 80, None])
         if kind in ("bounced_hard", "failed"):
-            extra["reason"] = dice.choice(reasons)
+            extra["reason"], extra["code"] = dice.choice(reasons), dice.choice([450, 550, None])
         events.append(an_event(ledger, message, kind, T0 + dice.randint(0, 6 * 3600), number, **extra))
     return events
 
@@ -128,7 +128,8 @@ def truth(ledger: Ledger, events: Sequence[Event]) -> dict[str, Any]:
             clicked.add((message, link))
         if kind in ("complained", "unsubscribed"):
             suppressions.add((tenant, ledger.address(message), kind))
-        if kind in ("bounced_hard", "failed") and event.get("reason") in HARD:
+        hard = kind == "bounced_hard" or (kind == "failed" and (event["code"] or 0) >= 500)
+        if hard and event.get("reason") in HARD:
             suppressions.add((tenant, ledger.address(message), "bounced"))
     for (message, kind), at in first.items():
         if kind == "deferred":

@@ -15,7 +15,7 @@ from mailmill.io.lake import LakeFile
 from mailmill.io.postgres import manifest, suppressions
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.listen import fold
+from mailmill.pipelines.listen import deltas
 from mailmill.pipelines.listen.decode import Poison
 from mailmill.pipelines.listen.effects import Applied, Effects, Fenced, Orphans
 
@@ -66,18 +66,18 @@ class PostgresFold:
         with conn.transaction():
             self._move(conn, effects)
             returned = _ledger(conn, effects)
-            new, crowded = fold.fresh(effects.repeating, returned)
-            deltas = fold.deltas(effects.messages, returned, pl.concat([new, _overflow(conn, crowded)]))
+            new, crowded = deltas.fresh(effects.repeating, returned)
+            added = deltas.deltas(effects.messages, returned, pl.concat([new, _overflow(conn, crowded)]))
             if effects.messages.height:
                 conn.execute(SQL["engagement"])
-            suppressed = _suppress(conn, deltas.suppressions)
+            suppressed = _suppress(conn, added.suppressions)
             _list_files(conn, effects, self._topic)
             bury(conn, effects.poison, self._topic)
             # rows that every batch touches come last, in the order of their keys, and are locked for a moment only
             for name, frame in (
-                ("count_domains", deltas.domains),
-                ("count_links", deltas.links),
-                ("count", deltas.counters),
+                ("count_domains", added.domains),
+                ("count_links", added.links),
+                ("count", added.counters),
             ):
                 if frame.height:
                     conn.execute(SQL[name], frame.to_dict(as_series=False), binary=True)
@@ -154,12 +154,12 @@ def _ledger(conn: psycopg.Connection, effects: Effects) -> pl.DataFrame:
     Raises: _Refused with the orphans, when events name messages that are not there.
     """
     if effects.messages.is_empty():
-        return pl.DataFrame(schema=fold.RETURNED_SCHEMA)
+        return pl.DataFrame(schema=deltas.RETURNED_SCHEMA)
     conn.execute(SQL["plan"])
     with conn.cursor() as cursor, cursor.copy(SQL["take_batch"]) as copy:
         copy.write(effects.messages.write_csv(include_header=False))
-    returned = _copied(conn, SQL["ledger"], fold.RETURNED_SCHEMA)
-    silent = fold.silent(effects.messages, returned)
+    returned = _copied(conn, SQL["ledger"], deltas.RETURNED_SCHEMA)
+    silent = deltas.silent(effects.messages, returned)
     if silent:
         rows = conn.execute(SQL["orphans"], {"messages": silent}, binary=True).fetchall()
         if rows:

@@ -87,7 +87,7 @@ def test_P18_F27_kill_9_in_the_middle_of_batches_loses_and_doubles_nothing(
     story = a_story(ledger, 6000)
     log.append(values(story + story[:500]))
     dice = random.Random(5)
-    for _ in range(4):
+    for _ in range(3):
         before = folded(database)
         with a_process(database, lake, batch=40) as process:
             until(lambda before=before, process=process: folded(database) > before or process.poll() is not None)
