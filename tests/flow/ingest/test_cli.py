@@ -1,0 +1,117 @@
+"""The verbs about contacts: what a person sees, and that bad input is answered in a sentence."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from mailmill.cli import ingest as verbs
+from mailmill.cli.app import app
+from mailmill.errors import Misconfigured
+
+
+@pytest.fixture
+def mailmill(mill, monkeypatch):
+    """Run one verb on this test's database; the answer, or the Misconfigured that `main` shows and exits 1 with."""
+    here = SimpleNamespace(database=mill.database, lake=mill.lake, project=mill.folder, secret=lambda reference: "key")
+    monkeypatch.setattr(verbs, "installation", lambda: here)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, list(arguments))
+        if isinstance(result.exception, Misconfigured):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    return run
+
+
+def test_ingest_says_what_became_of_every_row(mill, mailmill):
+    mill.source()
+    path = mill.file("email,name\na@x.org,Ann\nA@x.org,Ann\nbad,Bob\n")
+    answer = json.loads(mailmill("ingest", "acme/list", "--file", str(path), "--json"))
+    assert {key: answer[key] for key in ("read", "accepted", "rejected", "new", "duplicates_within", "contacts")} == {
+        "read": 3, "accepted": 2, "rejected": 1, "new": 1, "duplicates_within": 1, "contacts": 1,
+    }  # fmt: skip
+    assert answer["reasons"] == {"address_without_at": 1}
+    shown = mailmill("ingest", "acme/list", "--file", str(path))
+    assert "known before" in shown
+
+
+def test_ingest_reads_the_folder_of_the_source(mill, mailmill):
+    mill.source(folder="in")
+    (mill.folder / "in").mkdir()
+    (mill.folder / "in" / "a.csv").write_text("email\na@x.org\n")
+    assert json.loads(mailmill("ingest", "acme/list", "--json"))["new"] == 1
+
+
+def test_a_file_that_cannot_be_read_fails_the_verb_after_the_others_are_in(mill, mailmill):
+    mill.source()
+    good, bad = mill.file("email\na@x.org\n", "good.csv"), mill.file("Ort\nRom\n", "bad.csv")
+    with pytest.raises(Misconfigured, match=r"bad\.csv"):
+        mailmill("ingest", "acme/list", "--file", str(bad), "--file", str(good))
+    assert list(mill.contacts()) == ["a@x.org"]
+
+
+def test_contacts_add_goes_the_same_way_as_every_source(mill, mailmill):
+    mill.source("desk", type="manual", tags=["desk"])
+    words = [
+        "--email",
+        "Zoë <zoe@bücher.example>",
+        "--field",
+        "city=Rome",
+        "--field",
+        "country=Austria",
+        "--tag",
+        "VIP",
+    ]
+    mailmill("contacts", "add", "--tenant", "acme", *words)
+    contact = mill.contacts()["zoe@xn--bcher-kva.example"]
+    assert (contact["name"], contact["fields"], contact["country"]) == ("Zoë", {"city": "Rome"}, "AT")
+    assert contact["tags"] == ["desk", "vip"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["ingest", "acme/nope"], "acme/list"),
+        (["ingest", "nope"], "tenant/source"),
+        (["ingest", "acme/list"], "no folder"),
+        (["ingest", "acme/list", "--file", "no.csv"], "no such file"),
+        (["ingest", "acme/desk"], "filled by hand"),
+        (["contacts", "add", "--tenant", "acme"], "--email or --phone"),
+        (["contacts", "add", "--tenant", "acme", "--email", "bad"], "no @"),
+        (["contacts", "add", "--tenant", "acme", "--email", "a@x.org", "--field", "city"], "name=value"),
+        (["contacts", "add", "--tenant", "other", "--email", "a@x.org"], "no source of type manual"),
+    ],
+)
+def test_bad_input_is_answered_in_a_sentence(mill, mailmill, words, says):
+    mill.source()
+    mill.source("desk", type="manual")
+    with pytest.raises(Misconfigured, match=says):
+        mailmill(*words)
+    assert mill.contacts() == {}
+
+
+def test_rejects_are_shown_and_exported_without_formulas(mill, mailmill, tmp_path):
+    mill.source()
+    path = mill.file('email,name\n=cmd,"[/b]\x1b[31m"\n')
+    mailmill("ingest", "acme/list", "--file", str(path))
+    assert "address_without_at" in mailmill("rejects", "acme/list")
+    rows = json.loads(mailmill("rejects", "acme", "--json"))["rows"]
+    assert (rows[0]["source"], rows[0]["line"], rows[0]["field"]) == ("list", 2, "email")
+    out = tmp_path / "rejects.csv"
+    mailmill("rejects", str(rows[0]["batch_id"]), "--csv", str(out))
+    row = next(csv.DictReader(io.StringIO(out.read_bytes().decode("utf-8-sig"), newline="")))
+    assert row["raw"].startswith("'=cmd")
+    assert "nothing" in mailmill("rejects", "acme/other")
+
+
+def test_check_explains_an_address(mailmill):
+    assert json.loads(mailmill("check", "Info@BÜCHER.example", "--json"))["verdict_reason"] == "role_address"
+    assert CliRunner().invoke(app, ["check", "a@@b"]).exit_code == 1
