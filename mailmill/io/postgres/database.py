@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,8 +47,9 @@ class Database:
         try:
             connection = self._open(role, autocommit)
         except psycopg.OperationalError as error:
-            if error.sqlstate is not None:
-                raise refused(error) from error
+            problem = refused(error)
+            if isinstance(problem, Misconfigured):
+                raise problem from error
             self.wake()
             try:
                 connection = self._open(role, autocommit)
@@ -100,20 +102,35 @@ def driver_errors() -> Iterator[None]:
         raise
 
 
+# libpq gives no SQLSTATE for a connection that was not made, so here, and only here, the server's words decide. One
+# that speaks another language than English counts as not answering: that is tried again, never taken for an answer.
+_REFUSALS = (
+    (
+        re.compile(r"password authentication failed|no password supplied|no pg_hba\.conf entry|role .* does not exist"),
+        "PostgreSQL refuses this role or password",
+        "Check user, password and pg_hba.conf of the server.",
+    ),
+    (
+        re.compile(r'permission denied to set role "(\w+)"|role ".*" is not permitted to log in'),
+        "PostgreSQL does not let this user become the role that is needed here",
+        "Use the URL of a user that may (docs/production.md), or GRANT it the role.",
+    ),
+    (
+        re.compile(r'database ".*" does not exist'),
+        "PostgreSQL has no database of this name",
+        "Create it first, owned by mailmill_owner.",
+    ),
+)
+
+
 def refused(error: psycopg.OperationalError) -> MailmillError:
     """The error of a failed connection in our words, without the driver's connection string."""
-    if isinstance(error, psycopg.errors.InvalidAuthorizationSpecification):  # and InvalidPassword, its subclass
-        return Misconfigured(
-            "PostgreSQL refuses this role or password",
-            place="MAILMILL_DATABASE_URL",
-            remedy="Check user, password and pg_hba.conf of the server.",
-        )
-    if isinstance(error, psycopg.errors.InvalidCatalogName):
-        return Misconfigured(
-            "PostgreSQL has no database of this name",
-            place="MAILMILL_DATABASE_URL",
-            remedy="Create it first.",
-        )
+    for pattern, message, remedy in _REFUSALS:
+        if match := pattern.search(str(error)):
+            role = match[1] if pattern.groups else None
+            return Misconfigured(
+                f"{message}: {role}" if role else message, place="MAILMILL_DATABASE_URL", remedy=remedy
+            )
     return StoreUnavailable("PostgreSQL does not answer")
 
 

