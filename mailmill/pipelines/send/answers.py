@@ -1,10 +1,9 @@
 """What a relay's answer means for the message, the route and the next attempt. Pure decisions, one table.
 
 An answer speaks of us until MAIL has passed: a 5xx before RCPT is no recipient's fault and holds the route. At RCPT
-and after the final dot the class of the reply decides, by its enhanced code (RFC 3463), else by its words, never by the
-first digit alone; where the two disagree the basic code wins.
+and after the final dot the class of the reply decides, which bounces.py knows.
 
-Source: RFC 5321 section 4.2, RFC 3463, the IANA registry of enhanced codes; classes as PowerMTA names them.
+Source: RFC 5321 section 4.2.
 """
 
 from __future__ import annotations
@@ -14,42 +13,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mailmill.pipelines.ingest.addresses import mask
+from mailmill.pipelines.listen import bounces
 
 Stage = Literal["connect", "banner", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "dot", "render"]
 State = Literal["sent", "deferred", "failed", "held", "in_doubt", "invalid", "expired", "suppressed", "queued"]
 BEFORE_RECIPIENT: tuple[Stage, ...] = ("connect", "banner", "ehlo", "starttls", "auth", "mail")
 
-SUPPRESSING = frozenset({"bad_mailbox", "bad_domain", "inactive_mailbox"})  # the address, at once
-OUR_FAULT = frozenset({"policy", "content", "authentication", "invalid_sender", "protocol"})  # never a person
+# of the classes that are ours those that say the road is closed; too fast or too big says less
+OUR_FAULT: frozenset[bounces.Name] = frozenset({"policy", "content", "authentication", "invalid_sender", "protocol"})
 RUN_THAT_HOLDS = 10  # answers of OUR_FAULT one behind the other
 
-_CLASS = {
-    "1.0": "bad_mailbox", "1.1": "bad_mailbox", "1.3": "bad_mailbox", "1.2": "bad_domain", "1.10": "bad_domain",
-    "4.4": "bad_domain", "7.18": "bad_domain", "1.6": "inactive_mailbox", "7.13": "inactive_mailbox",
-    "7.17": "inactive_mailbox", "1.7": "invalid_sender", "1.8": "invalid_sender", "7.27": "invalid_sender",
-    "2.1": "mailbox_disabled", "2.2": "mailbox_full", "2.3": "too_big", "3.4": "too_big", "7.16": "too_big",
-    "2.4": "list_expansion", "3.1": "congestion", "3.2": "congestion", "4.1": "no_answer", "4.2": "no_answer",
-    "4.5": "congestion", "4.3": "dns", "4.6": "routing", "4.7": "message_expired", "5.3": "too_many_recipients",
-    "7.0": "policy", "7.1": "policy", "7.8": "authentication", "7.28": "rate",
-    **{f"7.{detail}": "authentication" for detail in (*range(20, 27), 29)},
-}  # fmt: skip
-_BY_SUBJECT = {"5": "protocol", "6": "content", "7": "policy"}
-# 2.1 and 4.4 mean different things as 4 and as 5
-_SOFT_CLASS = {"2.1": "mailbox_disabled", "4.4": "routing"}
-_BY_CODE = {421: "congestion", 450: "mailbox_busy", 451: "congestion", 452: "congestion", 530: "authentication",
-            535: "authentication", 552: "mailbox_full", 556: "bad_domain"}  # fmt: skip
-_NO_SUCH_USER = re.compile(
-    r"(user|mailbox|recipient|address|account)[^.;]{0,30}(unknown|not found|does ?n.t exist|does not exist|unavailable"
-    r"|invalid|no longer)|(no such|unknown|invalid) (user|mailbox|recipient|address|account)|user unknown",
-    re.IGNORECASE,
-)
-_WORDS = (
-    (re.compile(r"spam|blocked|blacklist|blocklist|reputation|policy|rejected due|not allowed", re.I), "policy"),
-    (re.compile(r"\bspf\b|\bdkim\b|dmarc|ptr record|reverse dns", re.I), "authentication"),
-    (re.compile(r"quota|mailbox (is )?full|over ?quota|insufficient storage", re.I), "mailbox_full"),
-    (re.compile(r"too many|rate limit|throttl|try again later", re.I), "rate"),
-    (re.compile(r"too (big|large)|size limit|exceeds", re.I), "too_big"),
-)
 _ENHANCED = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})(?![.\d])")
 _MAILBOX = re.compile(r"[^\s<>@\"'(),;:\[\]]+@[^\s<>@\"'(),;:\[\]]+")
 REPLY_CHARACTERS = 500
@@ -132,31 +105,9 @@ def back_off_s(attempt: int, patience: Patience, spread: int = 0) -> int:
     return max(1, delay + delay * (spread % 64) // 256)
 
 
-def classify(answer: Answer) -> str:
+def classify(answer: Answer) -> bounces.Name:
     """The class of a refusal: a code of the ledger's column `reason`."""
-    found = _ENHANCED.match(answer.reply)
-    hard = answer.code >= 500
-    if found:
-        detail = f"{int(found[2])}.{int(found[3])}"
-        soft = None if hard else _SOFT_CLASS.get(detail)
-        known = soft or _CLASS.get(detail)
-        if known == "mailbox_disabled" and hard and _NO_SUCH_USER.search(answer.reply):
-            return "bad_mailbox"
-        if known == "policy":
-            return _by_words(answer.reply, only=("authentication", "rate")) or "policy"
-        if known:
-            return known
-        if found[2] in _BY_SUBJECT:
-            return _BY_SUBJECT[found[2]]
-    if hard and answer.code in (550, 551, 553) and _NO_SUCH_USER.search(answer.reply):
-        return "bad_mailbox"
-    if 500 <= answer.code <= 504:
-        return "protocol"
-    return _by_words(answer.reply) or _BY_CODE.get(answer.code) or ("unknown" if hard else "temporary")
-
-
-def _by_words(reply: str, only: tuple[str, ...] = ()) -> str | None:
-    return next((name for words, name in _WORDS if (not only or name in only) and words.search(reply)), None)
+    return bounces.classify(answer.code, answer.enhanced, answer.reply).name
 
 
 def masked(reply: str) -> str:
