@@ -20,6 +20,8 @@ STAGES = (
     "api",
     "ingress",
     "sandbox",
+    "send",
+    "up",
 )
 
 

@@ -1,0 +1,105 @@
+"""What a crash leaves behind, put into the ledger: known answers recorded, doubts named, the rest released.
+
+The caller owns the transaction, and holds the dead worker's name (`own_name`), so that nothing of it can still commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg
+
+from mailmill.errors import Misconfigured
+from mailmill.io.journal import Left
+from mailmill.io.postgres.ledger import SQL, end_lease, record
+from mailmill.pipelines.send.answers import Answer
+from mailmill.pipelines.send.ports import Outcome
+
+RESEND_AFTER_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of the rows a worker left under its leases."""
+
+    recorded: int = 0  # the journal knew the answer
+    in_doubt: int = 0
+    released: int = 0
+
+    def __add__(self, other: Replayed) -> Replayed:
+        return Replayed(self.recorded + other.recorded, self.in_doubt + other.in_doubt, self.released + other.released)
+
+
+def own_name(conn: psycopg.Connection, worker: str) -> bool:
+    """Be the only session of this worker's name until it ends. Out: False while another one is."""
+    row = conn.execute(SQL["own_name"], {"worker": worker}).fetchone()
+    return bool(row and row[0])
+
+
+def disown_name(conn: psycopg.Connection, worker: str) -> None:
+    conn.execute(SQL["disown_name"], {"worker": worker})
+
+
+def replay(conn: psycopg.Connection, left: Left, *, at: datetime) -> Replayed:
+    """Put one journal file into the ledger. The file goes after the commit; doing it twice changes nothing."""
+    lease = conn.execute(SQL["lease_of"], {"token": left.token}).fetchone()
+    if lease is None:  # never claimed, or already settled
+        return Replayed()
+    transport_id = int(lease[0])
+    known = doubts = 0
+    if left.answered:
+        known = record(conn, token=left.token, transport_id=transport_id, lines=left.answered)
+    if left.attempted:
+        lines = [_doubt(id, at) for id in left.attempted]
+        doubts = record(conn, token=left.token, transport_id=transport_id, lines=lines, resend_after_s=RESEND_AFTER_S)
+    if left.incomplete:
+        doubts += conn.execute(SQL["doubt_all"], {"token": left.token, "reason": "journal_incomplete"}).rowcount
+        released = 0
+    else:
+        released = conn.execute(SQL["give_back_all"], {"token": left.token}).rowcount
+    end_lease(conn, left.token)
+    return Replayed(known, doubts, released)
+
+
+def _doubt(id: int, at: datetime) -> bytes:
+    why = "the worker was lost after the final dot"
+    answer = Answer("dot", 0, why)
+    return Outcome(
+        id=id,
+        state="in_doubt",
+        reason="worker_lost",
+        answer=answer,
+        at_ms=int(at.timestamp() * 1000),
+        connection="replay",
+    ).line(why)
+
+
+def orphaned(conn: psycopg.Connection, worker: str, known: Sequence[int]) -> list[int]:
+    """Expired leases of this worker that no journal file here speaks of: their journal is lost."""
+    rows = conn.execute(SQL["leases_of"], {"worker": worker}).fetchall()
+    return [int(token) for token, _, _, _, expired in rows if expired and token not in known]
+
+
+def declare_lost(conn: psycopg.Connection, worker: str) -> int:
+    """The journal of a dead worker will not come back: everything under its leases is in doubt. Out: how many rows.
+
+    Raises: Misconfigured while the worker may live: its name is taken, or a lease has not run out.
+    """
+    if not own_name(conn, worker):
+        raise Misconfigured(f"the worker {worker} is connected to the database", remedy="Stop it first.")
+    leases = conn.execute(SQL["leases_of"], {"worker": worker}).fetchall()
+    if any(not expired for *_, expired in leases):
+        raise Misconfigured(
+            f"a lease of {worker} has not run out: it may still be sending",
+            remedy="Wait until `mailmill workers` shows its leases as expired.",
+        )
+    return sum(lose(conn, int(token)) for token, *_ in leases)
+
+
+def lose(conn: psycopg.Connection, token: int) -> int:
+    """All rows under a lease whose journal is lost are in doubt."""
+    n = conn.execute(SQL["doubt_all"], {"token": token, "reason": "journal_lost"}).rowcount
+    end_lease(conn, token)
+    return n

@@ -1,0 +1,266 @@
+"""The ledger as the sender works on it. Functions take `conn`, the caller owns the transaction.
+
+`ledger_ports.py` puts them behind the send loop's ports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres.sql import statements
+from mailmill.io.postgres.suppressions import raise_change_number
+from mailmill.pipelines.send.ports import LINE, CampaignFacts, Claimed, Look, Order, RouteFacts
+
+SQL = statements("ledger")
+TERMINAL = ("sent", "failed", "invalid", "suppressed", "cancelled", "expired", "in_doubt")
+PERIODS = ("minute", "day")
+
+
+def session(conn: psycopg.Connection) -> None:
+    """Settings of a sender's session."""
+    conn.execute(SQL["session"])
+
+
+# ------------------------------------------------------------ what a running worker does
+
+
+def look(conn: psycopg.Connection, *, everything: bool) -> Look:
+    number, at = _row(conn.execute(SQL["look"]))
+    if not everything:
+        return Look(number=number, at=at)
+    campaigns = [
+        CampaignFacts(id=id, tenant_id=tenant, name=name, transport_id=transport, ends_at=ends)
+        for id, tenant, name, transport, ends in conn.execute(SQL["running"])
+    ]
+    routes = [
+        RouteFacts(id=id, tenant_id=tenant, name=name, kind=kind, spec=spec, held_reason=held)
+        for id, tenant, name, kind, spec, held in conn.execute(SQL["routes"])
+    ]
+    return Look(number=number, at=at, campaigns=campaigns, routes=routes)
+
+
+def content(conn: psycopg.Connection, campaign_id: int) -> Mapping[str, Any]:
+    found: Mapping[str, Any] | None = _row(conn.execute(SQL["content"], {"campaign_id": campaign_id}))[0]
+    if found is None:
+        raise Misconfigured(f"campaign {campaign_id} has no frozen content", remedy="Cancel it and plan it again.")
+    return found
+
+
+def suppressed(conn: psycopg.Connection, ids: Sequence[int]) -> set[int]:
+    return {int(id) for (id,) in conn.execute(SQL["suppressed"], {"ids": list(ids)}, binary=True)}
+
+
+def claim(conn: psycopg.Connection, order: Order) -> Claimed:
+    """Rows of one campaign under a new lease, within what its transport's limits have left."""
+    limit, holds, retry = order.limit, None, None
+    for period, cap in zip(PERIODS, (order.per_minute, order.per_day), strict=True):
+        if cap is None:
+            continue
+        granted, left_s = _reserve(conn, order, period, cap, limit)
+        _unreserve(conn, order, limit - granted, before=period)
+        limit, holds = granted, left_s if holds is None else min(holds, left_s)
+        if granted == 0:
+            retry = left_s
+            break
+    if limit == 0:
+        return Claimed(rows=b"", leased=0, settled=0, retry_s=retry)
+    rows, leased, settled = _row(
+        conn.execute(
+            SQL["claim"],
+            {
+                "campaign_id": order.campaign_id,
+                "tenant_id": order.tenant_id,
+                "worker": order.worker,
+                "token": order.token,
+                "limit": limit,
+                "lease_s": order.lease_s,
+                "give_up_after_s": order.give_up_after_s,
+            },
+            binary=True,
+        )
+    )
+    _unreserve(conn, order, limit - leased)
+    return Claimed(rows=rows or b"", leased=leased, settled=settled, budget_s=holds)
+
+
+def _reserve(conn: psycopg.Connection, order: Order, period: str, cap: int, want: int) -> tuple[int, float]:
+    arguments = {
+        "transport_id": order.transport_id,
+        "tenant_id": order.tenant_id,
+        "period": period,
+        "want": want,
+        "cap": cap,
+    }
+    granted, left_s = _row(conn.execute(SQL["reserve"], arguments))
+    return int(granted), float(left_s)
+
+
+def _unreserve(conn: psycopg.Connection, order: Order, n: int, *, before: str | None = None) -> None:
+    """Give back what was reserved, in the periods that come before `before`, in all without it."""
+    for period, cap in zip(PERIODS, (order.per_minute, order.per_day), strict=True):
+        if period == before:
+            return
+        if cap is not None and n > 0:
+            conn.execute(SQL["unreserve"], {"transport_id": order.transport_id, "period": period, "n": n})
+
+
+def renew(conn: psycopg.Connection, worker: str, tokens: Sequence[int], lease_s: float) -> set[int]:
+    conn.execute(SQL["beat"], {"worker": worker})
+    return {int(token) for (token,) in conn.execute(SQL["renew"], {"tokens": list(tokens), "lease_s": lease_s})}
+
+
+def give_back(conn: psycopg.Connection, token: int, ids: Sequence[int], order: Order | None = None) -> int:
+    """Rows that were not started, back to the queue, and what they had reserved back to the limits."""
+    n = conn.execute(SQL["give_back"], {"token": token, "ids": list(ids)}).rowcount
+    if order is not None:
+        _unreserve(conn, order, n)
+    return n
+
+
+def end_lease(conn: psycopg.Connection, token: int) -> None:
+    conn.execute(SQL["end_lease"], {"token": token})
+
+
+def record(
+    conn: psycopg.Connection,
+    *,
+    token: int,
+    transport_id: int,
+    lines: Sequence[bytes],
+    resend_after_s: int | None = None,
+) -> int:
+    """Results with their attempts and events. Out: how many rows changed; the others' lease was lost.
+
+    In: lines as Outcome.line makes them; resend_after_s None leaves doubts standing, whatever the campaign says.
+    """
+    text = LINE.join(lines).decode("utf-8", "replace")
+    arguments = {"token": token, "transport_id": transport_id, "lines": text}
+    changed = int(_row(conn.execute(SQL["record"], arguments))[0])
+    doubts = [int(line.split(b"\x1f", 1)[0]) for line in lines if b"\x1fin_doubt\x1f" in line]
+    if doubts and resend_after_s is not None:
+        conn.execute(SQL["resend"], {"ids": doubts, "after_s": resend_after_s})
+    return changed
+
+
+def recorded_before(conn: psycopg.Connection, lines: Sequence[bytes]) -> int:
+    """How many of these results stand in the ledger already, from a commit that was not acknowledged."""
+    columns = [line.split(b"\x1f") for line in lines]
+    arguments = {
+        "ids": [int(one[0]) for one in columns],
+        "stages": [one[4].decode() for one in columns],
+        "ats": [int(one[8]) for one in columns],
+    }
+    return int(_row(conn.execute(SQL["recorded_before"], arguments))[0])
+
+
+def hold(conn: psycopg.Connection, transport_id: int, reason: str) -> bool:
+    """Hold a route: nothing is claimed for it. Running workers learn it by the change number."""
+    held = conn.execute(SQL["hold"], {"transport_id": transport_id, "reason": reason[:500]}).rowcount > 0
+    if held:
+        raise_change_number(conn)
+    return held
+
+
+def release(conn: psycopg.Connection, transport_id: int) -> int:
+    """Release a held route. Out: how many messages it had stopped."""
+    conn.execute(SQL["release"], {"transport_id": transport_id})
+    n = conn.execute(SQL["unhold"], {"transport_id": transport_id}).rowcount
+    raise_change_number(conn)
+    return n
+
+
+def finish(conn: psycopg.Connection, by: str) -> list[str]:
+    """Cancel and expire what can no longer be sent, finish what is done. Out: the campaigns that finished."""
+    conn.execute(SQL["sweep_cancelled"])
+    conn.execute(SQL["sweep_ended"])
+    return [name for (name,) in conn.execute(SQL["finish"], {"by": by})]
+
+
+def next_due_s(conn: psycopg.Connection, campaign_ids: Sequence[int]) -> float | None:
+    found = _row(conn.execute(SQL["next_due"], {"campaign_ids": list(campaign_ids)}))[0]
+    return None if found is None else float(found)
+
+
+# ------------------------------------------------------------ what people ask
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The ledger of one campaign. It adds up when `unaccounted` is zero."""
+
+    campaign: str
+    state: str
+    planned: int
+    by_state: dict[str, int]
+    unaccounted: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    held: str | None  # why its transport is held
+
+    @property
+    def open(self) -> int:
+        """Not yet in a terminal state."""
+        return sum(n for state, n in self.by_state.items() if state not in TERMINAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Campaign:
+    id: int
+    tenant_id: int
+    name: str
+    state: str
+    planned: int
+    scheduled_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    held: str | None
+
+
+def campaign(conn: psycopg.Connection, name: str) -> Campaign:
+    """The campaign `tenant/slug`.
+
+    Raises: Misconfigured when there is none of this name.
+    """
+    tenant, slash, slug = name.partition("/")
+    row = conn.execute(SQL["campaign"], {"tenant": tenant, "slug": slug, "campaign_id": None}).fetchone()
+    if row is None or not slash:
+        raise Misconfigured(
+            f"there is no campaign {name!r}", remedy="Name it as tenant/campaign; `mailmill apply` makes it."
+        )
+    return Campaign(**dict(zip(Campaign.__slots__, row, strict=True)))
+
+
+def account(conn: psycopg.Connection, campaign_id: int) -> Account:
+    """Raises: Misconfigured when there is no such campaign."""
+    row = conn.execute(SQL["campaign"], {"tenant": None, "slug": None, "campaign_id": campaign_id}).fetchone()
+    if row is None:
+        raise Misconfigured(f"there is no campaign {campaign_id}")
+    known = Campaign(**dict(zip(Campaign.__slots__, row, strict=True)))
+    by_state = {state: int(n) for state, n in conn.execute(SQL["account"], {"campaign_id": campaign_id})}
+    return Account(
+        campaign=known.name,
+        state=known.state,
+        planned=known.planned,
+        by_state=by_state,
+        unaccounted=known.planned - sum(by_state.values()),
+        started_at=known.started_at,
+        finished_at=known.finished_at,
+        held=known.held,
+    )
+
+
+def reasons(conn: psycopg.Connection, campaign_id: int) -> list[tuple[str, str, int]]:
+    """(state, reason, n) of what was not simply sent, the most frequent first."""
+    return conn.execute(SQL["reasons"], {"campaign_id": campaign_id}).fetchall()
+
+
+def _row(cursor: psycopg.Cursor[Any]) -> Any:
+    row = cursor.fetchone()
+    assert row is not None
+    return row

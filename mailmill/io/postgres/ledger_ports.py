@@ -1,0 +1,148 @@
+"""The send loop's ports over the ledger: each call is one transaction on a kept-open connection of role `sender`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg
+
+from mailmill.errors import StoreUnavailable
+from mailmill.io.postgres import doubts, ledger
+from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.pipelines.send.ports import Claimed, Look, Order
+
+T = TypeVar("T")
+
+
+class SenderSession:
+    """A connection that opens when it is needed and again after it broke.
+
+    With `owns` it is the one session of that worker's name; nothing is done before it is.
+    """
+
+    def __init__(self, database: Database, *, owns: str | None = None) -> None:
+        self._database, self._owns = database, owns
+        self._connection: psycopg.Connection | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def use(self) -> Iterator[psycopg.Connection]:
+        """One transaction.
+
+        Raises: StoreUnavailable when PostgreSQL does not answer, or not in time; the connection is then given up.
+        """
+        with self._lock:
+            try:
+                with driver_errors():
+                    connection = self._open()
+                    with connection.transaction():
+                        yield connection
+            except (StoreUnavailable, psycopg.OperationalError) as error:
+                self._drop()
+                if isinstance(error, StoreUnavailable):
+                    raise
+                raise StoreUnavailable("PostgreSQL did not answer in time") from error
+            except BaseException:
+                self._drop()
+                raise
+
+    def _open(self) -> psycopg.Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._database.connect("sender", autocommit=True)
+            ledger.session(self._connection)
+            if self._owns is not None and not doubts.own_name(self._connection, self._owns):
+                self._drop()
+                raise StoreUnavailable(f"another session is the worker {self._owns}")
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with suppress(psycopg.Error):
+                self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+
+class PostgresFollower:
+    """Follower, on a session of its own: it must not wait behind a claim."""
+
+    def __init__(self, session: SenderSession) -> None:
+        self._session = session
+
+    def look(self, *, everything: bool) -> Look:
+        with self._session.use() as conn:
+            return ledger.look(conn, everything=everything)
+
+    def suppressed(self, campaign_id: int, ids: Sequence[int]) -> set[int]:
+        with self._session.use() as conn:
+            return ledger.suppressed(conn, ids)
+
+
+class PostgresLedger:
+    """Claims, Results and Idleness, on the session that owns the worker's name."""
+
+    def __init__(
+        self,
+        session: SenderSession,
+        worker: str,
+        *,
+        rescue: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._session, self._worker, self._rescue = session, worker, rescue
+
+    def content(self, campaign_id: int) -> Mapping[str, Any]:
+        return self._run(lambda conn: ledger.content(conn, campaign_id))
+
+    def claim(self, order: Order) -> Claimed:
+        return self._run(lambda conn: ledger.claim(conn, order))
+
+    def renew(self, tokens: Sequence[int], lease_s: float) -> set[int]:
+        return self._run(lambda conn: ledger.renew(conn, self._worker, tokens, lease_s))
+
+    def give_back(self, token: int, ids: Sequence[int], order: Order | None) -> int:
+        return self._run(lambda conn: ledger.give_back(conn, token, ids, order))
+
+    def give_back_all(self, token: int) -> int:
+        """A lease whose claim was not acknowledged."""
+
+        def all_of_it(conn: psycopg.Connection) -> int:
+            n = conn.execute(ledger.SQL["give_back_all"], {"token": token}).rowcount
+            ledger.end_lease(conn, token)
+            return n
+
+        return self._run(all_of_it)
+
+    def record(self, order: Order, lines: Sequence[bytes], *, resend_after_s: int | None, last: bool) -> int:
+        def write(conn: psycopg.Connection) -> int:
+            changed = 0
+            if lines:
+                changed = ledger.record(
+                    conn, token=order.token, transport_id=order.transport_id, lines=lines, resend_after_s=resend_after_s
+                )
+                if changed < len(lines):
+                    changed = max(changed, ledger.recorded_before(conn, lines))
+            if last:
+                ledger.end_lease(conn, order.token)
+            return changed
+
+        return self._run(write)
+
+    def hold(self, transport_id: int, reason: str) -> None:
+        self._run(lambda conn: ledger.hold(conn, transport_id, reason))
+
+    def settle(self, worker: str) -> Sequence[str]:
+        self._rescue()
+        return self._run(lambda conn: ledger.finish(conn, worker))
+
+    def next_due_s(self, campaign_ids: Sequence[int]) -> float | None:
+        return self._run(lambda conn: ledger.next_due_s(conn, campaign_ids))
+
+    def _run(self, call: Callable[[psycopg.Connection], T]) -> T:
+        with self._session.use() as conn:
+            return call(conn)

@@ -1,0 +1,329 @@
+-- The sender's statements. A claimed batch is one campaign's; its rows carry the lease's token and state `leased`.
+-- Token and state reach the planner through a subquery with OFFSET 0: as plain constants they look so selective
+-- (statistics from before the run know no leased row) that it scans the whole key index instead of probing it.
+
+-- name: session
+-- A hash or merge join would read a whole table for each batch; plans are made for the values at hand.
+SELECT set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
+       set_config('enable_seqscan', 'off', false), set_config('plan_cache_mode', 'force_custom_plan', false),
+       set_config('synchronous_commit', 'on', false), set_config('statement_timeout', '60s', false),
+       set_config('lock_timeout', '20s', false), set_config('idle_in_transaction_session_timeout', '60s', false);
+
+-- name: own_name
+-- One process a worker name. Granted only when the server has ended the predecessor's session, and with it a claim that
+-- may still commit after its owner was killed; so it is taken before the journal is replayed.
+SELECT pg_try_advisory_lock(hashtextextended('mailmill send ' || %(worker)s, 0));
+
+-- name: disown_name
+SELECT pg_advisory_unlock(hashtextextended('mailmill send ' || %(worker)s, 0));
+
+-- name: register
+INSERT INTO workers (name, host, boot_id, pid) VALUES (%(worker)s, %(host)s, %(boot_id)s, %(pid)s)
+ON CONFLICT (name) DO UPDATE SET host = excluded.host, boot_id = excluded.boot_id, pid = excluded.pid,
+  started_at = clock_timestamp(), seen_at = clock_timestamp(), last_error = NULL;
+
+-- name: look
+SELECT n, clock_timestamp() FROM change_number;
+
+-- name: running
+SELECT c.id, c.tenant_id, t.slug || '/' || c.slug, c.transport_id, c.ends_at
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+ WHERE c.state = 'running' AND c.transport_id IS NOT NULL ORDER BY c.id;
+
+-- name: routes
+SELECT r.id, r.tenant_id, t.slug || '/' || r.slug, r.kind, r.spec,
+       CASE WHEN r.held_at IS NOT NULL THEN coalesce(r.held_reason, 'held') END
+  FROM transports r JOIN tenants t ON t.id = r.tenant_id
+ WHERE r.id IN (SELECT transport_id FROM campaigns WHERE state = 'running');
+
+-- name: content
+SELECT content FROM campaigns WHERE id = %(campaign_id)s;
+
+-- name: suppressed
+SELECT m.id FROM (SELECT unnest(%(ids)s::bigint[]) AS id OFFSET 0) asked
+  JOIN messages m ON m.id = asked.id
+ WHERE m.address IS NULL OR EXISTS (
+   SELECT FROM suppressions s
+    WHERE s.tenant_id = m.tenant_id AND s.channel = 'email' AND s.address_key = m.address_key
+      AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
+      AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id));
+
+-- name: reserve
+-- Take up to `want` of what a limit has left in its window; with the seconds the window still lasts.
+INSERT INTO budgets AS b (transport_id, tenant_id, period, starts_at, used)
+VALUES (%(transport_id)s, %(tenant_id)s, %(period)s, date_trunc(%(period)s, clock_timestamp(), 'UTC'),
+        least(%(want)s::bigint, %(cap)s::bigint))
+ON CONFLICT (transport_id, period, starts_at)
+DO UPDATE SET used = greatest(b.used, least(b.used + %(want)s::bigint, %(cap)s::bigint))
+RETURNING new.used - coalesce(old.used, 0),
+  extract(epoch FROM new.starts_at + ('1 ' || %(period)s)::interval - clock_timestamp())::float8;
+
+-- name: unreserve
+-- What was not used goes back, while its window lasts.
+UPDATE budgets SET used = greatest(0, used - %(n)s)
+ WHERE transport_id = %(transport_id)s AND period = %(period)s
+   AND starts_at = date_trunc(%(period)s, clock_timestamp(), 'UTC');
+
+-- name: claim
+-- Take the next due rows of a running campaign whose transport is not held; other workers skip them. The predicate is on
+-- the locked row itself. Who was suppressed since the planning, or has been deferred too long, is settled instead.
+WITH due AS MATERIALIZED (
+  SELECT m.id, m.address_key, m.attempt FROM messages m
+   WHERE m.campaign_id = %(campaign_id)s AND m.queued AND m.due_at <= now()
+     AND EXISTS (SELECT FROM campaigns c JOIN transports t ON t.id = c.transport_id
+                  WHERE c.id = %(campaign_id)s AND c.state = 'running' AND t.held_at IS NULL
+                    AND (c.ends_at IS NULL OR c.ends_at > now()))
+   ORDER BY m.due_at, m.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED),
+judged AS MATERIALIZED (
+  SELECT d.id,
+         (SELECT s.reason FROM suppressions s
+           WHERE s.tenant_id = %(tenant_id)s AND s.channel = 'email' AND s.address_key = d.address_key
+             AND (s.expires_at IS NULL OR s.expires_at > now())
+             AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) AS suppressed,
+         d.attempt > 0 AND EXISTS (
+           SELECT FROM attempts a WHERE a.message_id = d.id AND a.attempt = 1
+              AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AS too_old
+    FROM due d),
+taken AS (
+  UPDATE messages m
+     SET state = CASE WHEN j.suppressed IS NOT NULL THEN 'suppressed'::message_state
+                      WHEN j.too_old THEN 'expired' ELSE 'leased' END,
+         queued = false,
+         attempt = m.attempt + CASE WHEN j.suppressed IS NULL AND NOT j.too_old THEN 1 ELSE 0 END,
+         lease_token = CASE WHEN j.suppressed IS NULL AND NOT j.too_old THEN %(token)s::bigint END,
+         reason = coalesce(j.suppressed, CASE WHEN j.too_old THEN coalesce(m.reason, 'too_old') END, m.reason),
+         done_at = CASE WHEN j.suppressed IS NOT NULL OR j.too_old THEN clock_timestamp() END
+    FROM (SELECT * FROM judged OFFSET 0) j WHERE m.id = j.id
+  RETURNING m.id, m.state, m.attempt, m.address),
+lease AS (
+  INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)
+  SELECT %(token)s, %(worker)s, %(campaign_id)s, %(tenant_id)s, min(id), max(id),
+         clock_timestamp() + make_interval(secs => %(lease_s)s)
+    FROM taken WHERE state = 'leased' HAVING count(*) > 0)
+SELECT convert_to(string_agg(
+         concat_ws(E'\x1f', t.id, t.attempt, translate(coalesce(t.address, ''), E'\x1e\x1f', ''),
+                   translate(coalesce(f.merge_values, ''), E'\x1e', '')), E'\x1e' ORDER BY t.id)
+         FILTER (WHERE t.state = 'leased'), 'UTF8'),
+       count(*) FILTER (WHERE t.state = 'leased'), count(*) FILTER (WHERE t.state <> 'leased')
+  FROM taken t LEFT JOIN message_fields f ON f.message_id = t.id;
+
+-- name: renew
+UPDATE leases SET until = clock_timestamp() + make_interval(secs => %(lease_s)s)
+ WHERE token = ANY(%(tokens)s::bigint[]) RETURNING token;
+
+-- name: beat
+UPDATE workers SET seen_at = clock_timestamp() WHERE name = %(worker)s;
+
+-- name: give_back
+-- Never started: back to the queue, as if it had not been claimed.
+UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, lease_token = NULL
+  FROM (SELECT unnest(%(ids)s::bigint[]) AS id, %(token)s::bigint AS token, 'leased'::message_state AS was OFFSET 0) r
+ WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was;
+
+-- name: give_back_all
+-- The rest of a lease, found by its range.
+UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, lease_token = NULL
+  FROM (SELECT first_id, last_id, token, campaign_id, 'leased'::message_state AS was FROM leases
+         WHERE token = %(token)s OFFSET 0) l
+ WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token AND m.state = l.was
+   AND m.campaign_id = l.campaign_id;
+
+-- name: doubt_all
+-- The rest of a lease whose journal is lost or may be incomplete: each of them may have been sent.
+UPDATE messages m SET state = 'in_doubt', lease_token = NULL, reason = %(reason)s, done_at = clock_timestamp()
+  FROM (SELECT first_id, last_id, token, campaign_id, 'leased'::message_state AS was FROM leases
+         WHERE token = %(token)s OFFSET 0) l
+ WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token AND m.state = l.was
+   AND m.campaign_id = l.campaign_id;
+
+-- name: end_lease
+DELETE FROM leases WHERE token = %(token)s;
+
+-- name: record
+-- Results, attempts and events in one statement: an event exists exactly for a row that was really changed, so a worker
+-- that lost its lease writes nothing. The heads of the log are locked in the order of part, like everywhere.
+WITH r AS MATERIALIZED (
+  SELECT f[1]::bigint AS id, f[2]::message_state AS state, f[3] AS reason, f[4]::int AS retry_s, f[5] AS stage,
+         f[6]::smallint AS code, nullif(f[7], '') AS enhanced, f[8]::int AS latency_ms, f[9]::bigint AS at_ms,
+         f[10] AS connection, f[11] AS reply
+    FROM (SELECT string_to_array(line, E'\x1f') AS f FROM string_to_table(%(lines)s, E'\x1e') AS line) s),
+changed AS (
+  UPDATE messages m
+     SET state = r.state, queued = r.state IN ('queued', 'deferred', 'held'),
+         due_at = CASE WHEN r.state = 'deferred' THEN clock_timestamp() + make_interval(secs => r.retry_s)
+                       ELSE m.due_at END,
+         lease_token = NULL, transport_id = %(transport_id)s, code = nullif(r.code, 0), reason = r.reason,
+         reply = nullif(r.reply, ''),
+         done_at = CASE WHEN r.state IN ('queued', 'deferred', 'held') THEN NULL ELSE clock_timestamp() END
+    FROM (SELECT r.*, %(token)s::bigint AS token, 'leased'::message_state AS was FROM r OFFSET 0) r
+   WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was
+  RETURNING m.id, m.tenant_id, m.campaign_id, m.attempt, r.state, r.reason, r.stage, r.code, r.enhanced, r.latency_ms,
+            r.at_ms, r.connection, r.reply),
+attempted AS (
+  INSERT INTO attempts (message_id, attempt, tenant_id, at, transport_id, connection, stage, code, enhanced, reply,
+                        latency_ms)
+  SELECT id, attempt, tenant_id, to_timestamp(at_ms / 1000.0), %(transport_id)s, connection, stage, code, enhanced,
+         reply, latency_ms
+    FROM changed WHERE stage <> ''),
+told AS MATERIALIZED (
+  SELECT c.*, (c.id %% 4)::smallint AS part,
+         CASE c.state WHEN 'sent' THEN 'accepted' WHEN 'failed' THEN 'failed' ELSE 'deferred' END AS kind
+    FROM changed c WHERE c.state IN ('sent', 'failed', 'deferred')),
+per_part AS MATERIALIZED (SELECT part, count(*) AS n FROM told GROUP BY part),
+locked AS MATERIALIZED (
+  SELECT h.part FROM log_heads h WHERE h.topic = 'delivery-events' AND h.part IN (SELECT part FROM per_part)
+   ORDER BY h.part FOR UPDATE),
+heads AS (
+  UPDATE log_heads h SET next = h.next + p.n FROM per_part p JOIN locked l ON l.part = p.part
+   WHERE h.topic = 'delivery-events' AND h.part = p.part RETURNING h.part, h.next - p.n AS first),
+logged AS (
+  INSERT INTO log (topic, part, off, val)
+  SELECT 'delivery-events', t.part, h.first + row_number() OVER (PARTITION BY t.part ORDER BY t.id) - 1, convert_to(
+         '{"event_id":"' || md5(t.kind || ':' || t.id || ':' || t.attempt) || '","tenant":' || t.tenant_id
+         || ',"campaign":' || t.campaign_id || ',"message":' || t.id || ',"kind":"' || t.kind || '","at":' || t.at_ms
+         || ',"link":null,"user_agent":null,"ip":null,"code":' || t.code || ',"reason":' || to_json(t.reason)
+         || ',"attempt":' || t.attempt || ',"transport":' || %(transport_id)s::int || '}', 'UTF8')
+    FROM told t JOIN heads h ON h.part = t.part)
+SELECT count(*) FROM changed;
+
+-- name: recorded_before
+-- Of results whose commit was not acknowledged: those that were written all the same.
+SELECT count(*) FROM (SELECT unnest(%(ids)s::bigint[]) AS id, unnest(%(stages)s::text[]) AS stage,
+                             unnest(%(ats)s::bigint[]) AS at_ms OFFSET 0) r
+  JOIN attempts a ON a.message_id = r.id AND a.stage = r.stage AND a.at = to_timestamp(r.at_ms / 1000.0);
+
+-- name: resend
+-- The campaign's policy for doubts: the same message again, under the same Message-ID, unless it was tried too often.
+UPDATE messages m SET state = 'queued', queued = true, done_at = NULL,
+       due_at = clock_timestamp() + make_interval(secs => %(after_s)s)
+  FROM (SELECT unnest(%(ids)s::bigint[]) AS id, 'in_doubt'::message_state AS was OFFSET 0) r, campaigns c
+ WHERE m.id = r.id AND m.state = r.was AND c.id = m.campaign_id AND c.content ->> 'doubt' = 'resend'
+   AND m.attempt < (c.content ->> 'max_attempts')::int;
+
+-- name: hold
+UPDATE transports SET held_at = clock_timestamp(), held_reason = %(reason)s
+ WHERE id = %(transport_id)s AND held_at IS NULL;
+
+-- name: release
+UPDATE transports SET held_at = NULL, held_reason = NULL WHERE id = %(transport_id)s AND held_at IS NOT NULL;
+
+-- name: transport
+SELECT r.id FROM transports r JOIN tenants t ON t.id = r.tenant_id WHERE t.slug = %(tenant)s AND r.slug = %(slug)s;
+
+-- name: unhold
+-- The messages a route fault had stopped are queued again; the index finds them, they are still marked as queued.
+UPDATE messages m SET state = 'queued' FROM campaigns c
+ WHERE c.transport_id = %(transport_id)s AND m.campaign_id = c.id AND m.queued AND m.state = 'held';
+
+-- name: sweep_cancelled
+UPDATE messages m SET state = 'cancelled', queued = false, done_at = clock_timestamp(), reason = 'campaign_cancelled'
+ WHERE m.id IN (
+   SELECT q.id FROM campaigns c
+    CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = c.id AND queued LIMIT 20000
+                        FOR UPDATE SKIP LOCKED) q
+    WHERE c.state = 'cancelled' AND c.finished_at IS NULL);
+
+-- name: sweep_ended
+UPDATE messages m SET state = 'expired', queued = false, reason = 'campaign_ended', done_at = clock_timestamp()
+ WHERE m.id IN (
+   SELECT q.id FROM campaigns c
+    CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = c.id AND queued LIMIT 20000
+                        FOR UPDATE SKIP LOCKED) q
+    WHERE c.state IN ('running', 'paused') AND c.ends_at <= clock_timestamp());
+
+-- name: finish
+-- Finished is what the ledger says: no message of the campaign in a state that is not terminal. The two cheap questions
+-- come first; the count over the campaign's own range of ids is asked once.
+WITH candidate AS MATERIALIZED (
+  SELECT c.id, c.tenant_id, c.first_message_id AS first, coalesce(c.planned, 0) AS planned FROM campaigns c
+   WHERE c.state = 'running'
+     AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued)
+     AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id)),
+done AS (
+  UPDATE campaigns c SET state = 'finished', finished_at = clock_timestamp()
+    FROM candidate k
+   WHERE c.id = k.id AND c.state = 'running'
+     AND k.planned = (SELECT count(*) FROM messages m
+                       WHERE m.id >= k.first AND m.id < k.first + k.planned AND m.campaign_id = k.id
+                         AND m.state NOT IN ('queued', 'leased', 'deferred', 'held'))
+  RETURNING c.id, c.tenant_id, c.slug),
+noted AS (
+  INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by)
+  SELECT tenant_id, id, 'running', 'finished', %(by)s FROM done)
+SELECT t.slug || '/' || d.slug FROM done d JOIN tenants t ON t.id = d.tenant_id;
+
+-- name: next_due
+SELECT extract(epoch FROM min(d.due_at) - clock_timestamp())::float8
+  FROM unnest(%(campaign_ids)s::int[]) c (id)
+ CROSS JOIN LATERAL (SELECT due_at FROM messages m WHERE m.campaign_id = c.id AND m.queued
+                      ORDER BY m.due_at, m.id LIMIT 1) d;
+
+-- name: leases_of
+SELECT token, transport_id, l.tenant_id, l.campaign_id, until < clock_timestamp() AS expired
+  FROM leases l JOIN campaigns c ON c.id = l.campaign_id WHERE l.worker = %(worker)s;
+
+-- name: lease_of
+SELECT c.transport_id, l.tenant_id, l.campaign_id FROM leases l JOIN campaigns c ON c.id = l.campaign_id
+ WHERE l.token = %(token)s;
+
+-- name: account
+-- The ledger by state; what is missing from `planned` would be unaccounted for.
+SELECT m.state, count(*) FROM campaigns c
+  JOIN messages m ON m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned AND m.campaign_id = c.id
+ WHERE c.id = %(campaign_id)s GROUP BY m.state ORDER BY m.state;
+
+-- name: campaign
+SELECT c.id, c.tenant_id, t.slug || '/' || c.slug, c.state::text, coalesce(c.planned, 0), c.scheduled_at, c.started_at,
+       c.finished_at, r.held_reason
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id LEFT JOIN transports r ON r.id = c.transport_id
+                                                               AND r.held_at IS NOT NULL
+ WHERE (t.slug = %(tenant)s::text AND c.slug = %(slug)s::text) OR c.id = %(campaign_id)s::int;
+
+-- name: reasons
+SELECT m.state::text, coalesce(m.reason, ''), count(*) FROM campaigns c
+  JOIN messages m ON m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned AND m.campaign_id = c.id
+ WHERE c.id = %(campaign_id)s AND m.state NOT IN ('sent', 'queued', 'leased')
+ GROUP BY 1, 2 ORDER BY 3 DESC;
+
+-- name: doubts
+SELECT t.slug || '/' || c.slug, m.id, m.attempt, m.reason, m.reply, m.outcome, m.done_at, m.address
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+  JOIN messages m ON m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned AND m.campaign_id = c.id
+ WHERE m.state = 'in_doubt' AND (%(campaign_id)s::int IS NULL OR c.id = %(campaign_id)s)
+ ORDER BY m.id LIMIT %(limit)s;
+
+-- name: resolve_sent
+UPDATE messages m SET state = 'sent', reason = 'settled_by_hand' FROM campaigns c
+ WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+   AND m.campaign_id = c.id AND m.state = 'in_doubt';
+
+-- name: resolve_failed
+UPDATE messages m SET state = 'failed', reason = 'settled_by_hand' FROM campaigns c
+ WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+   AND m.campaign_id = c.id AND m.state = 'in_doubt';
+
+-- name: resolve_resend
+UPDATE messages m SET state = 'queued', queued = true, done_at = NULL, due_at = '-infinity' FROM campaigns c
+ WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+   AND m.campaign_id = c.id AND m.state = 'in_doubt';
+
+-- name: reopen
+-- A finished campaign with rows to send again runs again.
+WITH opened AS (
+  UPDATE campaigns SET state = 'running', finished_at = NULL WHERE id = %(campaign_id)s AND state = 'finished'
+  RETURNING id, tenant_id)
+INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
+SELECT tenant_id, id, 'finished', 'running', %(by)s, 'doubts are sent again' FROM opened;
+
+-- name: workers
+SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
+       extract(epoch FROM clock_timestamp() - w.seen_at)::float8 AS silent_s,
+       (SELECT count(*) FROM leases l WHERE l.worker = w.name) AS leases,
+       (SELECT min(until) FROM leases l WHERE l.worker = w.name) AS lease_until, w.last_error
+  FROM workers w ORDER BY w.name;
+
+-- name: forget_worker
+DELETE FROM workers WHERE name = %(worker)s AND NOT EXISTS (SELECT FROM leases WHERE worker = %(worker)s);
+
+-- name: note_error
+UPDATE workers SET last_error = %(error)s WHERE name = %(worker)s;

@@ -1,0 +1,127 @@
+"""What a worker holds: campaigns that run, batches of rows under a lease, one item a message.
+
+Times without a date are seconds of the loop's clock, which also runs while the machine sleeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mailmill.pipelines.configuration.specs import WindowSpec
+from mailmill.pipelines.send.answers import SANDBOX_PATIENCE, Answer, Decision, Patience, masked
+from mailmill.pipelines.send.messages import Composer
+from mailmill.pipelines.send.ports import FIELD, LINE, BatchJournal, CampaignFacts, Order, Outcome
+from mailmill.pipelines.target.windows import opening
+
+FOR_EVER_S = 365 * 86400.0
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A campaign of which this worker sends. Nothing of it starts at or after `until`."""
+
+    facts: CampaignFacts
+    composer: Composer
+    content: Mapping[str, Any] = field(repr=False)
+    until: float = 0.0
+    dry_until: float = 0.0  # nothing was claimable: ask again then
+    limited_s: float = 0.0  # how long the limit that stopped the last claim lasts
+
+    @property
+    def sandbox(self) -> bool:
+        return bool(self.content.get("sandbox"))
+
+    @property
+    def patience(self) -> Patience:
+        most = int(self.content.get("max_attempts") or Patience().max_attempts)
+        base = SANDBOX_PATIENCE if self.sandbox else Patience()
+        return Patience(max_attempts=most, first_s=base.first_s, longest_s=base.longest_s)
+
+    @property
+    def window(self) -> WindowSpec | None:
+        """The hours in which messages may start; to a sandbox every hour is open."""
+        given = None if self.sandbox else self.content.get("window")
+        return None if given is None else WindowSpec.model_validate(given)
+
+    def set_until(self, at: datetime, asked: float) -> None:
+        """In: at is the database's time, of a question asked at `asked` on the loop's clock."""
+        now = opening(self.window, at)
+        ends = [end for end in (now.changes_at, self.facts.ends_at) if end is not None]
+        left_s = min([(end - at).total_seconds() for end in ends], default=FOR_EVER_S)
+        self.until = asked + left_s if now.open and left_s > 0 else 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One message that is to be sent."""
+
+    batch: Batch
+    id: int
+    attempt: int
+    address: bytes
+    values: list[bytes]
+    content: bytes = b""
+    returned: int = 0
+    dropped: bool = False  # suppressed since it was claimed
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Rows under one lease. It is over when every item is settled and stands in the ledger."""
+
+    order: Order
+    campaign: Running
+    journal: BatchJournal
+    until: float  # of the lease, with a margin: nothing starts after it
+    budget_until: float  # of what was reserved of the transport's limits
+    left: int = 0  # items not settled
+    lines: list[bytes] = field(default_factory=list)  # results that the ledger does not have yet
+    back: list[int] = field(default_factory=list)  # rows to give back
+    lost: bool = False
+
+    def items(self, rows: bytes) -> list[Item]:
+        found = []
+        for row in rows.split(LINE) if rows else ():
+            id, attempt, address, *values = row.split(FIELD)
+            if not self.campaign.composer.fields:
+                values = []
+            found.append(Item(self, int(id), int(attempt), address, values))
+        self.left += len(found)
+        return found
+
+    def settle(self, item: Item, decision: Decision, answer: Answer | None, at_ms: int, connection: str) -> None:
+        """Write down what became of an item.
+
+        Raises: JournalFailed; the result is kept for the ledger all the same.
+        """
+        outcome = Outcome(
+            id=item.id,
+            state=decision.state,
+            reason=decision.reason,
+            retry_s=decision.retry_s,
+            answer=answer,
+            at_ms=at_ms,
+            connection=connection,
+        )
+        line = outcome.line(masked(answer.reply) if answer else "")
+        self.lines.append(line)
+        self.left -= 1
+        item.content = b""
+        if answer is not None and answer.stage != "render":
+            self.journal.append(b"R " + line)
+
+    def give_back(self, items: Sequence[Item]) -> None:
+        """Items that were not started."""
+        self.left -= len(items)
+        if not self.lost:
+            self.back += [item.id for item in items]
+
+    def may_start(self, now: float) -> bool:
+        return now < self.until and now < self.campaign.until
+
+    @property
+    def settled(self) -> bool:
+        return not (self.left or self.lines or self.back)

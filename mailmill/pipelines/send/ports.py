@@ -1,0 +1,245 @@
+"""What the send loop needs from outside: the ledger, a journal on its own disk, relays.
+
+Ledger calls block and run in a thread of their own; each is one transaction. Relay calls belong to the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from mailmill.errors import TransportUnavailable
+from mailmill.pipelines.send.answers import Answer, Stage, State
+from mailmill.pipelines.send.exchange import Envelope
+
+FIELD, LINE = b"\x1f", b"\x1e"  # between the columns and the rows of what crosses to and from the ledger
+
+
+class RouteRefused(TransportUnavailable):
+    """The relay answered before any recipient was named: it is about us. A 5xx holds the route, a 4xx slows it."""
+
+    def __init__(self, stage: Stage, code: int, reply: str) -> None:
+        super().__init__(f"the relay refused at {stage}: {code} {reply}"[:300])
+        self.stage, self.code, self.reply = stage, code, reply
+
+    @property
+    def permanent(self) -> bool:
+        return self.code >= 500
+
+
+class JournalFailed(TransportUnavailable):
+    """An attempt cannot be written down, so it is not made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFacts:
+    """A row of transports. `spec` is a TransportSpec as applied, its secrets still references."""
+
+    id: int
+    tenant_id: int
+    name: str  # tenant/slug
+    kind: str
+    spec: Mapping[str, Any] = field(repr=False)
+    held_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignFacts:
+    """A campaign that is running."""
+
+    id: int
+    tenant_id: int
+    name: str  # tenant/slug
+    transport_id: int
+    ends_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the database says now. `at` is its clock; campaigns and routes are None when nothing was asked of them."""
+
+    number: int
+    at: datetime
+    campaigns: Sequence[CampaignFacts] | None = None
+    routes: Sequence[RouteFacts] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to claim. Caps of None are no limits."""
+
+    token: int
+    worker: str
+    campaign_id: int
+    tenant_id: int
+    transport_id: int
+    limit: int
+    lease_s: float
+    give_up_after_s: int
+    per_minute: int | None = None
+    per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """Rows under a lease: `id FIELD attempt FIELD address FIELD value …`, LINE between them.
+
+    `settled` rows were suppressed or expired instead. `budget_s`: how long what was reserved of a limit holds;
+    `retry_s`: the limit has nothing left until then.
+    """
+
+    rows: bytes
+    leased: int
+    settled: int
+    budget_s: float | None = None
+    retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one message in this attempt; a stage of '' means there was no attempt."""
+
+    id: int
+    state: State
+    reason: str
+    retry_s: int = 0
+    answer: Answer | None = None
+    at_ms: int = 0
+    connection: str = ""
+
+    def line(self, reply: str = "") -> bytes:
+        """As the journal and the ledger take it. In: reply masked, without control characters."""
+        answer = self.answer or _NO_ATTEMPT
+        stage = answer.stage if self.answer else ""
+        return (
+            f"{self.id}\x1f{self.state}\x1f{self.reason}\x1f{self.retry_s}\x1f{stage}\x1f{answer.code}\x1f"
+            f"{answer.enhanced or ''}\x1f{answer.latency_ms}\x1f{self.at_ms}\x1f{self.connection}\x1f{reply}"
+        ).encode("utf-8", "replace")
+
+
+_NO_ATTEMPT = Answer("mail", 0, "")
+
+
+class Follower(Protocol):
+    """What changes while we send: suppressions, pauses, cancels, holds, releases."""
+
+    def look(self, *, everything: bool) -> Look:
+        """Raises: StoreUnavailable."""
+        ...
+
+    def suppressed(self, campaign_id: int, ids: Sequence[int]) -> set[int]:
+        """Those of these messages that must not be started any more. Raises: StoreUnavailable."""
+        ...
+
+
+class Claims(Protocol):
+    """Rows under leases. Every method raises StoreUnavailable, and is safe to repeat."""
+
+    def content(self, campaign_id: int) -> Mapping[str, Any]:
+        """The frozen content of a campaign."""
+        ...
+
+    def claim(self, order: Order) -> Claimed: ...
+
+    def renew(self, tokens: Sequence[int], lease_s: float) -> set[int]:
+        """Out: the tokens that are still ours. Also says that this worker lives."""
+        ...
+
+    def give_back(self, token: int, ids: Sequence[int], order: Order | None) -> int:
+        """Rows that were not started, back to the queue, and what they had reserved back to the limits."""
+        ...
+
+
+class Results(Protocol):
+    """What the ledger is told. Every method raises StoreUnavailable, and is safe to repeat."""
+
+    def record(self, order: Order, lines: Sequence[bytes], *, resend_after_s: int | None, last: bool) -> int:
+        """Results with their attempts and events, in one transaction; with `last` the lease ends.
+
+        In: lines as Outcome.line makes them; resend_after_s None leaves doubts standing.
+        Out: how many rows changed; fewer than lines means that the lease was lost.
+        """
+        ...
+
+    def hold(self, transport_id: int, reason: str) -> None:
+        """Nothing is claimed for this transport until a person releases it."""
+        ...
+
+    def settle(self, worker: str) -> Sequence[str]:
+        """Cancel and expire what can no longer be sent, finish what is done. Out: names of campaigns finished."""
+        ...
+
+
+class Idleness(Protocol):
+    def next_due_s(self, campaign_ids: Sequence[int]) -> float | None:
+        """Seconds until the next deferred message of these campaigns is due; None: there is none."""
+        ...
+
+
+class BatchJournal(Protocol):
+    """The attempts of one claimed batch, on disk before they are made."""
+
+    def append(self, line: bytes) -> None:
+        """Raises: JournalFailed; then nothing may be handed over any more."""
+        ...
+
+    def remove(self) -> None:
+        """The whole batch stands in the ledger."""
+        ...
+
+
+class Journal(Protocol):
+    def open(self, token: int) -> BatchJournal:
+        """Raises: JournalFailed."""
+        ...
+
+
+class Desk(Protocol):
+    """The send loop as a connection sees it."""
+
+    def take(self) -> Envelope | None:
+        """The next message to begin, None when there is none (the desk wakes the link when there is)."""
+        ...
+
+    def hand_over(self, envelope: Envelope) -> bytes | None:
+        """The content, written down as attempted; None when it must not go any more: then drop the connection."""
+        ...
+
+    def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None: ...
+
+    def returned(self, envelope: Envelope) -> None:
+        """Not begun as far as the relay is concerned."""
+        ...
+
+    def closed(self, link: Link) -> None: ...
+
+
+class Link(Protocol):
+    """One open connection to a relay."""
+
+    def wake(self) -> None:
+        """There may be something to take."""
+        ...
+
+    def tick(self) -> None:
+        """Close what has waited too long: for the relay's answer, or for something to do."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is under way, then leave."""
+        ...
+
+    def abort(self) -> None: ...
+
+
+class Relay(Protocol):
+    """Opens connections to one relay."""
+
+    async def open(self, desk: Desk, name: str) -> Link:
+        """A link that has taken its first message, if there is one.
+
+        Raises: RouteRefused by the relay's answer, TransportUnavailable when it does not answer.
+        """
+        ...

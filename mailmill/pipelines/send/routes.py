@@ -1,0 +1,268 @@
+"""One way out: what waits for it, its connections, and what its answers mean. A Desk for its connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Protocol
+
+from mailmill.errors import MailmillError
+from mailmill.pipelines.send.answers import RUN_THAT_HOLDS, Answer, Decision, decide
+from mailmill.pipelines.send.batches import Batch, Item
+from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.messages import Unrenderable
+from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts, RouteRefused
+
+RETURNS = 3  # a connection that breaks before the relay said a word is no attempt, so many times
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+GIVE_BACK_S = 5.0  # a relay that is away so long does not keep rows under our lease
+MAX_BATCH, MIN_BATCH = 1000, 50
+
+
+class House(Protocol):
+    """What a route needs of the loop it belongs to."""
+
+    def now(self) -> float: ...
+    def at_ms(self) -> int: ...
+    def date(self) -> bytes: ...
+    def may_begin(self, now: float) -> bool: ...
+    def may_start(self, now: float) -> bool: ...
+    def hungry(self) -> None: ...
+    def hold(self, route: Route, reason: str) -> None: ...
+    def journal_failed(self, error: JournalFailed) -> None: ...
+
+
+class Route:
+    """The transport's side of the loop. Only the event loop's thread touches it."""
+
+    def __init__(
+        self, facts: RouteFacts, relay: Callable[[RouteFacts], Relay], house: House, counts: Counter[str]
+    ) -> None:
+        self.facts, self._make, self._house, self._counts = facts, relay, house, counts
+        self.pool: deque[Item] = deque()
+        self.links: set[Link] = set()
+        self.begun: set[Item] = set()  # taken, the body not handed over yet
+        self.flying: set[Item] = set()  # handed over, not answered
+        self.held = facts.held_reason
+        self.last_error: str | None = None
+        self.failing_since: float | None = None
+        self.batch_size = 200
+        self.claimed_at = 0.0
+        self._relay: Relay | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+        self._retry_at = 0.0
+        self._failures = 0
+        self._faults = 0
+        self._opened = 0
+        self._held_known_at = 0.0
+        self.wanted = True  # a running campaign goes this way
+
+    @property
+    def most_links(self) -> int:
+        return int(self.facts.spec.get("connections", 4))
+
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        """Per minute and per day; a sandbox has none."""
+        if self.facts.kind == "sandbox":
+            return None, None
+        return self.facts.spec.get("per_minute"), self.facts.spec.get("per_day")
+
+    @property
+    def idle(self) -> bool:
+        return not (self.pool or self.begun or self.flying)
+
+    @property
+    def wants(self) -> bool:
+        """Whether to claim for it: fewer wait than a batch's half, and its relay lets us in."""
+        return self.held is None and not self._failures and len(self.pool) < max(self.most_links, self.batch_size // 2)
+
+    def heard(self, facts: RouteFacts, asked: float) -> None:
+        """What the database says of this transport; a changed spec is for the connections opened from now on."""
+        if facts.spec != self.facts.spec:
+            self._relay, self._retry_at = None, 0.0
+        self.facts, self.wanted = facts, True
+        if asked < self._held_known_at:
+            return  # asked before our own hold was written
+        if self.held is not None and facts.held_reason is None:
+            self._faults = 0
+        self.held = facts.held_reason
+
+    def held_until_heard_after(self, at: float) -> None:
+        """Our hold stands in the database since `at`."""
+        self._held_known_at = at
+
+    def next_batch(self) -> int:
+        """The size of the next claim: some seconds of work, learnt from how fast the last one went."""
+        now = self._house.now()
+        if now - self.claimed_at < 1.0:
+            self.batch_size = min(MAX_BATCH, self.batch_size * 2)
+        elif now - self.claimed_at > 5.0:
+            self.batch_size = max(MIN_BATCH, self.batch_size // 2)
+        self.claimed_at = now
+        return max(self.batch_size, 2 * self.most_links)
+
+    # ------------------------------------------------------------ Desk
+
+    def take(self) -> Envelope | None:
+        house, pool = self._house, self.pool
+        now = house.now()
+        if len(pool) < self.batch_size // 2:
+            house.hungry()
+        if self.held is not None or not house.may_begin(now):
+            return None
+        while pool:
+            item = pool.popleft()
+            batch = item.batch
+            if item.dropped:
+                self._settle(item, Decision("suppressed", "suppressed"))
+                continue
+            if now >= batch.budget_until or not batch.may_start(now):
+                batch.give_back([item])
+                continue
+            try:
+                sent = batch.campaign.composer.compose(item.id, item.address, item.values, house.date())
+            except Unrenderable as error:
+                self._settle(item, Decision("invalid", error.reason), Answer("render", 0, str(error)))
+                continue
+            item.content = sent.content
+            self.begun.add(item)
+            return Envelope(sent.return_path, sent.recipient, item)
+        return None
+
+    def hand_over(self, envelope: Envelope) -> bytes | None:
+        item = _item(envelope)
+        now = self._house.now()
+        if item.dropped or not item.batch.may_start(now) or not self._house.may_start(now):
+            return None
+        try:
+            item.batch.journal.append(b"A %d" % item.id)
+        except JournalFailed as error:
+            self._house.journal_failed(error)
+            return None
+        self.begun.discard(item)
+        self.flying.add(item)
+        return item.content
+
+    def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
+        item = _item(envelope)
+        self.begun.discard(item)
+        self.flying.discard(item)
+        decision = decide(answer, attempt=item.attempt, patience=item.batch.campaign.patience, spread=item.id)
+        self._settle(item, decision, answer, connection)
+        if decision.holds_route:
+            self._hold(f"{answer.code} at {answer.stage}: {answer.reply}")
+        elif decision.our_fault:
+            self._faults += 1
+            if self._faults >= RUN_THAT_HOLDS:
+                self._hold(f"{self._faults} refusals in a row, the last {decision.reason}: {answer.reply}")
+        elif answer.code:
+            self._faults = 0
+
+    def returned(self, envelope: Envelope) -> None:
+        item = _item(envelope)
+        self.begun.discard(item)
+        item.content = b""
+        item.returned += 1
+        if item.dropped:
+            self._settle(item, Decision("suppressed", "suppressed"))
+        elif item.returned > RETURNS:
+            self.answered(envelope, Answer("mail", 0, "the relay hung up before it answered"), "")
+        else:
+            self.pool.appendleft(item)
+
+    def closed(self, link: Link) -> None:
+        self.links.discard(link)
+
+    # ------------------------------------------------------------ connections
+
+    def tick(self, now: float) -> None:
+        """Open what is missing, close what has waited too long, put away what may not start any more."""
+        for link in list(self.links):
+            link.tick()
+        if self.held is None and self._house.may_begin(now):
+            for link in list(self.links):
+                link.wake()
+            self._open_missing(now)
+
+    def _open_missing(self, now: float) -> None:
+        if now < self._retry_at:
+            return
+        missing = min(self.most_links, len(self.pool)) - len(self.links) - len(self._opening)
+        if self._failures and self.wanted:  # one at a time until one gets through
+            missing = 1 - len(self._opening)
+        for _ in range(max(0, missing)):
+            task = asyncio.create_task(self._open())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self) -> None:
+        self._opened += 1
+        try:
+            if self._relay is None:
+                self._relay = self._make(self.facts)
+            link = await self._relay.open(self, f"{self.facts.name}#{self._opened}")
+        except RouteRefused as error:
+            if error.permanent:
+                self._hold(str(error))
+            self._failed(error)
+        except MailmillError as error:  # also a secret that cannot be read: a person mends it while we wait
+            self._failed(error)
+        else:
+            self._failures, self.failing_since, self.last_error = 0, None, None
+            self.links.add(link)
+            link.wake()
+
+    def _failed(self, error: MailmillError) -> None:
+        now = self._house.now()
+        self.last_error = str(error)
+        self._counts["connect_failures"] += 1
+        self.failing_since = self.failing_since or now
+        self._retry_at = now + min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** min(self._failures, 10))
+        self._failures += 1
+
+    def put_away(self, now: float, *, everything: bool = False) -> None:
+        """Give back what waits and may not start: campaign stopped, lease or limit run out, route held or away."""
+        unreachable = self.failing_since is not None and not self.links and now - self.failing_since > GIVE_BACK_S
+        gone = everything or unreachable or self.held is not None
+        keep: deque[Item] = deque()
+        back: dict[Batch, list[Item]] = {}
+        for item in self.pool:
+            batch = item.batch
+            if gone or now >= batch.budget_until or not batch.may_start(now):
+                back.setdefault(batch, []).append(item)
+            else:
+                keep.append(item)
+        self.pool = keep
+        for batch, items in back.items():
+            batch.give_back(items)
+
+    def close(self) -> None:
+        for link in list(self.links):
+            link.close()
+        for task in list(self._opening):
+            task.cancel()
+
+    def abort(self) -> None:
+        for link in list(self.links):
+            link.abort()
+
+    # ------------------------------------------------------------ results
+
+    def _settle(self, item: Item, decision: Decision, answer: Answer | None = None, connection: str = "") -> None:
+        self._counts[decision.state] += 1
+        try:
+            item.batch.settle(item, decision, answer, self._house.at_ms(), connection)
+        except JournalFailed as error:
+            self._house.journal_failed(error)
+
+    def _hold(self, reason: str) -> None:
+        if self.held is None:
+            self.held, self._held_known_at = reason, float("inf")
+            self._house.hold(self, reason)
+
+
+def _item(envelope: Envelope) -> Item:
+    assert isinstance(envelope.tag, Item)
+    return envelope.tag
