@@ -109,8 +109,8 @@ def plain_python(workshop: Path) -> tuple[list[str], dict[str, str], dict[str, o
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("home", True), ("my home", False), ('it\'s 100% ours; "ünï"', False), ("long" * 30, False)],
-    ids=["plain path", "spaces", "quotes", "too long for a socket"],
+    [("home", True), ('it\'s 100% ours; "ünï"', False), ("long" * 30, False)],
+    ids=["plain path", "spaces and quotes", "too long for a socket"],
 )
 def test_a_plain_user_has_a_server_at_any_path(
     plain_python: tuple[list[str], dict[str, str], dict[str, object]], workshop: Path, name: str, near: bool
@@ -185,11 +185,10 @@ def test_down_stops_it_and_the_next_connection_starts_it(own: EmbeddedServer) ->
     database = own.database()
     database.connect().close()
     environment = os.environ | {"MAILMILL_HOME": str(own.home)}
-    for said in ("PostgreSQL stopped", "PostgreSQL was not running"):
-        command = [sys.executable, "-m", "mailmill", "down"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, done.stdout.strip()) == (0, said), done.stderr
-    assert own.pid() is None
+    command = [sys.executable, "-m", "mailmill", "down"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "PostgreSQL stopped"), done.stderr
+    assert own.pid() is None and own.stop() is False
     database.connect().close()
 
 
@@ -217,7 +216,7 @@ def test_a_data_folder_that_was_removed_and_made_anew_starts(own: EmbeddedServer
     if ROOT:  # the old cluster is nobody's now
         pid = int((base / "data" / "postmaster.pid").read_text().split()[0])
         os.kill(pid, signal.SIGQUIT)
-        shutil.rmtree(base)
+        shutil.rmtree(base, ignore_errors=True)
 
 
 def test_a_lost_password_is_said_at_once(own: EmbeddedServer) -> None:
