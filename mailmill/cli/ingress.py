@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # quick verbs do without FastAPI
     from fastapi import FastAPI
 
     from mailmill.api.ingress.directory import KeyPurpose
+    from mailmill.io.event_log.kafka import KafkaEventLog
+    from mailmill.io.event_log.postgres import PostgresEventLog
 
 
 @app.command()
@@ -25,11 +27,16 @@ def ingress(
     from mailmill.api.ingress.app import serve
 
     mill = installation()
-    serve(ingress_app(mill), host=mill.settings.bind, port=mill.settings.ingress_port if port is None else port)
+    log = event_log(mill)
+    try:
+        chosen = mill.settings.ingress_port if port is None else port
+        serve(ingress_app(mill, log), host=mill.settings.bind, port=chosen)
+    finally:
+        log.close()
 
 
-def ingress_app(mill: Installation) -> FastAPI:
-    """The application over this installation's stores."""
+def ingress_app(mill: Installation, log: EventLog) -> FastAPI:
+    """The application over this installation's stores; the caller closes the log."""
     from mailmill.api.ingress.app import create_app
     from mailmill.io.postgres import keys
 
@@ -37,10 +44,10 @@ def ingress_app(mill: Installation) -> FastAPI:
         with mill.database.transaction("ingress") as conn:
             return keys.usable(conn, purpose)
 
-    return create_app(mill.database, _event_log(mill), keys=load, secret=mill.secret, spool=mill.home / "spool")
+    return create_app(mill.database, log, keys=load, secret=mill.secret, spool=mill.home / "spool")
 
 
-def _event_log(mill: Installation) -> EventLog:
+def event_log(mill: Installation) -> PostgresEventLog | KafkaEventLog:
     """Kafka where MAILMILL_KAFKA_URL names it, else the table in PostgreSQL."""
     if mill.settings.kafka_url is None:
         from mailmill.io.event_log.postgres import PostgresEventLog
