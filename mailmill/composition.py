@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import ingest, keys
+from mailmill.io.postgres import ingest, keys, ledger
 from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database, Role, external
 from mailmill.io.postgres.ingest_store import IngestStore
+from mailmill.io.postgres.ledger import Account
 from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.io.sources.feeds import feed_of
 from mailmill.io.warehouse import Publication, Warehouse
@@ -112,7 +113,7 @@ class Installation:
         return feed_of(source, project=self.project, secret=self.secret, files=files)
 
     def start_due(self, campaign_id: int, *, by: str) -> Planned | None:
-        """Freeze and start a campaign that is due, or call it missed; None when it is not due or somebody else has it."""
+        """Freeze and start a campaign that is due, or call it missed; None when it is neither or not ours."""
         store = PostgresCampaigns(database=self.database, lake=self.lake)
         contacts = PostgresContacts(database=self.database, lake=self.lake)
         for due in store.due():
@@ -131,6 +132,30 @@ class Installation:
         store = PostgresCampaigns(database=self.database, lake=self.lake)
         contacts = PostgresContacts(database=self.database, lake=self.lake)
         return plan(campaign_id, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
+
+    def send_slice(self, campaign: str, *, max_seconds: float, progress: Callable[[str], None]) -> dict[str, int]:
+        """Work at one campaign in this process until nothing is left to send soon. Out: messages by what they became.
+
+        Raises: StoreUnavailable, Misconfigured.
+        """
+        from mailmill.io.send_worker import run_worker
+
+        done = run_worker(
+            self.database,
+            self.settings.journal_path,
+            self.secret,
+            campaigns=frozenset([campaign]),
+            until_idle=True,
+            max_s=max_seconds,
+        )
+        for what, why in done.report.problems.items():
+            progress(f"{what}: {why}")
+        return {what: n for what, n in done.report.counts.items() if n}
+
+    def account(self, campaign_id: int) -> Account:
+        """A campaign's ledger by state."""
+        with self.database.transaction() as conn:
+            return ledger.account(conn, campaign_id)
 
     def secret(self, reference: str) -> str:
         """The value behind a reference of the YAML files: `env:NAME`, or `file:path` (relative: in the project folder).

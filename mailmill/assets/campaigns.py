@@ -91,13 +91,11 @@ def deliveries(
     Where send workers run (`mailmill send`), they send and this watches.
     """
     campaign = _campaign(context, mill)
-    with mill.database.transaction() as conn:
-        workers = control.live_workers(conn)
-    if workers:
-        _watch(campaign, mill, config.max_seconds)
-        sent: dict[str, int] = {}
-    else:
-        sent = mill.send_slice(campaign.name, max_seconds=config.max_seconds, progress=context.log.info)
+    deadline = time.monotonic() + config.max_seconds
+    watched = _watch(campaign, mill, deadline)
+    sent: dict[str, int] = {}
+    if (left := deadline - time.monotonic()) > 0 and mill.account(campaign.campaign_id).open:
+        sent = mill.send_slice(campaign.name, max_seconds=left, progress=context.log.info)
     account = mill.account(campaign.campaign_id)
     return dg.MaterializeResult(
         metadata={
@@ -107,15 +105,21 @@ def deliveries(
             "chart": reports.bars(account.by_state, title="the ledger by state"),
             "open": account.open,
             "state": account.state,
-            "sent_by": f"{workers} workers" if workers else "this run",
+            "sent_by": "workers" if watched and not sent else "this run",
         }
     )
 
 
-def _watch(campaign: stored.Campaign, mill: Mill, max_seconds: float) -> None:
-    deadline = time.monotonic() + max_seconds
+def _watch(campaign: stored.Campaign, mill: Mill, deadline: float) -> bool:
+    """Look on while workers live and something is open. Out: whether any lived."""
+    watched = False
     while time.monotonic() < deadline and mill.account(campaign.campaign_id).open:
+        with mill.database.transaction() as conn:
+            if not control.live_workers(conn):
+                break
+        watched = True
         time.sleep(WATCH_S)
+    return watched
 
 
 @dg.asset_check(

@@ -1,0 +1,155 @@
+"""The demo's proof: what the relay logged against what the ledger says, recipient by recipient."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from mailmill.composition import Installation
+from mailmill.io.postgres import ledger
+from mailmill.pipelines.send.tokens import verify
+
+# How many times a relay may have taken a message in each terminal state. In doubt means that nobody knows; none more.
+COPIES = {"sent": (1, 1), "in_doubt": (0, 1)}
+LOG_SCHEMA = {
+    "event": pl.String, "stage": pl.String, "code": pl.Int64, "taken": pl.Boolean, "recipient": pl.String,
+    "mailmill_id": pl.String,
+}  # fmt: skip
+
+
+def relay_log(path: Path, keys: dict[int, bytes]) -> pl.DataFrame:
+    """Message id -> how many times the relay took it, and for which recipients. The id is signed; it must be ours."""
+    answers = pl.read_ndjson(path, schema=LOG_SCHEMA).filter((pl.col("event") == "answer") & pl.col("taken"))
+    tokens = answers["mailmill_id"].unique().to_list()
+    ours = {token: found.message if (found := verify(token, keys, "return_path")) else -1 for token in tokens}
+    message = pl.col("mailmill_id").replace_strict(ours, return_dtype=pl.Int64)
+    return answers.group_by(message=message).agg(copies=pl.len(), recipients=pl.col("recipient").unique())
+
+
+def compare(messages: pl.DataFrame, relay: pl.DataFrame) -> pl.DataFrame:
+    """The recipients that are not accounted for, with the reason; empty when all is well.
+
+    In: message, address, state of every row of the ledger.
+    """
+    low = pl.col("state").replace_strict({state: pair[0] for state, pair in COPIES.items()}, default=0)
+    high = pl.col("state").replace_strict({state: pair[1] for state, pair in COPIES.items()}, default=0)
+    both = messages.join(relay, on="message", how="full", coalesce=True).with_columns(pl.col("copies").fill_null(0))
+    wrong_recipient = (pl.col("copies") > 0) & (
+        (pl.col("recipients").list.len() != 1) | (pl.col("recipients").list.first() != pl.col("address"))
+    )
+    reason = (
+        pl.when(pl.col("state").is_null()).then(pl.lit("the relay has a message that the ledger does not know"))
+        .when(~pl.col("state").is_in(ledger.TERMINAL)).then(pl.lit("not in a terminal state"))
+        .when(pl.col("copies") < low).then(pl.lit("called sent, but the relay did not take it"))
+        .when(pl.col("copies") > high).then(pl.lit("the relay took it more often than the ledger says"))
+        .when(wrong_recipient).then(pl.lit("it went to somebody else"))
+    )  # fmt: skip
+    return both.with_columns(reason=reason).filter(pl.col("reason").is_not_null())
+
+
+def _messages(mill: Installation, campaign_id: int) -> pl.DataFrame:
+    with mill.database.transaction() as conn:
+        rows = conn.execute(
+            "SELECT id, address, state::text FROM messages WHERE campaign_id = %s", (campaign_id,)
+        ).fetchall()
+    return pl.DataFrame(rows, schema={"message": pl.Int64, "address": pl.String, "state": pl.String}, orient="row")
+
+
+def report(folder: Path, campaigns: Sequence[str], *, seconds: float) -> dict[str, Any]:
+    """What the demo did, as report.json says it. `ok` only when every recipient of every campaign is accounted for."""
+    mill = Installation()
+    relay = relay_log(folder / "sandbox-log.jsonl", mill.signing_keys("return_path"))
+    told: list[dict[str, Any]] = []
+    known = 0
+    for name in campaigns:
+        with mill.database.transaction() as conn:
+            campaign = ledger.campaign(conn, name)
+            account = ledger.account(conn, campaign.id)
+        messages = _messages(mill, campaign.id)
+        mine = relay.join(messages, on="message", how="semi")
+        known += mine.height
+        unaccounted = compare(messages, mine).height + abs(account.unaccounted)
+        tenant, _, slug = name.partition("/")
+        told.append(
+            {
+                "tenant": tenant,
+                "name": slug,
+                "planned": account.planned,
+                "by_state": account.by_state,
+                "relay_accepted": int(mine["copies"].sum()),
+                "unaccounted": unaccounted,
+            }
+        )
+    strangers = relay.height - known  # taken by the relay, in no campaign's ledger
+    contacts, events = _numbers(mill)
+    # each message that was sent must have its event folded; and the events' numbers must be the ledger's
+    sent = sum(campaign["by_state"].get("sent", 0) for campaign in told)
+    return {
+        "ok": not strangers
+        and all(campaign["planned"] > 0 and not campaign["unaccounted"] for campaign in told)
+        and events.get("accepted", 0) == sent,
+        "seconds": round(seconds, 1),
+        "contacts": contacts,
+        "campaigns": told,
+        "events": events,
+    }
+
+
+def _numbers(mill: Installation) -> tuple[dict[str, int], dict[str, int]]:
+    with mill.database.transaction() as conn:
+        raw, accepted, rejected, duplicates = conn.execute(
+            "SELECT sum(rows_read), sum(rows_accepted), sum(rows_rejected), sum(duplicates_within + duplicates_across)"
+            " FROM batches"
+        ).fetchone() or (0, 0, 0, 0)
+        events = dict(
+            conn.execute("SELECT kind, sum(greatest(uniq, total)) FROM counters GROUP BY kind ORDER BY kind").fetchall()
+        )
+    contacts = {
+        "raw": int(raw), "accepted": int(accepted), "rejected": int(rejected), "duplicates": int(duplicates)
+    }  # fmt: skip
+    return contacts, {kind: int(n) for kind, n in events.items()}
+
+
+def show(report: dict[str, Any], folder: Path) -> None:
+    """One table a person can read, and where to go on."""
+    console = Console(highlight=False, width=100)
+    contacts = report["contacts"]
+    console.print(
+        f"\n{contacts['raw']:,} rows came in: {contacts['accepted']:,} accepted, {contacts['rejected']:,} rejected, "
+        f"{contacts['duplicates']:,} duplicates"
+    )
+    table = Table(title="what became of every recipient", title_justify="left")
+    table.add_column("")
+    for campaign in report["campaigns"]:
+        table.add_column(f"{campaign['tenant']}/{campaign['name']}", justify="right")
+    states = sorted({state for campaign in report["campaigns"] for state in campaign["by_state"]})
+    for label, value in [
+        ("planned", lambda campaign: campaign["planned"]),
+        *((state, lambda campaign, state=state: campaign["by_state"].get(state, 0)) for state in states),
+        ("accepted, says the relay's log", lambda campaign: campaign["relay_accepted"]),
+        ("unaccounted for", lambda campaign: campaign["unaccounted"]),
+    ]:
+        table.add_row(label, *(f"{value(campaign):,}" for campaign in report["campaigns"]))
+    console.print(table)
+    console.print("events: " + ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in report["events"].items()))
+    verdict = "every recipient is accounted for" if report["ok"] else "NOT every recipient is accounted for"
+    console.print(f"\n{verdict}, in {report['seconds']} s. The report: {folder / 'report.json'}", soft_wrap=True)
+    console.print("\nGo on with `make up`, and open")
+    console.print("  http://127.0.0.1:3000        Dagster: assets, runs, checks")
+    console.print("  http://127.0.0.1:8026/docs   the stats API")
+    console.print(f"  {folder / '.mailmill' / 'warehouse'}   DuckDB files", soft_wrap=True)
+
+
+def quiet(log: Path) -> float:
+    """When the relay's log last grew, epoch seconds."""
+    return log.stat().st_mtime if log.exists() else 0.0
+
+
+def dumps(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=2) + "\n"
