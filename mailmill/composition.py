@@ -7,23 +7,22 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mailmill.errors import Misconfigured
-from mailmill.io.lake import Lake
-from mailmill.io.postgres import ingest, keys, ledger
-from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database, Role, external
-from mailmill.io.postgres.ingest_store import IngestStore
-from mailmill.io.postgres.ledger import Account
 from mailmill.io.postgres.server import EmbeddedServer
-from mailmill.io.sources.feeds import feed_of
-from mailmill.io.warehouse import Publication, Warehouse
-from mailmill.pipelines.ingest.ports import Feed, SourceRow
-from mailmill.pipelines.target.planning import Planned, plan
-from mailmill.pipelines.target.ticks import start_due, tick
 from mailmill.settings import Settings, read_settings
 
-TOPIC = "delivery-events"
+if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb pays only for what it uses
+    from mailmill.io.lake import Lake
+    from mailmill.io.postgres import keys
+    from mailmill.io.postgres.ingest_store import IngestStore
+    from mailmill.io.postgres.ledger import Account
+    from mailmill.io.warehouse import Publication, Warehouse
+    from mailmill.pipelines.ingest.ports import Feed, SourceRow
+    from mailmill.pipelines.target.planning import Planned
+
 DATA_VERSION = "1"  # of the data folder's layout
 MAX_SECRET_BYTES = 64 * 2**10
 
@@ -82,10 +81,14 @@ class Installation:
 
     @cached_property
     def lake(self) -> Lake:
+        from mailmill.io.lake import Lake
+
         return Lake(root=self.home / "lake")
 
     @cached_property
     def warehouse(self) -> Warehouse:
+        from mailmill.io.warehouse import Warehouse
+
         return Warehouse(folder=self.home / "warehouse", lake=self.lake)
 
     def publish_warehouse(self, tenant: str | None = None) -> list[Publication]:
@@ -101,19 +104,28 @@ class Installation:
     @cached_property
     def ingest(self) -> IngestStore:
         """Where batches and contacts are kept."""
+        from mailmill.io.postgres.ingest_store import IngestStore
+
         return IngestStore(database=self.database, lake=self.lake)
 
     def source(self, name: str) -> SourceRow:
         """The source `tenant/slug`. Raises: Misconfigured when there is none."""
+        from mailmill.io.postgres import ingest
+
         with self.database.transaction() as conn:
             return ingest.source(conn, name)
 
     def feed(self, source: SourceRow, files: Sequence[Path] = ()) -> Feed:
         """What reads a source: these files, or all that is new in its folder or at its API."""
+        from mailmill.io.sources.feeds import feed_of
+
         return feed_of(source, project=self.project, secret=self.secret, files=files)
 
     def start_due(self, campaign_id: int, *, by: str) -> Planned | None:
         """Freeze and start a campaign that is due, or call it missed; None when it is neither or not ours."""
+        from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
+        from mailmill.pipelines.target.ticks import start_due
+
         store = PostgresCampaigns(database=self.database, lake=self.lake)
         contacts = PostgresContacts(database=self.database, lake=self.lake)
         for due in store.due():
@@ -123,12 +135,18 @@ class Installation:
 
     def tick(self, *, by: str) -> list[Planned]:
         """Start every campaign that is due, finish every one that is done. Any number of ticks may run at once."""
+        from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
+        from mailmill.pipelines.target.ticks import tick
+
         store = PostgresCampaigns(database=self.database, lake=self.lake)
         contacts = PostgresContacts(database=self.database, lake=self.lake)
         return tick(schedule=store, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
 
     def plan(self, campaign_id: int, *, by: str) -> Planned | None:
         """Freeze and start one due campaign; None when another planner has it."""
+        from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
+        from mailmill.pipelines.target.planning import plan
+
         store = PostgresCampaigns(database=self.database, lake=self.lake)
         contacts = PostgresContacts(database=self.database, lake=self.lake)
         return plan(campaign_id, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
@@ -154,6 +172,8 @@ class Installation:
 
     def account(self, campaign_id: int) -> Account:
         """A campaign's ledger by state."""
+        from mailmill.io.postgres import ledger
+
         with self.database.transaction() as conn:
             return ledger.account(conn, campaign_id)
 
@@ -204,6 +224,8 @@ class Installation:
 
         Raises: Misconfigured when there is none yet.
         """
+        from mailmill.io.postgres import keys
+
         with self.database.transaction(role) as connection:
             found = keys.usable(connection, purpose)
         if not found:

@@ -8,27 +8,26 @@ from importlib import import_module
 from mailmill.cli.app import app
 from mailmill.errors import MailmillError
 
-STAGES = (
-    "database",
-    "configuration",
-    "backup",
-    "ingest",
-    "campaigns",
-    "listen",
-    "stats",
-    "explain",
-    "api",
-    "ingress",
-    "sandbox",
-    "send",
-    "up",
-)
+VERBS = {  # verb or group of verbs -> the module it is in
+    "migrate": "database", "down": "database",
+    "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "configuration",
+    "backup": "backup", "restore": "backup",
+    "ingest": "ingest", "contacts": "ingest", "rejects": "ingest", "check": "ingest",
+    "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
+    "send": "send", "account": "send", "doubts": "send", "workers": "send", "release": "send",
+    "listen": "listen", "dead-letters": "listen",
+    "ingress": "ingress", "sandbox": "sandbox",
+    "stats": "stats", "explain": "explain", "api": "api", "key": "api", "warehouse": "api",
+    "up": "up",
+}  # fmt: skip
 
 
 def main() -> None:
     """Run one verb. Exit 0 done, 1 failed, 2 usage. A person sees what is wrong and what to do, not a stack trace."""
-    for stage in STAGES:  # the verbs of each stage register themselves
-        import_module(f"mailmill.cli.{stage}")
+    # the verbs of a module register themselves; a verb that is named pays for its own imports only
+    named = sys.argv[1] if len(sys.argv) > 1 else ""
+    for module in dict.fromkeys([VERBS[named]] if named in VERBS else VERBS.values()):
+        import_module(f"mailmill.cli.{module}")
     try:
         app()
     except MailmillError as error:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-import pyarrow.parquet
 
 from mailmill.errors import StoreUnavailable
 
@@ -56,7 +55,7 @@ class Lake:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise StoreUnavailable(f"the lake cannot be written in {folder}: {error.strerror}") from error
-        rows = pyarrow.parquet.ParquetFile(final).metadata.num_rows
+        rows = pl.scan_parquet(final, glob=False).select(pl.len()).collect().item()
         return LakeFile(file=str(final.relative_to(self.root)), rows=rows, bytes=final.stat().st_size)
 
     def path(self, file: str) -> Path:
