@@ -21,6 +21,7 @@ from mailmill.pipelines.send.answers import Answer, Stage
 MAX_LINE = 4096  # of a reply; what a longer one has more is dropped
 MAX_REPLY = 16 * 2**10  # kept of a reply with many lines
 MAX_UNREAD = 8 * 2**20  # of one reply, kept or dropped; a relay that says more is not listened to any longer
+LINE_COST = 128  # what a line counts besides its length: many short ones are work too
 _FINAL_DOT = b".\r\n"
 
 
@@ -80,7 +81,7 @@ class Exchange:
         self._rset_due = False
         self._unread = b""
         self._lines: list[bytes] = []
-        self._size = 0
+        self._size = self._kept = 0
         self._long = b""  # the beginning of a line that is too long
         self.out = bytearray()  # what has to be written now; the driver takes and clears it
 
@@ -170,18 +171,19 @@ class Exchange:
         if self._long:
             line, self._long = self._long, b""
         line = line[:-1] if line[-1:] == b"\r" else line
-        self._size += len(line)
+        self._size += len(line) + LINE_COST
         if self._size > MAX_UNREAD:
             return self._break("the relay's reply has no end", events)
         code = line[:3]
         if not (code.isdigit() and len(code) == 3 and line[3:4] in (b" ", b"-", b"")):
             return self._break("the relay does not speak SMTP", events)
-        if sum(map(len, self._lines)) < MAX_REPLY:
+        if self._kept < MAX_REPLY:
             self._lines.append(line[:MAX_LINE])
+            self._kept += len(line)
         if line[3:4] == b"-":
             return True
         text = b"\n".join([one[4:] for one in self._lines]).decode("utf-8", "replace")
-        self._lines, self._size = [], 0
+        self._lines, self._size, self._kept = [], 0, 0
         return self._reply(int(code), text, events, now)
 
     def _reply(self, code: int, text: str, events: list[Event], now: float) -> bool:
