@@ -158,14 +158,8 @@ def make(folder: Path, *, scale: float = 1.0, seed: int = 7) -> None:
     (alpine / "partners.csv").write_bytes(
         broken + "zoë.pasted@mail.example,Zoë Pasted,,de,travel,DE,\n".encode("latin-1")
     )
-    (folder / "suppressed.txt").write_text(
-        "\n".join(
-            row["E-Mail"].strip()
-            for row in rows[20 : 20 + int(300 * scale)]
-            if "@" in row["E-Mail"] and " " not in row["E-Mail"].strip()
-        )
-        + "\n"
-    )
+    known = [person(number)["E-Mail"] for number in range(20, 20 + int(300 * scale))]
+    (folder / "suppressed.txt").write_text("\n".join(known) + "\n")
 
 
 if __name__ == "__main__":

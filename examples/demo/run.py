@@ -169,22 +169,25 @@ class Demo:
     def ingest(self) -> None:
         """Every source once; people at the desk add some by hand; some addresses are suppressed beforehand."""
         for source in SOURCES:
-            self.run_job("ingest", source, "mailmill/source")
+            loaded = self.run_job("ingest", source, "mailmill/source")["contacts"]
+            self.step(f"  {source}: {loaded['accepted']:,} rows accepted, {loaded['new']:,} new contacts")
         for tenant, people in DESK.items():
             for address, name in people:
                 self.mailmill("contacts", "add", "--tenant", tenant, "--email", address, "--name", name)
         self.mailmill("suppress", "harbor", "--file", "suppressed.txt", "--reason", "imported")
 
-    def run_job(self, job: str, thing: str, tag: str) -> None:
+    def run_job(self, job: str, thing: str, tag: str) -> dict[str, Any]:
         """Run a job in this process on the persistent instance; it is there to be seen in the UI afterwards."""
         from mailmill.cli.runs import run_job
 
-        run_job(job, thing.replace("/", "|"), tags={tag: thing.replace("/", "|")})
+        return run_job(job, thing.replace("/", "|"), tags={tag: thing.replace("/", "|")} if tag else {})
 
     def send(self) -> None:
         for campaign in CAMPAIGNS:
             self.mailmill("campaign", "schedule", campaign, datetime.now(UTC).isoformat())
             self.run_job("campaign", campaign, "mailmill/campaign")
+            account = self.mailmill("account", campaign, "--json")
+            self.step(f"  {campaign}: {account['planned']:,} recipients, {account['by_state'].get('sent', 0):,} sent")
 
     def settle(self) -> None:
         """Wait until every recipient is in a terminal state and the relay's reports have come through."""

@@ -18,7 +18,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "listen": "listen", "dead-letters": "listen",
     "ingress": "ingress", "sandbox": "sandbox",
     "stats": "stats", "explain": "explain", "api": "api", "key": "api", "warehouse": "api",
-    "up": "up",
+    "up": "up", "health": "health",
 }  # fmt: skip
 
 

@@ -23,12 +23,16 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="A bulk-mail engine that accounts for every recipient.",
 )
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
+
+
+@app.callback()
+def _group() -> None:
+    """A bulk-mail engine that accounts for every recipient."""  # keeps a lone verb from becoming the whole program
 
 
 @cache
