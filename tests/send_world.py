@@ -71,7 +71,7 @@ class Sink:
         self.script, self.pipelining, self.keep_bodies, self.tls = script, pipelining, keep_bodies, tls
         self.taken: list[Taken] = []
         self.refused: list[Taken] = []
-        self.begun: list[tuple[float, str]] = []  # RCPT TO, as it came
+        self.handed: list[tuple[float, str]] = []  # when the body came
         self.commands: list[str] = []
         self.connections = self.open_now = self.most_open = 0
         self._log = log.open("ab", buffering=0) if log else None
@@ -127,12 +127,16 @@ class Sink:
             self._tasks.discard(task)
             writer.close()
 
-    async def _say(self, writer: asyncio.StreamWriter, stage: str, recipient: str, usual: str) -> str:
+    async def _say(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stage: str, recipient: str, usual: str
+    ) -> str:
         said = self.script(stage, recipient) or usual
         if said == "cut":
             raise _Cut
         if said == "stall":
-            await asyncio.Event().wait()
+            while await reader.read(65536):
+                pass
+            raise _Cut
         if said.startswith("slow:"):
             await asyncio.sleep(float(said[5:]))
             said = usual
@@ -146,7 +150,7 @@ class Sink:
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         recipient = ""
         refused = False
-        await self._say(writer, "banner", "", "220 sink.example ESMTP")
+        await self._say(reader, writer, "banner", "", "220 sink.example ESMTP")
         while True:
             line = (await reader.readuntil(b"\n")).decode("utf-8", "replace").strip()
             verb = line.split(" ", 1)[0].upper()
@@ -159,20 +163,19 @@ class Sink:
                 ]
                 offers += ["AUTH PLAIN LOGIN"]
                 usual = "\r\n".join(f"250{'-' if n < len(offers) - 1 else ' '}{o}" for n, o in enumerate(offers))
-                await self._say(writer, "ehlo", "", usual)
+                await self._say(reader, writer, "ehlo", "", usual)
             elif verb == "STARTTLS":
-                await self._say(writer, "starttls", "", "220 go ahead")
+                await self._say(reader, writer, "starttls", "", "220 go ahead")
                 await writer.start_tls(self.tls)
             elif verb == "AUTH":
-                await self._say(writer, "auth", "", "235 2.7.0 welcome")
+                await self._say(reader, writer, "auth", "", "235 2.7.0 welcome")
             elif verb == "MAIL":
                 recipient = ""
-                refused = not (await self._say(writer, "mail", "", "250 2.1.0 sender ok")).startswith("2")
+                refused = not (await self._say(reader, writer, "mail", "", "250 2.1.0 sender ok")).startswith("2")
             elif verb == "RCPT":
                 recipient = line.split("<", 1)[1].rstrip(">")
-                self.begun.append((time.time(), recipient))
                 usual = "503 5.5.1 no sender" if refused else "250 2.1.5 recipient ok"
-                said = usual if refused else await self._say(writer, "rcpt", recipient, usual)
+                said = usual if refused else await self._say(reader, writer, "rcpt", recipient, usual)
                 if refused:
                     writer.write(usual.encode() + b"\r\n")
                 refused = not said.startswith("2")
@@ -180,7 +183,7 @@ class Sink:
                 if refused and self.script("data", recipient) is None:
                     writer.write(b"503 5.5.1 no valid recipients\r\n")
                     continue
-                said = await self._say(writer, "data", recipient, "354 go ahead")
+                said = await self._say(reader, writer, "data", recipient, "354 go ahead")
                 if said.startswith("354"):
                     await self._body(reader, writer, recipient, refused)
             elif verb == "RSET":
@@ -197,6 +200,7 @@ class Sink:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recipient: str, refused: bool
     ) -> None:
         first = await reader.readexactly(3)
+        self.handed.append((time.time(), recipient))
         body = first if first == b".\r\n" else first + await reader.readuntil(b"\r\n.\r\n")
         if refused:
             writer.write(b"554 5.5.1 no valid recipients\r\n")
@@ -220,7 +224,7 @@ class Sink:
         original = self.script
         try:
             self.script = lambda stage, to: fixed
-            await self._say(writer, "dot", recipient, "250 2.0.0 taken")
+            await self._say(reader, writer, "dot", recipient, "250 2.0.0 taken")
         finally:
             self.script = original
 

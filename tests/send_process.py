@@ -1,0 +1,35 @@
+"""A send worker in a process of its own, to be killed: `python send_process.py SENDER_CONNINFO JOURNAL TERMS_JSON`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mailmill.io.postgres.database import Database
+from mailmill.io.send_worker import run_worker
+
+
+def start(database: Database, root: Path, **terms: Any) -> subprocess.Popen[str]:
+    """In: terms as run_worker takes them."""
+    arguments = [database.conninfo("sender"), str(root / "journal"), json.dumps(terms)]
+    return subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def main() -> None:
+    conninfo, journal, terms = sys.argv[1:]
+    database = Database(conninfos={"sender": conninfo})
+    done = run_worker(database, Path(journal), lambda reference: "secret", own_process=True, **json.loads(terms))
+    report = done.report
+    print(json.dumps({
+        "worker": done.worker, "counts": dict(report.counts), "ended": report.ended, "problems": report.problems,
+        "replayed": [done.replayed.recorded, done.replayed.in_doubt, done.replayed.released],
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
