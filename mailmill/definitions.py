@@ -17,9 +17,9 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 def definitions(mill: Installation) -> dg.Definitions:
     """The definitions over one installation."""
-    modules = [contacts, segments, campaigns, events, warehouse]
+    modules = [contacts, segments, campaigns, warehouse]
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(modules),
+        assets=[*dg.load_assets_from_modules(modules), *events.ALL],
         asset_checks=dg.load_asset_checks_from_modules(modules),
         jobs=jobs.ALL,
         schedules=schedules.ALL,

@@ -26,3 +26,4 @@ statistics = dg.AssetSpec(
     "the stats API answers from them.",
     freshness_policy=_FRESH,
 )
+ALL = [delivery_events, statistics]
