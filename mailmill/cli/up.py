@@ -30,7 +30,8 @@ def up() -> None:
         _only_one(lock, mill.home)
         _prepare_database(mill)
         processes = _processes(mill)
-        signal.signal(signal.SIGTERM, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell may have started us with it ignored
+            signal.signal(number, _interrupt)
         try:
             for process in processes:
                 process.start()

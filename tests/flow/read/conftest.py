@@ -21,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict
 from typer.testing import CliRunner
 
 from mailmill.api.stats.app import create_app
-from mailmill.cli import STAGES
+from mailmill.cli import VERBS
 from mailmill.cli.app import app, installation
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import api_keys, manifest
@@ -210,7 +210,7 @@ def verb(
     monkeypatch.setenv("MAILMILL_HOME", str(tmp_path))
     monkeypatch.setenv("MAILMILL_DATABASE_URL", server.conninfo("postgres", str(name)))
     installation.cache_clear()
-    for stage in STAGES:
+    for stage in dict.fromkeys(VERBS.values()):
         import_module(f"mailmill.cli.{stage}")
 
     def run(*words: str) -> str:
