@@ -40,6 +40,9 @@ class Settings(BaseSettings):
         description="https URL under which the ingress is reached from outside; unset: sandbox only",
     )
     bind: str = Field(default="127.0.0.1", description="address the servers listen on")
+    dagster_url: str | None = Field(
+        default=None, description="Dagster's web server, to which the listener reports what it folded; unset: nobody"
+    )
     dagster_port: int = Field(default=3000, description="port of Dagster's UI")
     ingress_port: int = Field(default=8025, description="port of pixel, click, unsubscribe and webhooks")
     stats_port: int = Field(default=8026, description="port of the stats API")

@@ -29,7 +29,11 @@ def listen(
         for name in (signal.SIGTERM, signal.SIGINT):  # the batch under way is finished, the rest stays on the log
             signal.signal(name, lambda *_: stop.set())
     listener = Listener(
-        database=here.database, lake=here.lake, kafka_url=here.settings.kafka_url, accept_gap=accept_gap
+        database=here.database,
+        lake=here.lake,
+        kafka_url=here.settings.kafka_url,
+        accept_gap=accept_gap,
+        dagster_url=here.settings.dagster_url,
     )
     report = listener.run(until_idle=until_idle, stop=stop)
     if json:

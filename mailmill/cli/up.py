@@ -90,7 +90,11 @@ def _processes(mill: Installation) -> list[Process]:
         "stats": [*python, "mailmill", "api"],
     }
     # children may run in another folder, so the data folder is named absolutely
-    environment = {"MAILMILL_HOME": str(mill.home), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        "MAILMILL_HOME": str(mill.home),
+        "PYTHONUNBUFFERED": "1",
+        "MAILMILL_DAGSTER_URL": urls(mill)["dagster"][0],
+    }
     return [
         Process(name=name, command=command, log=logs / f"{name}.log", environment=environment)
         for name, command in commands.items()
@@ -153,5 +157,3 @@ def _watch(processes: list[Process]) -> None:
             if said := process.watch(time.monotonic()):
                 print(said, flush=True)
         time.sleep(0.5)
-
-

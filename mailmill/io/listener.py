@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from mailmill.errors import StoreUnavailable
+from mailmill.io.dagster_reports import EVERY_S, report_fold
 from mailmill.io.event_log.forwarder import Forwarder
 from mailmill.io.event_log.kafka import KafkaEventLog, KafkaReader
 from mailmill.io.event_log.kafka_topics import beginnings, name_of
@@ -52,6 +53,7 @@ class Listener:
     topic: str = TOPIC
     accept_gap: bool = False  # go on at what Kafka still has where it lost what comes next
     pace: Pace = field(default_factory=Pace)
+    dagster_url: str | None = None  # whom to tell, now and then, what was folded
 
     def run(self, *, until_idle: bool = False, stop: threading.Event | None = None) -> Report:
         """Fold until `stop` is set, or until nothing is left on the log.
@@ -62,6 +64,8 @@ class Listener:
         stop = stop or threading.Event()
         fold = self._fold()
         beside: list[Callable[[], object]] = [] if until_idle else [lambda: self._expire(stop)]
+        if self.dagster_url and not until_idle:
+            beside.append(lambda: self._tell(fold.report, stop))
         log = KafkaEventLog(self.kafka_url, self.topic) if self.kafka_url else None
         try:
             if log is not None:
@@ -93,6 +97,12 @@ class Listener:
             archive=archive,
             pace=self.pace,
         )
+
+    def _tell(self, folded: Report, stop: threading.Event) -> None:
+        told = 0
+        while not stop.wait(EVERY_S):
+            if folded.events != told and report_fold(str(self.dagster_url), folded):
+                told = folded.events
 
     def _expire(self, stop: threading.Event) -> None:
         """Remove from table `log` what was folded, or forwarded, long ago."""
