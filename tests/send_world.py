@@ -128,9 +128,15 @@ class Sink:
             writer.close()
 
     async def _say(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stage: str, recipient: str, usual: str
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        stage: str,
+        recipient: str,
+        usual: str,
+        said: str | None = None,
     ) -> str:
-        said = self.script(stage, recipient) or usual
+        said = said or self.script(stage, recipient) or usual
         if said == "cut":
             raise _Cut
         if said == "stall":
@@ -220,13 +226,16 @@ class Sink:
             self._log.write(json.dumps([entry.at, recipient, entry.message_id, entry.code]).encode() + b"\n")
         if answer.startswith("taken+"):
             answer = answer[6:]
-        fixed = answer
-        original = self.script
-        try:
-            self.script = lambda stage, to: fixed
-            await self._say(reader, writer, "dot", recipient, "250 2.0.0 taken")
-        finally:
-            self.script = original
+        await self._say(reader, writer, "dot", recipient, "250 2.0.0 taken", answer)
+
+
+def by_address(answers: dict[str, str]) -> Callable[[str, str], str | None]:
+    """Script: `stage` or `stage name` -> what the relay says."""
+
+    def script(stage: str, recipient: str) -> str | None:
+        return answers.get(f"{stage} {recipient.split('@')[0]}") or answers.get(stage)
+
+    return script
 
 
 class _Cut(Exception):

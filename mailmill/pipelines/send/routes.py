@@ -16,7 +16,7 @@ from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts
 
 RETURNS = 3  # a connection that breaks before the relay said a word is no attempt, so many times
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
-GIVE_BACK_S = 5.0  # a relay that is away so long does not keep rows under our lease
+GIVE_BACK_S = 2.0  # a relay that is away so long does not keep rows under our lease
 MAX_BATCH, MIN_BATCH = 1000, 50
 
 

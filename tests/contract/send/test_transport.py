@@ -1,0 +1,226 @@
+"""The relay port over real SMTP servers: what they answer is told, what breaks is told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiosmtpd.smtp import SMTP as Server
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from send_world import Sink, by_address
+
+from mailmill.errors import TransportUnavailable
+from mailmill.io.transports.smtp import SmtpConfig, SmtpRelay
+from mailmill.pipelines.send.answers import Answer
+from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.ports import Link, RouteRefused
+
+BODY = b"Message-ID: <1@x>\r\n\r\nhello\r\n"
+
+
+class ADesk:
+    """A few messages, and what became of them."""
+
+    def __init__(self, *names: str, refuse: str = "") -> None:
+        self.waiting = [Envelope(b"b@x.org", name.encode() + b"@y.org", name) for name in names]
+        self.answers: dict[object, Answer] = {}
+        self.back: list[object] = []
+        self.refuse, self.links = refuse, 1
+        self.done = asyncio.Event()
+
+    def take(self) -> Envelope | None:
+        return self.waiting.pop(0) if self.waiting else None
+
+    def hand_over(self, envelope: Envelope) -> bytes | None:
+        return None if envelope.tag == self.refuse else BODY
+
+    def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
+        self.answers[envelope.tag] = answer
+
+    def returned(self, envelope: Envelope) -> None:
+        self.back.append(envelope.tag)
+
+    def closed(self, link: Link) -> None:
+        self.done.set()
+
+
+def config(port: int, **changed: object) -> SmtpConfig:
+    return SmtpConfig(**{"host": "127.0.0.1", "port": port, "tls": "none", "timeout_s": 2.0, **changed})  # type: ignore[arg-type]
+
+
+async def converse(desk: ADesk, settings: SmtpConfig) -> ADesk:
+    """Send everything over one connection and leave; time-outs are ticked as the loop does."""
+    link = await SmtpRelay(settings).open(desk, "c1")
+    link.wake()
+    async with asyncio.timeout(10):
+        while not desk.done.is_set():
+            link.tick()
+            if not desk.waiting:
+                link.close()
+            await asyncio.sleep(0.01)
+    return desk
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_a_relays_answers_come_back_in_order(pipelining: bool) -> None:
+    answers = {"rcpt gone": "550 5.1.1 who?", "dot later": "451 4.3.0 later", "data no": "554 5.6.0 no"}
+    with Sink(by_address(answers), pipelining=pipelining) as sink:
+        desk = await converse(ADesk("a", "gone", "b", "later", "no", "c"), config(sink.port))
+    told = {name: (answer.stage, answer.code) for name, answer in desk.answers.items()}
+    assert told == {
+        "a": ("dot", 250), "gone": ("rcpt", 550), "b": ("dot", 250), "later": ("dot", 451), "no": ("data", 554),
+        "c": ("dot", 250),
+    }  # fmt: skip
+    assert sink.connections == 1 and [one.recipient for one in sink.taken] == ["a@y.org", "b@y.org", "c@y.org"]
+    assert sink.commands[-1] == "QUIT"
+
+
+async def test_another_server_that_offers_no_pipelining_is_understood() -> None:
+    class Handler:
+        taken: list[str]
+
+        async def handle_DATA(self, server: object, session: object, envelope: object) -> str:
+            self.taken.append(envelope.rcpt_tos[0])  # type: ignore[attr-defined]
+            return "250 taken"
+
+    handler = Handler()
+    handler.taken = []
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Server(handler, hostname="sink.example"), "127.0.0.1", 0)
+    async with server:
+        desk = await converse(ADesk("a", "b"), config(server.sockets[0].getsockname()[1]))
+    assert {answer.code for answer in desk.answers.values()} == {250} and handler.taken == ["a@y.org", "b@y.org"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "stage", "code"),
+    [({"dot": "cut"}, "dot", 0), ({"dot": "reset"}, "dot", 0), ({"dot": "stall"}, "dot", 0),
+     ({"rcpt": "stall"}, "rcpt", 0), ({"data": "cut"}, "data", 0), ({"dot": "421 4.3.2 bye"}, "dot", 421), ({"rcpt": "550 5.1.1 who"}, "rcpt", 550)],
+)  # fmt: skip
+async def test_F15_a_broken_link_says_where_it_broke(answers: dict[str, str], stage: str, code: int) -> None:
+    with Sink(by_address(answers)) as sink:
+        desk = await converse(ADesk("a"), config(sink.port, timeout_s=0.4, final_dot_timeout_s=0.4))
+    assert (desk.answers["a"].stage, desk.answers["a"].code) == (stage, code)
+
+
+async def test_a_relay_that_hangs_up_before_a_word_has_not_begun() -> None:
+    with Sink(by_address({"mail": "cut"})) as sink:
+        desk = await converse(ADesk("a"), config(sink.port))
+    assert desk.back == ["a"] and not desk.answers
+
+
+async def test_a_message_that_must_not_go_any_more_is_not_handed_over() -> None:
+    with Sink() as sink:
+        desk = await converse(ADesk("a", "stop", refuse="stop"), config(sink.port))
+    assert desk.back == ["stop"] and list(desk.answers) == ["a"]
+    assert [one.recipient for one in sink.taken] == ["a@y.org"]
+
+
+async def test_a_connection_carries_so_many_messages() -> None:
+    with Sink() as sink:
+        desk = await converse(ADesk("a", "b", "c"), config(sink.port, messages_per_connection=2))
+    assert list(desk.answers) == ["a", "b"] and [one.tag for one in desk.waiting] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "stage", "code"),
+    [({"banner": "554 go"}, "banner", 554), ({"banner": "421 later"}, "banner", 421), ({"ehlo": "550 no"}, "ehlo", 550),
+     ({"auth": "535 5.7.8 wrong"}, "auth", 535), ({"auth": "454 4.7.0 later"}, "auth", 454)],
+)  # fmt: skip
+async def test_F10_a_refusal_before_any_recipient_is_the_routes(answers: dict[str, str], stage: str, code: int) -> None:
+    with Sink(by_address(answers)) as sink, pytest.raises(RouteRefused) as refused:
+        await SmtpRelay(config(sink.port, username="u", password="p")).open(ADesk(), "c")
+    assert (refused.value.stage, refused.value.code, refused.value.permanent) == (stage, code, code >= 500)
+
+
+@pytest.mark.parametrize("answers", [{"banner": "stall"}, {"ehlo": "stall"}, {"banner": "cut"}, {"ehlo": "cut"}])
+async def test_F13_a_silent_relay_is_unavailable_in_time(answers: dict[str, str]) -> None:
+    with Sink(by_address(answers)) as sink, pytest.raises(TransportUnavailable):
+        await SmtpRelay(config(sink.port, timeout_s=0.3)).open(ADesk(), "c")
+
+
+def test_a_password_is_not_shown() -> None:
+    assert "hunter2" not in repr(SmtpConfig(host="h", port=1, tls="none", username="u", password="hunter2"))
+
+
+# ---------------------------------------------------------------- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """A server's context with a certificate of its own making, and the file that would make it trusted."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sink.example")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context, folder / "cert.pem"
+
+
+@contextmanager
+def tls_sink(certificate: tuple[ssl.SSLContext, Path], answers: dict[str, str]) -> Iterator[Sink]:
+    with Sink(by_address(answers), tls=certificate[0]) as sink:
+        yield sink
+
+
+async def test_F16_required_tls_never_falls_back(certificate: tuple[ssl.SSLContext, Path]) -> None:
+    with Sink() as plain, pytest.raises(RouteRefused) as stripped:  # STARTTLS is not offered, or was taken out
+        await SmtpRelay(config(plain.port, tls="required")).open(ADesk(), "c")
+    assert stripped.value.stage == "starttls" and "MAIL" not in plain.commands
+    with tls_sink(certificate, {}) as sink, pytest.raises(RouteRefused) as untrusted:
+        await SmtpRelay(config(sink.port, tls="required", host="localhost")).open(ADesk(), "c")
+    assert untrusted.value.permanent and "certificate" in str(untrusted.value) and "MAIL" not in sink.commands
+    with tls_sink(certificate, {"starttls": "454 4.7.0 not now"}) as sink, pytest.raises(RouteRefused) as later:
+        await SmtpRelay(config(sink.port, tls="required")).open(ADesk(), "c")
+    assert not later.value.permanent
+
+
+async def test_F16_a_trusted_certificate_is_taken(
+    certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    with tls_sink(certificate, {}) as sink:
+        desk = await converse(ADesk("a", "b"), config(sink.port, tls="required", host="localhost"))
+    assert [answer.code for answer in desk.answers.values()] == [250, 250]
+    assert sink.commands[:3] == ["EHLO", "STARTTLS", "EHLO"]
+
+
+async def test_F16_what_was_injected_before_the_handshake_is_discarded(
+    certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    with tls_sink(certificate, {"starttls": "220 go\r\n250 injected\r\n250 injected\r\n"}) as sink:
+        try:
+            desk = await converse(ADesk("a"), config(sink.port, tls="required", host="localhost"))
+        except TransportUnavailable:
+            return  # the handshake may fail on it as well
+    assert "injected" not in str(desk.answers)
+
+
+async def test_opportunistic_tls_takes_what_it_gets(certificate: tuple[ssl.SSLContext, Path]) -> None:
+    with tls_sink(certificate, {}) as sink:
+        await converse(ADesk("a"), config(sink.port, tls="opportunistic"))
+        assert "STARTTLS" in sink.commands and len(sink.taken) == 1
+    with Sink() as sink:
+        await converse(ADesk("a"), config(sink.port, tls="opportunistic"))
+        assert len(sink.taken) == 1

@@ -1,0 +1,178 @@
+"""What stops a start: windows, ends, pauses, cancels, suppressions, results that cannot be written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from send_process import start
+from send_world import Sink, World, by_address, thread, until
+
+from mailmill.io.postgres import doubts
+from mailmill.io.postgres.suppressions import raise_change_number, suppress
+from mailmill.io.send_worker import WorkerResult
+
+Run = Callable[..., WorkerResult]
+
+
+def test_P12_nothing_starts_outside_the_window_or_after_the_end(world: World, run: Run) -> None:
+    today = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[datetime.now(UTC).weekday()]
+    others = [day for day in ("mon", "tue", "wed", "thu", "fri", "sat", "sun") if day != today]
+    shut = {"days": others[1:5], "start": "00:00:00", "end": "00:00:00", "time_zone": "UTC"}
+    ended = datetime.now(UTC) - timedelta(seconds=1)
+    with Sink() as sink:
+        closed = world.campaign(5, port=sink.port, slug="closed", window=shut)
+        sandbox = world.campaign(
+            5, port=sink.port, slug="sandbox", window=shut, sandbox=True, kind="sandbox", tenant="other"
+        )
+        over = world.campaign(5, port=sink.port, slug="over", ends_at=ended)
+        run()
+    assert world.account(closed) == {"queued": 5} and world.account(over) == {"expired": 5}
+    assert world.account(sandbox) == {"sent": 5}
+    assert world.state(over) == "finished"
+
+
+def test_P12_the_end_stops_a_running_campaign(world: World, run: Run) -> None:
+    with Sink(by_address({"dot": "slow:0.1"})) as sink:
+        end = datetime.now(UTC) + timedelta(seconds=1.5)
+        campaign = world.campaign(500, port=sink.port, ends_at=end)
+        run()
+    states = world.account(campaign)
+    assert states.keys() == {"sent", "expired"}
+    assert max(at for at, _ in sink.handed) < end.timestamp() + 0.05
+    assert world.state(campaign) == "finished"
+
+
+@pytest.mark.parametrize("stop", ["paused", "cancelled"])
+def test_P12_F45_a_pause_or_cancel_stops_starts_within_a_second(world: World, run: Run, stop: str) -> None:
+    with Sink(by_address({"dot": "slow:0.05"})) as sink:
+        campaign = world.campaign(2000, port=sink.port)
+        with thread(lambda: run(until_idle=False, max_s=2.5)) as result:
+            until(lambda: len(sink.taken) > 40)
+            with world.database.transaction() as conn:
+                conn.execute("UPDATE campaigns SET state = %s::campaign_state WHERE id = %s", (stop, campaign))
+                raise_change_number(conn)
+            stopped = time.time()
+            result()
+        states = world.account(campaign)
+        assert max(at for at, _ in sink.handed) <= stopped + 1.0
+        if stop == "paused":
+            assert states.keys() == {"sent", "queued"}
+            world.sql("UPDATE campaigns SET state = 'running'")
+            sink.script = lambda stage, to: None
+            run()
+            assert world.account(campaign) == {"sent": 2000}
+        else:
+            assert states.keys() == {"sent", "cancelled"}
+    assert max(sink.copies.values()) == 1 and len(sink.copies) == world.account(campaign)["sent"]
+
+
+def test_P07_F43_an_unsubscribe_reaches_a_running_worker_within_a_second(world: World, run: Run) -> None:
+    with Sink(by_address({"dot": "slow:0.05"})) as sink:
+        campaign = world.campaign(300, port=sink.port)
+        with thread(lambda: run(until_idle=True)) as result:
+            until(lambda: len(sink.taken) > 20)
+            with world.database.transaction() as conn:
+                keys = [f"r{n}@example.org" for n in range(100, 300)]
+                suppress(conn, tenant_id=1, address_keys=keys, reason="unsubscribed")
+            committed = time.time()
+            result()
+    late = [to for at, to in sink.handed if at > committed + 1.0 and int(to[1:].split("@")[0]) >= 100]
+    assert late == []
+    states = world.account(campaign)
+    assert states.keys() == {"sent", "suppressed"} and states["suppressed"] > 100
+    assert world.state(campaign) == "finished"
+
+
+def test_P07_who_was_suppressed_since_the_planning_is_not_claimed(world: World, run: Run) -> None:
+    with Sink() as sink:
+        campaign = world.campaign(10, port=sink.port)
+        other = world.campaign(10, port=sink.port, slug="other")
+        with world.database.transaction() as conn:
+            suppress(conn, tenant_id=1, address_keys=["r1@example.org"], reason="complained")
+            suppress(conn, tenant_id=1, address_keys=["r2@example.org"], reason="manual", scope_campaign_id=campaign)
+        run()
+    assert world.rows(campaign)["r1@example.org"][:2] == ("suppressed", "complained")
+    assert world.account(campaign) == {"sent": 8, "suppressed": 2} and world.account(other) == {
+        "sent": 9,
+        "suppressed": 1,
+    }
+
+
+def test_P10_F07_a_worker_that_lost_its_lease_writes_nothing(world: World, run: Run) -> None:
+    with Sink(by_address({"dot": "slow:1.5"})) as sink:
+        campaign = world.campaign(4, port=sink.port)
+        with thread(lambda: run(until_idle=False, max_s=3.0)) as result:
+            until(lambda: len(sink.taken) == 4)
+            with world.database.transaction("owner") as conn:  # as if its lease had run out and a person had decided
+                for (token,) in conn.execute("SELECT token FROM leases").fetchall():
+                    doubts.lose(conn, token)
+            report = result().report
+    assert report.counts["lost_leases"] == 4
+    assert world.account(campaign) == {"in_doubt": 4}
+    assert not world.events() and not world.sql("SELECT * FROM attempts")
+
+
+def test_P09_F03_a_kill_leaves_one_doubt_a_connection_and_sends_nothing_twice(
+    world: World, run: Run, tmp_path: Path
+) -> None:
+    with Sink() as sink:
+        campaign = world.campaign(1500, port=sink.port)
+        worker = start(world.database, tmp_path, worker="w1")
+        until(lambda: len(sink.taken) > 300)
+        worker.kill()
+        worker.communicate()
+        done = run(worker="w1")
+    states = world.account(campaign)
+    assert states["sent"] + states.get("in_doubt", 0) == 1500
+    assert done.replayed.in_doubt <= 4
+    assert max(sink.copies.values()) == 1
+    sent = {address for address, row in world.rows(campaign).items() if row[0] == "sent"}
+    assert sent <= sink.copies.keys()
+    assert world.state(campaign) == "finished"
+    assert len(world.events()) == states["sent"]
+
+
+def test_F06_SIGTERM_finishes_what_is_in_flight_and_gives_the_rest_back(world: World, tmp_path: Path) -> None:
+    with Sink(by_address({"dot": "slow:0.3"})) as sink:
+        campaign = world.campaign(1000, port=sink.port)
+        worker = start(world.database, tmp_path, worker="w1")
+        until(lambda: len(sink.taken) > 8)
+        worker.terminate()
+        output, _ = worker.communicate(timeout=10)
+    assert '"ended": "SIGTERM"' in output
+    states = world.account(campaign)
+    assert states.keys() == {"sent", "queued"} and states["sent"] == len(sink.taken)
+    assert not world.sql("SELECT * FROM leases") and not list((tmp_path / "journal").rglob("*.j"))
+    assert set(world.sql("SELECT DISTINCT attempt FROM messages WHERE state = 'queued'")) == {(0,)}
+
+
+def test_P14_when_results_cannot_be_written_sending_stops(world: World, run: Run) -> None:
+    with Sink(by_address({"dot": "slow:0.02"})) as sink:
+        campaign = world.campaign(1000, port=sink.port)
+        with thread(lambda: run(until_idle=False, max_s=5.0)) as result:
+            until(lambda: len(sink.taken) > 50)
+            world.sql("REVOKE INSERT ON attempts FROM mailmill_sender")
+            revoked = time.time()
+            report = result().report
+        assert report.failed and max(at for at, _ in sink.handed) < revoked + 1.0
+        world.sql("GRANT INSERT ON attempts TO mailmill_sender")
+        sink.script = lambda stage, to: None
+        run()
+    assert world.account(campaign) == {"sent": 1000}  # the journal knew every answer
+    assert len(sink.taken) == 1000
+
+
+def test_P15_a_campaign_with_an_open_row_does_not_finish(world: World, run: Run) -> None:
+    with Sink(by_address({"rcpt r1": "450 4.2.1 later"})) as sink:
+        campaign = world.campaign(3, port=sink.port)
+        run()
+        assert world.state(campaign) == "running"
+        sink.script = lambda stage, to: None
+        world.due_now()
+        run()
+    assert world.state(campaign) == "finished"
+    assert world.sql("SELECT from_state, to_state, by FROM campaign_transitions")[0][:2] == ("running", "finished")
