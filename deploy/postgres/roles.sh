@@ -16,6 +16,7 @@ database() { # name, owner
   psql -X -q -v ON_ERROR_STOP=1 -d postgres -v name="$1" -v owner="$2" <<'SQL'
 SELECT format('CREATE DATABASE %I OWNER %I', :'name', :'owner')
  WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'name') \gexec
+ALTER DATABASE :"name" OWNER TO :"owner";
 REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
 SQL
 }

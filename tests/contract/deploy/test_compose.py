@@ -94,19 +94,12 @@ def test_dependencies_exist_and_have_what_is_waited_for(compose: dict[str, Any])
             assert wanted["condition"] != "service_healthy" or "healthcheck" in other
 
 
-@pytest.mark.parametrize("name", OURS)
-def test_every_command_of_ours_is_a_real_one(compose: dict[str, Any], root: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in OURS if not name.startswith("dagster")])
+def test_every_command_of_ours_is_a_real_one(compose: dict[str, Any], name: str) -> None:
     """With --help in the place of starting; test_services.py starts them."""
-    service = compose["services"][name]
-    command = [str(part) for part in service["command"]]
-    entry = service.get("entrypoint", ["mailmill"])
-    (tmp_path / "dagster_url").write_text("postgresql+psycopg2://x")
-    environment = os.environ | {
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "DAGSTER_PG_URL_FILE": str(tmp_path / "dagster_url"),
-    }
-    entry = [str(root / "deploy" / "dagster.sh") if part == "/opt/dagster/dagster.sh" else part for part in entry]
-    done = subprocess.run([*entry, *command, "--help"], capture_output=True, text=True, env=environment, timeout=60)
+    command = ["mailmill", *(str(part) for part in compose["services"][name]["command"])]
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0 and "Usage" in done.stdout, done.stderr
     for option in (part for part in command if part.startswith("--")):
         assert option in done.stdout

@@ -79,7 +79,7 @@ def migrated(compose: dict[str, Any], production: Path) -> Path:
 
 
 def check(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", ["send", "listen", "ingress", "stats"])
@@ -138,3 +138,46 @@ def test_health_says_what_is_wrong(compose: dict[str, Any], migrated: Path) -> N
             done = check(["mailmill", "health", what], environment)
             assert done.returncode == 1 and "Traceback" not in done.stderr
             assert said in done.stderr
+
+
+def test_dagsters_processes_get_healthy_over_postgresql(
+    compose: dict[str, Any], migrated: Path, root: Path, tmp_path: Path
+) -> None:
+    """Code server, web server and daemon as in the file: only hosts, ports and the data folder are this machine's."""
+    host = quote((migrated / "owner_url" / "mailmill_database_url").read_text().partition("host=")[2], safe="%")
+    url = (migrated / "secrets" / "dagster_url").read_text()
+    (tmp_path / "url").write_text(url.replace("@postgres:5432/dagster", f"@/dagster?host={host}"))
+    code, web = str(free_port()), str(free_port())
+    here = {
+        "/opt/dagster/dagster.sh": str(root / "deploy" / "dagster.sh"),
+        "0.0.0.0": "127.0.0.1", "4000": code, "3000": web,
+        "/opt/dagster/workspace.yaml": str(tmp_path / "workspace.yaml"),
+        "http://127.0.0.1:3000/server_info": f"http://127.0.0.1:{web}/server_info",
+    }  # fmt: skip
+    workspace = (root / "deploy" / "workspace.yaml").read_text()
+    (tmp_path / "workspace.yaml").write_text(workspace.replace("dagster-code", "127.0.0.1").replace("4000", code))
+    instance = (root / "deploy" / "dagster.yaml").read_text()
+    (tmp_path / "dagster.yaml").write_text(instance.replace("/opt/data", str(tmp_path / "data")))
+    with environment_of(compose, "dagster-code", migrated) as (environment, _):
+        environment |= {"DAGSTER_HOME": str(tmp_path), "DAGSTER_PG_URL_FILE": str(tmp_path / "url"),
+                        "DAGSTER_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore"}  # fmt: skip
+        log = (tmp_path / "log").open("w+")
+        running: list[subprocess.Popen[bytes]] = []
+        try:
+            for names in (["dagster-code"], ["dagster-webserver", "dagster-daemon"]):
+                for name in names:
+                    service = compose["services"][name]
+                    command = [here.get(part, part) for part in [*service["entrypoint"], *service["command"]]]
+                    running.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log))
+                for name in names:
+                    test = [here.get(part, part) for part in compose["services"][name]["healthcheck"]["test"][1:]]
+                    deadline = time.monotonic() + 120
+                    while (last := check(test, environment)).returncode and time.monotonic() < deadline:
+                        assert all(process.poll() is None for process in running), (tmp_path / "log").read_text()
+                    assert last.returncode == 0, last.stderr
+        finally:
+            for process in running:
+                process.send_signal(signal.SIGTERM)
+            for process in running:
+                process.wait(timeout=60)
+            log.close()
