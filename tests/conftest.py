@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -18,6 +19,10 @@ from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
 
 pytest_plugins = ["kafka_service"]
+
+
+hypothesis.settings.register_profile("mailmill", deadline=None)  # the machines that run this are shared and noisy
+hypothesis.settings.load_profile("mailmill")
 
 
 @pytest.fixture(scope="session")

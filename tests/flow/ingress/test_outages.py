@@ -187,8 +187,8 @@ def process(world: Any, server: EmbeddedServer, tmp_path: Path) -> Iterator[tupl
         **os.environ, "MAILMILL_HOME": str(tmp_path), "MAILMILL_DATABASE_URL": server.conninfo("postgres", name),
         "acme": "secret", "beta": "secret",
     }  # fmt: skip
-    code = "from mailmill.cli import ingress; from mailmill.cli.app import app; app()"
-    child = subprocess.Popen([sys.executable, "-c", code, "--port", str(port)], env=environment)
+    command = [sys.executable, "-m", "mailmill", "ingress", "--port", str(port)]
+    child = subprocess.Popen(command, env=environment)
     yield child, f"http://127.0.0.1:{port}"
     child.kill()
     child.wait()
