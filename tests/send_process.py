@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,11 @@ def start(database: Database, root: Path, **terms: Any) -> subprocess.Popen[str]
 def main() -> None:
     conninfo, journal, terms = sys.argv[1:]
     database = Database(conninfos={"sender": conninfo})
-    done = run_worker(database, Path(journal), lambda reference: "secret", own_process=True, **json.loads(terms))
+    settings = json.loads(terms)
+    limit = settings.pop("file_limit", None)
+    if limit is not None:  # writes beyond it fail, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    done = run_worker(database, Path(journal), lambda reference: "secret", own_process=True, **settings)
     report = done.report
     print(json.dumps({
         "worker": done.worker, "counts": dict(report.counts), "ended": report.ended, "problems": report.problems,

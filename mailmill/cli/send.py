@@ -15,7 +15,7 @@ from mailmill.io.postgres import doubts as ledger_doubts
 from mailmill.io.postgres import ledger
 from mailmill.io.postgres.ledger import SQL
 from mailmill.io.postgres.suppressions import raise_change_number
-from mailmill.pipelines.send.loop import Report
+from mailmill.pipelines.send.calls import Report
 
 Name = Annotated[str, typer.Argument(help="tenant/campaign", metavar="CAMPAIGN")]
 TICK_EVERY_S = 30.0
@@ -192,7 +192,7 @@ def workers(json: Json = False) -> None:
     """The send workers, what they hold and since when they are silent."""
     with installation().database.transaction("sender") as conn:
         found = conn.execute(SQL["workers"]).fetchall()
-    names = ("worker", "host", "pid", "started_at", "seen_at", "silent_s", "leases", "leases_until", "last_error")
+    names = ("worker", "host", "pid", "started_at", "seen_at", "silent_s", "leases", "expired", "last_error")
     rows = [dict(zip(names, row, strict=True)) for row in found]
     for row in rows:
         row["silent_s"] = round(row["silent_s"], 1)

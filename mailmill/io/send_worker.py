@@ -23,7 +23,8 @@ from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.doubts import Replayed
 from mailmill.io.postgres.ledger_ports import PostgresFollower, PostgresLedger, SenderSession
 from mailmill.io.transports.smtp import SmtpConfig, SmtpRelay
-from mailmill.pipelines.send.loop import Report, Sender, Terms
+from mailmill.pipelines.send.calls import Report
+from mailmill.pipelines.send.loop import Sender, Terms
 from mailmill.pipelines.send.messages import Composer
 from mailmill.pipelines.send.ports import CampaignFacts, RouteFacts
 from mailmill.pipelines.send.tokens import Key

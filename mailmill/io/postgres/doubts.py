@@ -85,16 +85,20 @@ def orphaned(conn: psycopg.Connection, worker: str, known: Sequence[int]) -> lis
 def declare_lost(conn: psycopg.Connection, worker: str) -> int:
     """The journal of a dead worker will not come back: everything under its leases is in doubt. Out: how many rows.
 
-    Raises: Misconfigured while the worker may live: its name is taken, or a lease has not run out.
+    Should the worker live after all, nothing it writes under these leases counts any more.
+
+    Raises: Misconfigured while a lease has not run out, or the worker's session cannot be ended.
     """
-    if not own_name(conn, worker):
-        raise Misconfigured(f"the worker {worker} is connected to the database", remedy="Stop it first.")
     leases = conn.execute(SQL["leases_of"], {"worker": worker}).fetchall()
     if any(not expired for *_, expired in leases):
         raise Misconfigured(
             f"a lease of {worker} has not run out: it may still be sending",
             remedy="Wait until `mailmill workers` shows its leases as expired.",
         )
+    conn.execute(SQL["end_owner"], {"worker": worker})
+    if not own_name(conn, worker):
+        raise Misconfigured(f"the worker {worker} is connected to the database", remedy="Stop it first.")
+    leases = conn.execute(SQL["leases_of"], {"worker": worker}).fetchall()
     return sum(lose(conn, int(token)) for token, *_ in leases)
 
 

@@ -6,7 +6,7 @@ Times without a date are seconds of the loop's clock, which also runs while the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,15 +30,21 @@ class Running:
     dry_until: float = 0.0  # nothing was claimable: ask again then
     limited_s: float = 0.0  # how long the limit that stopped the last claim lasts
 
+    patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        base = SANDBOX_PATIENCE if self.sandbox else Patience()
+        most = int(self.content.get("max_attempts") or base.max_attempts)
+        self.patience = replace(base, max_attempts=most)
+
     @property
     def sandbox(self) -> bool:
         return bool(self.content.get("sandbox"))
 
     @property
-    def patience(self) -> Patience:
-        most = int(self.content.get("max_attempts") or Patience().max_attempts)
-        base = SANDBOX_PATIENCE if self.sandbox else Patience()
-        return Patience(max_attempts=most, first_s=base.first_s, longest_s=base.longest_s)
+    def resend_after_s(self) -> int | None:
+        """When a doubt is sent again; None: never by itself."""
+        return self.patience.first_s if self.content.get("doubt") == "resend" else None
 
     @property
     def window(self) -> WindowSpec | None:

@@ -217,14 +217,22 @@ class _Joined:
 class _JoinedSubject:
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._pieces = [piece for piece in pieces if not isinstance(piece, TokenSlot)]
+        self._known: dict[bytes, bytes] = {}
         fixed = all(isinstance(piece, str) for piece in self._pieces)
         self._line = _subject_line("".join(str(piece) for piece in self._pieces)) if fixed else None
 
     def line(self, values: Sequence[bytes]) -> bytes:
         if self._line is not None:
             return self._line
+        key = b"\x1f".join(values)
+        known = self._known.get(key)
+        if known is not None:
+            return known
         texts = [p if isinstance(p, str) else p.pick(values[p.field]).decode("utf-8", "replace") for p in self._pieces]
-        return _subject_line("".join(texts))
+        line = _subject_line("".join(texts))
+        if len(self._known) < _KNOWN and len(key) < 200:
+            self._known[key] = line
+        return line
 
 
 # ---------------------------------------------------------------- Jinja2 for each recipient

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +17,9 @@ import pytest
 from send_process import start
 from send_world import Sink, World, by_address, thread, until
 
-from mailmill.io.postgres import doubts, ledger
-from mailmill.io.send_worker import WorkerResult
+from mailmill.io.postgres import doubts, ledger, schema
+from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.send_worker import WorkerResult, run_worker
 
 pytestmark = pytest.mark.faults
 Run = Callable[..., WorkerResult]
@@ -105,3 +112,122 @@ def test_F18_sessions_that_are_terminated_lose_and_double_nothing(world: World, 
             result()
     assert world.account(campaign) == {"sent": 800}
     assert len(sink.taken) == 800
+
+
+def alive(world: World) -> int:
+    return int(world.sql("SELECT count(*) FROM leases")[0][0])
+
+
+def test_P08_P09_kills_at_any_moment_lose_nothing_and_double_nothing(world: World, run: Run, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    with Sink() as sink:
+        campaign = world.campaign(6000, port=sink.port, transport={"connections": 6})
+        kills = 0
+        while kills < 8:
+            before = len(sink.taken)
+            worker = start(world.database, tmp_path, worker="w1")
+            until(lambda n=before: len(sink.taken) > n or len(sink.taken) == 6000, 20)
+            time.sleep(chance.uniform(0.0, 0.25))  # the moment of the kill is what is varied, nothing is waited for
+            worker.kill()
+            worker.communicate()
+            kills += 1
+        run(worker="w1")
+    states = world.account(campaign)
+    doubts_named = states.get("in_doubt", 0)
+    assert states["sent"] + doubts_named == 6000 and doubts_named <= 6 * kills
+    assert max(sink.copies.values()) == 1
+    rows = world.rows(campaign)
+    assert {address for address, row in rows.items() if row[0] == "sent"} <= sink.copies.keys()
+    assert sink.copies.keys() <= {address for address, row in rows.items() if row[0] in ("sent", "in_doubt")}
+    assert len(world.events()) == states["sent"] and world.state(campaign) == "finished"
+    offsets = world.sql("SELECT part, count(*), max(off) + 1 FROM log GROUP BY part")
+    assert all(n == end for _, n, end in offsets)
+
+
+@pytest.mark.parametrize("stage", ["banner", "mail", "rcpt", "data", "dot"])
+def test_F01_F02_F03_a_kill_at_each_stage(world: World, run: Run, tmp_path: Path, stage: str) -> None:
+    with Sink(by_address({stage: "stall"})) as sink:
+        campaign = world.campaign(8, port=sink.port, transport={"connections": 2})
+        worker = start(world.database, tmp_path, worker="w1")
+        until(lambda: sink.open_now >= 2 and alive(world) and (stage != "dot" or len(sink.taken) == 2))
+        worker.kill()
+        worker.communicate()
+        sink.script = lambda stage, to: None
+        done = run(worker="w1")
+    expected = {"sent": 6, "in_doubt": 2} if stage == "dot" else {"sent": 8}
+    assert world.account(campaign) == expected
+    assert set(sink.copies.values()) == {1} and len(sink.copies) == 8
+    assert (done.replayed.in_doubt, done.replayed.released) == ((2, 6) if stage == "dot" else (0, 8))
+
+
+def test_F04_an_answer_that_was_read_is_recorded_after_the_kill(world: World, run: Run, tmp_path: Path) -> None:
+    with Sink() as sink:
+        campaign = world.campaign(100, port=sink.port)
+        with world.database.transaction() as conn:
+            conn.execute("LOCK TABLE attempts IN EXCLUSIVE MODE")  # nothing can be recorded
+            worker = start(world.database, tmp_path, worker="w1")
+            until(lambda: len(sink.taken) == 100)
+            assert world.account(campaign) == {"leased": 100}
+            worker.kill()
+            worker.communicate()
+        done = run(worker="w1")
+    assert done.replayed.recorded + done.replayed.in_doubt == 100 and done.replayed.in_doubt <= 4
+    assert world.account(campaign)["sent"] == done.replayed.recorded
+    assert max(sink.copies.values()) == 1
+
+
+def test_F07_a_worker_stopped_past_its_lease_writes_nothing_and_starts_nothing(world: World, tmp_path: Path) -> None:
+    with Sink(by_address({"dot": "slow:1.0"})) as sink:
+        campaign = world.campaign(40, port=sink.port, transport={"connections": 2})
+        worker = start(world.database, tmp_path / "elsewhere", worker="w1", lease_s=3.0, margin_s=0.5, max_s=8.0)
+        until(lambda: len(sink.taken) >= 2)
+        os.kill(worker.pid, signal.SIGSTOP)
+        before = len(sink.taken)
+        until(lambda: world.sql("SELECT bool_and(until < clock_timestamp()) FROM leases")[0][0], 10)
+        with world.database.transaction("sender") as conn:
+            ledger.session(conn)
+            lost = doubts.declare_lost(conn, "w1")
+        os.kill(worker.pid, signal.SIGCONT)
+        woken = time.time()
+        output, _ = worker.communicate(timeout=30)
+        # what it claims afresh is its own again; what it had claimed before was never started
+    states = world.account(campaign)
+    assert states["in_doubt"] == lost > 30
+    assert json.loads(output)["counts"].get("lost_leases", 0) >= 1
+    assert [to for at, to in sink.handed if at > woken] == []
+    assert len(sink.taken) <= before + 2 and max(sink.copies.values()) == 1
+
+
+def test_F18_a_database_killed_in_the_middle_comes_back_and_nothing_is_lost(tmp_path: Path) -> None:
+    home = Path(tempfile.mkdtemp(prefix="mm"))
+    server = EmbeddedServer(home=home)
+    try:
+        schema.migrate(server.database())
+        world = World(server.database())
+        with Sink(by_address({"dot": "slow:0.02"})) as sink:
+            campaign = world.campaign(1500, port=sink.port)
+            with thread(lambda: run_worker(server.database(), tmp_path / "journal", str, until_idle=True)) as result:
+                until(lambda: len(sink.taken) > 300)
+                pid = server.pid()
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                result(60)
+        assert world.account(campaign) == {"sent": 1500} and len(sink.taken) == 1500
+        assert world.state(campaign) == "finished"
+    finally:
+        server.stop()
+        shutil.rmtree(server.base, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def test_F20_a_journal_on_a_full_disk_stops_sending_and_loses_nothing(world: World, run: Run, tmp_path: Path) -> None:
+    with Sink() as sink:
+        campaign = world.campaign(3000, port=sink.port)
+        worker = start(world.database, tmp_path, worker="w1", file_limit=20_000)
+        output, _ = worker.communicate(timeout=30)
+        assert json.loads(output)["ended"] == "failed" and "journal" in json.loads(output)["problems"]["worker"]
+        taken = len(sink.taken)
+        states = world.account(campaign)
+        assert taken < 3000 and states["sent"] == taken and states["sent"] + states["queued"] == 3000
+        run(worker="w1")
+    assert world.account(campaign) == {"sent": 3000} and len(sink.taken) == 3000

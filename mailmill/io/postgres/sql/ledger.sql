@@ -17,6 +17,14 @@ SELECT pg_try_advisory_lock(hashtextextended('mailmill send ' || %(worker)s, 0))
 -- name: disown_name
 SELECT pg_advisory_unlock(hashtextextended('mailmill send ' || %(worker)s, 0));
 
+-- name: end_owner
+-- End the session that still has this worker's name: of a process that is stopped, or beyond a broken network.
+WITH k AS (SELECT hashtextextended('mailmill send ' || %(worker)s, 0) AS key)
+SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l, k
+ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.pid <> pg_backend_pid()
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.classid = ((k.key >> 32) & 4294967295)::oid AND l.objid = (k.key & 4294967295)::oid;
+
 -- name: register
 INSERT INTO workers (name, host, boot_id, pid) VALUES (%(worker)s, %(host)s, %(boot_id)s, %(pid)s)
 ON CONFLICT (name) DO UPDATE SET host = excluded.host, boot_id = excluded.boot_id, pid = excluded.pid,
@@ -319,7 +327,7 @@ SELECT tenant_id, id, 'finished', 'running', %(by)s, 'doubts are sent again' FRO
 SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
        extract(epoch FROM clock_timestamp() - w.seen_at)::float8 AS silent_s,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name) AS leases,
-       (SELECT min(until) FROM leases l WHERE l.worker = w.name) AS lease_until, w.last_error
+       (SELECT count(*) FROM leases l WHERE l.worker = w.name AND l.until < clock_timestamp()) AS expired, w.last_error
   FROM workers w ORDER BY w.name;
 
 -- name: forget_worker
