@@ -219,7 +219,7 @@ class EmbeddedServer:
             done = subprocess.run(
                 [str(self._bin() / "initdb"), "-D", str(base / "data"), "-U", "postgres", "-A", "scram-sha-256"]
                 + ["--pwfile", str(password), "-E", "UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
-                + ["--no-instructions"],
+                + ["--no-instructions", *(["--no-sync"] if self.options.get("fsync") == "off" else [])],
                 capture_output=True, text=True, cwd=base, env=_environment(), **_as(user),
             )  # fmt: skip
         finally:
