@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV_VERSION := 0.13.8
 export UV_LINK_MODE := copy
+export UV_SYSTEM_CERTS ?= true
 export DAGSTER_DISABLE_TELEMETRY := 1
 DEMO := .mailmill/demo
 
