@@ -12,12 +12,13 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,7 @@ class Demo:
             child = subprocess.Popen(
                 [sys.executable, *command], cwd=self.folder, env=self.environment(), stdout=log, stderr=log
             )
+        (self.folder / "logs" / f"{name}.pid").write_text(str(child.pid))
         try:
             if health:
                 self._until(lambda: child.poll() is not None or _answers(health), 30, f"{name} to answer")
@@ -126,6 +128,7 @@ class Demo:
 
     def prepare(self) -> None:
         """An empty project folder with configuration, inboxes and secrets; what an earlier demo left is removed."""
+        self._end_leftovers()
         if (self.folder / ".mailmill").exists():
             self.mailmill("down")
             shutil.rmtree(self.folder / ".mailmill" / "postgres", ignore_errors=True)
@@ -148,6 +151,14 @@ class Demo:
                 text = text.replace(f"port: {example}", f"port: {self.ports[name]}")
             (self.folder / source.name).write_text(text, encoding="utf-8")
         make_data.make(self.folder, scale=self.scale)
+
+    def _end_leftovers(self) -> None:
+        """End the servers of a demo that was killed; a number that was given to another program since is not ours."""
+        for path in (self.folder / "logs").glob("*.pid"):
+            pid = int(path.read_text() or 0)
+            with suppress(OSError):
+                if pid and Path(f"/proc/{pid}/cwd").resolve() == self.folder.resolve():
+                    os.kill(pid, signal.SIGKILL)
 
     def services(self, stack: ExitStack) -> None:
         """The outside world: two contact services and a relay; and what listens: the ingress and the listener."""
