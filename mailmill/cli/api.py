@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.ports import refuse_taken
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import api_keys, read
 
@@ -75,11 +76,13 @@ def api(
     from mailmill.io.postgres.read_pool import ReadPool
 
     settings = installation().settings
+    chosen = settings.stats_port if port is None else port
+    refuse_taken(settings.bind, chosen, setting="MAILMILL_STATS_PORT")
     # no access log: a key that somebody puts into a URL must not end in a file
     uvicorn.run(
         create_app(ReadPool(installation().database)),
         host=settings.bind,
-        port=settings.stats_port if port is None else port,
+        port=chosen,
         log_level=settings.log_level.lower(),
         access_log=False,
         ws="none",

@@ -67,7 +67,9 @@ def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None)
     if not rows:
         console.print(f"{title}: nothing" if title else "nothing")
         return
-    table = Table(title=title, title_justify="left")
+    if title:  # a title of the table's own would be broken at the table's width
+        console.print(Text(title, style="italic"), soft_wrap=True)
+    table = Table()
     for name, value in rows[0].items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         table.add_column(name.replace("_", " "), justify="right" if number else "left")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json as jsonlib
 import secrets
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -194,9 +195,10 @@ def tenants(json: Json = False) -> None:
 def init(folder: Annotated[Path, typer.Argument(help="An empty folder, or one to be made.")] = Path(".")) -> None:
     """Write a commented example project into an empty folder."""
     write_example(folder)
-    inside = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
-    print(f"An example project lies in {folder}. Read mailmill.yaml, then:")
-    print(f"  {inside}mailmill apply .              # store what the files say")
+    print(f"An example project lies in {folder}. Read its mailmill.yaml, then:")
+    if folder.resolve() != Path.cwd():
+        print(f"  cd {shlex.quote(str(folder))}")
+    print("  mailmill apply .                # store what the files say")
     print("  mailmill ingest example/inbox   # take in the sample contacts")
     print("  mailmill up                     # user interface, listener and statistics, on loopback")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mailmill.cli.app import app, installation
+from mailmill.cli.ports import refuse_taken
 from mailmill.composition import Installation
 from mailmill.pipelines.listen.ports import EventLog
 
@@ -27,10 +29,12 @@ def ingress(
     from mailmill.api.ingress.app import serve
 
     mill = installation()
+    host, chosen = mill.settings.bind, mill.settings.ingress_port if port is None else port
+    refuse_taken(host, chosen, setting="MAILMILL_INGRESS_PORT")
     log = event_log(mill)
     try:
-        chosen = mill.settings.ingress_port if port is None else port
-        serve(ingress_app(mill, log), host=mill.settings.bind, port=chosen)
+        print(f"ingress: HTTP on {host}:{chosen}, until Ctrl-C", file=sys.stderr, flush=True)
+        serve(ingress_app(mill, log), host=host, port=chosen)
     finally:
         log.close()
 

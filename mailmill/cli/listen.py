@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def listen(
         logging.basicConfig(level=here.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         for name in (signal.SIGTERM, signal.SIGINT):  # the batch under way is finished, the rest stays on the log
             signal.signal(name, lambda *_: stop.set())
+        print("listen: folding events, until Ctrl-C", file=sys.stderr, flush=True)
     listener = Listener(
         database=here.database,
         lake=here.lake,

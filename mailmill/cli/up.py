@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mailmill.cli.app import app, installation
+from mailmill.cli.ports import refuse_taken
 from mailmill.cli.processes import Process, stop_all
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
@@ -28,6 +29,9 @@ def up() -> None:
     mill.home.mkdir(parents=True, exist_ok=True)
     with open(mill.home / "up.lock", "w") as lock:
         _only_one(lock, mill.home)
+        for part in ("dagster", "ingress", "stats"):
+            setting = f"{part}_port"
+            refuse_taken(mill.settings.bind, getattr(mill.settings, setting), setting=f"MAILMILL_{setting.upper()}")
         _prepare_database(mill)
         processes = _processes(mill)
         for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT too: a shell may have started us with it ignored
@@ -131,7 +135,7 @@ def _show_when_healthy(mill: Installation, processes: list[Process]) -> None:
         waiting = {name: pair for name, pair in waiting.items() if not _healthy(pair[1])}
         for process in processes:
             if said := process.watch(time.monotonic()):
-                console.print(f"\n{said}")
+                console.print(f"\n{said}", soft_wrap=True)
         console.print(".", end="")
         time.sleep(0.5)
     console.print()

@@ -1,0 +1,194 @@
+"""Every `mailmill` command of the README and of docs/ is run by a reader's hand, or at least understood."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import typer
+from docs_world import DOCUMENTS, Command, Reader, blocks, commands, kill, mentions, until
+from psycopg.conninfo import conninfo_to_dict
+
+from mailmill.cli import VERBS
+from mailmill.cli.app import app
+from mailmill.cli.configuration import write_example
+from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.server import EmbeddedServer
+
+README, DOCS = DOCUMENTS[0], DOCUMENTS[1:]
+RUN = [document for document in DOCS if any(command.not_run is None for command in commands(document))]
+ZOE = "zoe@readers.example"
+
+
+def cut(found: list[Command]) -> int:
+    """Where the first server is started."""
+    return next(place for place, command in enumerate(found) if command.words[0] == "mailmill" and command.serves)
+
+
+# ---------------------------------------------------------------- the README
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """The README's project, typed by a new user up to where servers are started."""
+    folder, home = tmp_path_factory.mktemp("new user"), tmp_path_factory.mktemp("home")
+    reader = Reader(folder, {"HOME": str(home)})
+    found = commands(README)
+    assert [command.line for command in found[:2]] == ["mailmill init shop", "cd shop"]
+    try:
+        for command in found[: cut(found)]:
+            reader.type(command)
+        yield reader
+        assert not list(home.iterdir()), "a project's data lies in the project"
+    finally:
+        kill(reader.servers.values())
+        if reader.folder != folder:
+            reader.run("mailmill down")
+        shutil.rmtree((reader.folder / ".mailmill" / "postgres").resolve(), ignore_errors=True)
+
+
+def test_the_README_is_true_for_a_new_user(shop: Reader) -> None:
+    found = commands(README)
+    said = {command.line.split(" ")[1]: shop.type(command) for command in found[cut(found) :]}
+    account = json.loads(shop.run("mailmill account example/welcome --json"))
+    assert account["state"] == "finished"
+    assert account["planned"] == sum(account["by_state"].values()) == 4
+    relay = [json.loads(line) for line in (shop.folder / ".mailmill/sandbox/log.jsonl").read_text().splitlines()]
+    assert sum(entry["event"] == "answer" and entry["taken"] for entry in relay) == account["by_state"]["sent"] == 4
+    assert re.search(r"planned\W+4\b", said["account"])
+    assert re.search(r"accepted\W+4\b", said["stats"])
+    assert "a relay took it" in said["explain"]
+    shop.end()
+
+
+def test_mailmill_up_serves_takes_in_what_is_dropped_and_leaves_nothing_behind(shop: Reader) -> None:
+    up = shop.start("up", "mailmill up", within_s=120)
+    postgres = EmbeddedServer(home=shop.folder / ".mailmill")
+    assert postgres.pid() is not None
+    (shop.folder / "inbox" / "more.csv").write_text(f"email,name\n{ZOE},Zoe Dunn\n", encoding="utf-8")
+
+    def known() -> Any:
+        found = shop.run(f"mailmill explain {ZOE} --tenant example --json || true")
+        return json.loads(found) if found else None
+
+    [explained] = until(known, "the sensor to take in a dropped file", within_s=60, every_s=1)
+    assert explained
+    started = [psutil.Process(up.pid), *psutil.Process(up.pid).children(recursive=True)]
+    assert len(started) >= 5, started
+    shop.end("up", within_s=30)
+    assert "stopped" in shop.log("up")
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert not alive
+    assert postgres.pid() is None
+    assert not left_in(shop.folder)
+
+
+def left_in(folder: Path) -> list[str]:
+    """Processes whose working folder or command is in this one, whoever their parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder) in " ".join([process.cwd(), *process.cmdline()]):
+                found.append(str(process))
+        except psutil.Error:
+            continue
+    return found
+
+
+# ---------------------------------------------------------------- docs/
+
+
+@pytest.fixture
+def acme(tmp_path: Path, server: EmbeddedServer, database: Database) -> Iterator[Reader]:
+    """The example project as its tenant acme would have it, with the files that the documents name."""
+    name = conninfo_to_dict(database.conninfo("owner"))["dbname"]
+    reader = Reader(tmp_path / "acme", {"MAILMILL_DATABASE_URL": server.conninfo("postgres", str(name))})
+    write_example(reader.folder)
+    yaml = (reader.folder / "mailmill.yaml").read_text(encoding="utf-8")
+    for old, new in (("slug: example", "slug: acme"), ("tenant: example", "tenant: acme"),
+                     ("slug: inbox", "slug: newsletter"), ("example-webhook", "acme-webhook")):  # fmt: skip
+        assert old in yaml
+        yaml = yaml.replace(old, new)
+    yaml += "\n---\nkind: source\ntenant: acme\nslug: desk\ntype: manual\n"
+    (reader.folder / "mailmill.yaml").write_text(reader.here(yaml), encoding="utf-8")
+    (reader.folder / "secrets" / "example-webhook").rename(reader.folder / "secrets" / "acme-webhook")
+    (reader.folder / "people.csv").write_text("email,name\npia@people.example,Pia\nno address,Nobody\n")
+    reader.run("mailmill apply mailmill.yaml")
+    yield reader
+    kill(reader.servers.values())
+
+
+@pytest.mark.parametrize("document", RUN, ids=lambda document: document.stem)
+def test_the_commands_of_a_document_run_as_they_stand(document: Path, acme: Reader) -> None:
+    rules = [block for block in blocks(document, "yaml") if block.startswith("rules:")]
+    (acme.folder / "sandbox.yaml").write_text("\n".join(rules), encoding="utf-8")  # the rules that it documents
+    for command in commands(document):
+        if command.not_run is None:
+            acme.type(command)
+    acme.end()
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def parse(words: list[str]) -> None:
+    """Let typer read a command line without running it.
+
+    Raises: typer's usage errors; KeyError for a verb that does not exist.
+    """
+    command: Any = typer.main.get_command(app)
+    path = ["mailmill"]
+    while hasattr(command, "commands") and words:
+        command, path, words = command.commands[words[0]], [*path, words[0]], words[1:]
+    if hasattr(command, "commands"):
+        return  # a group by its name
+    command.make_context(" ".join(path), list(words))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _verbs() -> None:
+    for module in dict.fromkeys(VERBS.values()):
+        import_module(f"mailmill.cli.{module}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_what_a_document_says_of_the_command_line_parses(document: Path) -> None:
+    for command in commands(document):
+        if command.words[0] == "mailmill":
+            parse(command.words[1:])
+    for mention in mentions(document):
+        words = mention.split()[1:]
+        wanted: Any = typer.main.get_command(app)
+        while words and hasattr(wanted, "commands"):
+            assert words[0] in wanted.commands, f"{document.name} speaks of `{mention}`"
+            wanted, words = wanted.commands[words[0]], words[1:]
+        if words:  # more than a verb's name: then as it has to be typed
+            parse(mention.split()[1:])
+
+
+def test_no_command_of_a_document_is_overlooked() -> None:
+    verbs = "|".join(VERBS)
+    for document in DOCUMENTS:
+        lines = re.findall(rf"^\s*(?:\$ )?mailmill (?:{verbs})\b", document.read_text("utf-8"), re.MULTILINE)
+        seen = [command for command in commands(document) if command.words[0] == "mailmill"]
+        assert len(lines) <= len(seen), f"{document.name} has commands outside of a block, or in one nobody closes"
+
+
+def test_the_README_leads_to_every_document() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [document.name for document in DOCS if f"](docs/{document.name})" not in text] == []
+
+
+def test_a_wrong_command_would_be_seen() -> None:
+    with pytest.raises(KeyError):
+        parse(["sned"])
+    for wrong in (["send", "--untill-idle"], ["apply"], ["campaign", "start", "a/b", "c"]):
+        with pytest.raises(Exception, match=r"(?i)no such option|missing parameter|unexpected extra"):
+            parse(wrong)
