@@ -13,7 +13,10 @@ def refuse_taken(host: str, port: int, *, setting: str) -> None:
     Raises: Misconfigured naming the setting, when somebody listens there or the address is not of this machine.
     """
     try:
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what a server that ended left behind is free
+            probe.bind((host, port))
+            probe.listen()
     except (OSError, OverflowError) as error:
         raise Misconfigured(
             f"cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}",
