@@ -103,7 +103,8 @@ async def test_another_server_that_offers_no_pipelining_is_understood() -> None:
 @pytest.mark.parametrize(
     ("answers", "stage", "code"),
     [({"dot": "cut"}, "dot", 0), ({"dot": "reset"}, "dot", 0), ({"dot": "stall"}, "dot", 0),
-     ({"rcpt": "stall"}, "rcpt", 0), ({"data": "cut"}, "data", 0), ({"dot": "421 4.3.2 bye"}, "dot", 421), ({"rcpt": "550 5.1.1 who"}, "rcpt", 550)],
+     ({"rcpt": "stall"}, "rcpt", 0), ({"data": "cut"}, "data", 0),
+     ({"dot": "421 4.3.2 bye"}, "dot", 421), ({"rcpt": "550 5.1.1 who"}, "rcpt", 550)],
 )  # fmt: skip
 async def test_F15_a_broken_link_says_where_it_broke(answers: dict[str, str], stage: str, code: int) -> None:
     with Sink(by_address(answers)) as sink:
