@@ -27,7 +27,7 @@ role dagster NOBYPASSRLS
 database mailmill mailmill_owner
 database dagster dagster
 psql -X -q -v ON_ERROR_STOP=1 -d postgres <<'SQL'
--- the owner may act as each of them: mailmill's own verbs (apply, backup, send) enter by one URL
+-- the owner may act as each of them: mailmill's own verbs (apply, backup, a lone send) enter by one URL
 GRANT mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats, mailmill_backup TO mailmill_owner;
 GRANT CONNECT ON DATABASE mailmill TO mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats, mailmill_backup;
 SQL

@@ -69,10 +69,15 @@ def send(
 
 
 class _Ticks:
-    """The minute tick's work, for whoever sends without Dagster: once now, and again while the worker runs."""
+    """The minute tick's work, for whoever sends without Dagster: once now, and again while the worker runs.
+
+    A worker that is let in as sender only has Dagster beside it, which plans.
+    """
 
     def __init__(self, *, forever: bool) -> None:
         self._over = Event()
+        if not installation().database.may("owner"):
+            return
         self._tick()
         if forever:
             Thread(target=self._go_on, name="ticks", daemon=True).start()

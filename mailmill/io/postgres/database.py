@@ -33,7 +33,18 @@ class Database:
     wake: Callable[[], None] = field(default=_no_server, repr=False)
     connect_timeout_s: int = 10
 
+    def may(self, role: Role) -> bool:
+        """Whether this process has been let in as that role."""
+        return role in self.conninfos
+
     def conninfo(self, role: Role) -> str:
+        """Raises: Misconfigured when this process's URL is another role's."""
+        if role not in self.conninfos:
+            raise Misconfigured(
+                f"this URL is for the role {next(iter(self.conninfos))}, and this needs the role {role}",
+                place="MAILMILL_DATABASE_URL",
+                remedy="Run it with the owner's URL, or with that role's own.",
+            )
         return self.conninfos[role]
 
     def connect(
@@ -63,7 +74,7 @@ class Database:
 
     def _open(self, role: Role, autocommit: bool) -> psycopg.Connection:
         return psycopg.connect(
-            self.conninfos[role],
+            self.conninfo(role),
             autocommit=autocommit,
             connect_timeout=self.connect_timeout_s,
             application_name=f"mailmill {role}",
@@ -135,9 +146,9 @@ def refused(error: psycopg.OperationalError) -> MailmillError:
 
 
 def external(url: str) -> Database:
-    """A server that others run. Every role enters by the same URL and takes its own name by SET ROLE.
+    """A server that others run. The owner's URL lets every role in, each under its own name by SET ROLE.
 
-    A process that may only be one role (the stats API, say) gets a URL whose user may only become that role.
+    A process that may only be one role (the stats API, a send worker) gets a URL with that role's user.
     """
     try:
         parts = conninfo_to_dict(url)
@@ -147,9 +158,13 @@ def external(url: str) -> Database:
             place="MAILMILL_DATABASE_URL",
             remedy="Write postgresql://user:password@host:5432/name.",
         ) from error
-    user = parts.get("user")
-    conninfos: dict[Role, str] = {}
-    for role in ROLES:
-        name = f"mailmill_{role}"
-        conninfos[role] = url if user == name else make_conninfo(url, options=f"-c role={name}")
-    return Database(conninfos=conninfos)
+    names: dict[Role, str] = {role: f"mailmill_{role}" for role in ROLES}
+    for role, name in names.items():
+        if role != "owner" and parts.get("user") == name:
+            return Database(conninfos={role: url})
+    return Database(
+        conninfos={
+            role: url if parts.get("user") == name else make_conninfo(url, options=f"-c role={name}")
+            for role, name in names.items()
+        }
+    )

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,13 @@ from ruamel.yaml import YAML
 
 BIN = Path(sys.executable).parent
 OURS = ("migrate", "send", "listen", "ingress", "stats", "dagster-code", "dagster-webserver", "dagster-daemon")
-# The schema of the compose specification (github.com/compose-spec/compose-spec, Apache-2.0) as the package
-# check-jsonschema carries it: taken from there by hash, kept in uv's cache, and so not copied into this repository.
-SCHEMA_PACKAGE = (
-    "check-jsonschema==0.39.0 --hash=sha256:14ce5c94871c551268ea948ffe21e9f1464dc48fb20bf9a4c13deeaaf756cf9b\n"
-)
 
 
 @pytest.fixture(scope="session")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("compose-schema")
-    (folder / "requirements.txt").write_text(SCHEMA_PACKAGE)
-    command = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--target", str(folder / "package"), "-r", str(folder / "requirements.txt")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    [path] = (folder / "package").rglob("vendor/compose-spec.json")
-    loaded: dict[str, Any] = json.loads(path.read_text())
+def schema() -> dict[str, Any]:
+    """The compose specification's schema (github.com/compose-spec/compose-spec), as check-jsonschema carries it."""
+    text = resources.files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text()
+    loaded: dict[str, Any] = json.loads(text)
     return loaded
 
 
