@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOG_BYTES, LOG_FILES = 5_000_000, 3
+GROUP_GRACE_S = 3.0  # for what a child started, after the child itself has ended
 
 
 @dataclass(kw_only=True)
@@ -80,6 +81,17 @@ class Process:
             with suppress(ProcessLookupError):
                 os.killpg(self.child.pid, number)
 
+    def end_group(self, within_s: float) -> None:
+        """What the child started ends with it: Dagster's code servers have been seen to outlive their parent."""
+        if self.child is None:
+            return
+        deadline = time.monotonic() + within_s
+        with suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(self.child.pid, 0)
+                time.sleep(0.05)
+            os.killpg(self.child.pid, signal.SIGKILL)
+
 
 def stop_all(processes: Sequence[Process], *, grace_s: float = 20.0) -> None:
     """Ask every child to end, wait, then insist."""
@@ -92,3 +104,4 @@ def stop_all(processes: Sequence[Process], *, grace_s: float = 20.0) -> None:
                 process.child.wait(max(0.1, deadline - time.monotonic()))
             process.signal(signal.SIGKILL)
             process.child.wait()
+            process.end_group(GROUP_GRACE_S)

@@ -140,15 +140,15 @@ def _show_when_healthy(mill: Installation, processes: list[Process]) -> None:
         time.sleep(0.5)
     console.print()
     table = Table(title="mailmill", title_justify="left")
-    for column in ("part", "where", "health", "log"):
-        table.add_column(column, overflow="fold")
-    table.add_row("postgresql", _postgres_place(mill), "up", str(mill.home / "postgres" / "log"))
+    for column in ("part", "health", "where"):
+        table.add_column(column, no_wrap=True, overflow="ignore")  # a URL in two pieces is none
+    table.add_row("postgresql", "up", _postgres_place(mill))
     for process in processes:
         place = urls(mill).get(process.name, ("", ""))[0]
         healthy = process.running and process.name not in waiting
-        table.add_row(process.name, place, "up" if healthy else "not healthy", str(process.log))
+        table.add_row(process.name, "up" if healthy else "not healthy", place)
     console.print(table)
-    console.print("Ctrl-C stops all of them.")
+    console.print(f"Logs are in {mill.home / 'logs'}. Ctrl-C stops all of them.", soft_wrap=True)
 
 
 def _postgres_place(mill: Installation) -> str:
