@@ -109,7 +109,8 @@ class Composer:
     def _own_headers(self, back: str, leave: str, sender: str) -> bytes:
         return (
             f"Message-ID: <{back}@{self._domain}>\r\n"
-            f"List-Unsubscribe: <{self._base}/u/{leave}>,\r\n <mailto:{sender}?subject=unsubscribe>\r\n"
+            # no mailto beside it (RFC 8058 does not ask for one) until something reads that mailbox
+            f"List-Unsubscribe: <{self._base}/u/{leave}>\r\n"
             f"X-Mailmill-Id: {back}\r\n"
         ).encode()
 
