@@ -94,7 +94,7 @@ class Composer:
         try:
             content = b"".join([
                 self._fixed, b"To: ", address, b"\r\n", self._subject.line(values),
-                b"Date: ", date, b"\r\n", self._own_headers(back, leave, sender),
+                b"Date: ", date, b"\r\n", self._own_headers(back, leave),
                 self._open, self._text.body(values, tokens),
                 self._between, self._html.body(values, tokens), self._close,
             ])  # fmt: skip
@@ -106,7 +106,7 @@ class Composer:
             raise Unrenderable("render_error", f"the message has {len(content):,} bytes")
         return Outgoing(sender.encode(), address, content)
 
-    def _own_headers(self, back: str, leave: str, sender: str) -> bytes:
+    def _own_headers(self, back: str, leave: str) -> bytes:
         return (
             f"Message-ID: <{back}@{self._domain}>\r\n"
             # no mailto beside it (RFC 8058 does not ask for one) until something reads that mailbox
