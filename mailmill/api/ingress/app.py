@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import uvicorn
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -76,8 +77,15 @@ def create_app(
 
     app = FastAPI(title="mailmill ingress", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.services, app.state.webhook_counts = live, webhooks.WebhookCounts()
+    app.add_exception_handler(psycopg.DataError, _no_value)
     app.router.routes.extend([*ROUTES, Route("/health", health, methods=["GET"])])
     return app
+
+
+async def _no_value(_: Request, __: Exception) -> Response:
+    """Text that no column of PostgreSQL can hold or compare, such as a NUL: the request's fault, not the store's."""
+    error = {"code": "invalid_request", "message": "the request holds what cannot be asked for", "detail": None}
+    return JSONResponse({"error": error}, 422, {"Cache-Control": "no-store"})
 
 
 async def health(request: Request) -> Response:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from mailmill.api.ingress.directory import Webhook
 from mailmill.api.ingress.services import KEYS_MIN_AGE_S, BodyTooLarge, Services, body, services
 from mailmill.errors import StoreUnavailable
+from mailmill.pipelines.configuration.specs import SLUG
 from mailmill.pipelines.listen import webhooks
 from mailmill.pipelines.listen.webhooks import MalformedReport, Report
 from mailmill.pipelines.send.tokens import Token
@@ -83,7 +84,9 @@ async def _receive(request: Request, live: Services) -> tuple[int, int]:
 
 async def _webhook(request: Request, live: Services) -> Webhook:
     tenant, transport = request.path_params["tenant"], request.path_params["transport"]
-    found = await live.in_thread(lambda: live.directory.webhook(tenant, transport))
+    found = None
+    if SLUG.fullmatch(tenant) and SLUG.fullmatch(transport):  # nothing else is asked for, or remembered
+        found = await live.in_thread(lambda: live.directory.webhook(tenant, transport))
     if found is None:
         raise Refused(404, "not_found", "there is no such webhook")
     return found

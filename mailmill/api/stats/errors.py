@@ -6,6 +6,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -70,6 +71,12 @@ def _misconfigured(_: Request, error: Exception) -> JSONResponse:
     return _answer(422, "invalid_parameter", str(error).split("\n")[0], detail=detail)
 
 
+def _no_value(_: Request, error: Exception) -> JSONResponse:
+    """Text that no column of PostgreSQL can hold or compare, such as a NUL."""
+    logger.warning("a request holds what PostgreSQL does not take", extra={"error": type(error).__name__})
+    return _answer(422, "invalid_parameter", "a parameter is not what it should be")
+
+
 def _unavailable(_: Request, error: Exception) -> JSONResponse:
     logger.warning("no answer from the database", extra={"error": str(error)})
     return _answer(503, "unavailable", "the database does not answer; try again", headers={"Retry-After": "2"})
@@ -86,4 +93,5 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Misconfigured, _misconfigured)
     app.add_exception_handler(StoreUnavailable, _unavailable)
+    app.add_exception_handler(psycopg.DataError, _no_value)
     app.add_exception_handler(Exception, _ours)

@@ -15,6 +15,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.configuration.specs import SLUG
 from mailmill.pipelines.listen.events import KINDS
 from mailmill.pipelines.read import answers
 from mailmill.pipelines.read.cursors import below, cursor
@@ -30,6 +31,8 @@ def tenant(conn: psycopg.Connection, name: str, *, only: int | None = None) -> a
 
     In:     only: the one tenant that may be found at all.
     """
+    if not SLUG.fullmatch(name):  # a number looks like a slug
+        return None
     number = int(name) if name.isascii() and name.isdecimal() and len(name) < 10 else 0
     visible = number if only is None else only
     conn.execute(SQL["bind"], {"number": str(visible), "slug": name if only is None else ""})
@@ -87,6 +90,8 @@ def campaigns(
 
 
 def campaign(conn: psycopg.Connection, of: answers.Tenant, slug: str) -> answers.Campaign | None:
+    if not SLUG.fullmatch(slug):
+        return None
     rows = _dicts(conn, "campaign", {"tenant_id": of.id, "slug": slug})
     return _with_counts(conn, of.id, rows)[0] if rows else None
 

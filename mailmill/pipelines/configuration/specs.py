@@ -5,6 +5,7 @@ Slugs name things within a tenant. Secrets are references (`env:NAME`, `file:pat
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, time
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
@@ -23,7 +24,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mailmill.pipelines.target.rules import RuleError, parse
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+SLUG = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # of text from outside ask fullmatch: $ forgives a line end
+Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 SecretReference = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=998, pattern=r"^[^\x00-\x1f\x7f]*$")]

@@ -7,6 +7,9 @@ import json
 import time
 from typing import Any
 
+import psycopg
+import pytest
+
 AT = "2026-11-20T10:00:00Z"
 
 
@@ -51,6 +54,10 @@ WRONG: list[tuple[dict[str, Any], int]] = [
     ({"path": "/webhooks/acme/none"}, 404),
     ({"path": "/webhooks/acme/mute"}, 404),  # a transport without a secret takes nothing
     ({"path": "/webhooks/none/relay"}, 404),
+    ({"path": "/webhooks/har%00bor/relay"}, 404),
+    ({"path": "/webhooks/acme/re%00lay"}, 404),
+    ({"path": "/webhooks/acme%0A/relay"}, 404),
+    ({"path": "/webhooks/" + "a" * 64 + "/relay"}, 404),
     ({"headers": {"Content-Type": "text/plain"}}, 415),
     ({"headers": {"Content-Encoding": "gzip"}, "body": gzip.compress(b"[" + b" " * 10**6 + b"]")}, 415),
     ({"body": b"[" + b" " * 20_000_000 + b"]"}, 413),
@@ -66,6 +73,15 @@ def test_F29_what_is_not_as_it_has_to_be_is_refused_and_leaves_only_a_count(ingr
         assert answer.status_code == status, wrong.keys()
         assert sum(ingress.health()["webhooks_refused"].values()) == number
     assert ingress.world.events() == []
+
+
+def test_F29_what_PostgreSQL_does_not_take_is_the_request_s_fault(ingress: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(tenant: str, transport: str) -> None:
+        raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+
+    monkeypatch.setattr(ingress.app.state.services.directory, "webhook", ask)
+    answer = ingress.post_events([a_bounce(ingress.world)])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "invalid_request")
 
 
 def test_F29_one_byte_changed_after_signing_is_refused(ingress: Any) -> None:

@@ -188,6 +188,23 @@ def test_every_producer_of_errors_uses_the_one_shape(client, history, make_key: 
     assert "rollups" not in json.dumps(said)
 
 
+@pytest.mark.parametrize("name", ["ac%00me", "acme%0A", "%FF", "Acme", "acme--%27"])
+def test_a_name_that_can_be_nobody_s_is_answered_as_one_that_nobody_has(client, history, make_key, name: str) -> None:
+    own, operator = make_key(history("acme")), make_key(None)
+    assert_error(client.get(f"/api/v2/stats/{name}/overview", headers=own), 403, "forbidden")
+    assert_error(client.get(f"/api/v2/stats/{name}/overview", headers=operator), 404, "not_found")
+    assert_error(client.get(f"/api/v2/stats/acme/events?campaign={name}", headers=own), 404, "not_found")
+
+
+def test_what_PostgreSQL_does_not_take_is_the_request_s_fault(client, history, make_key, monkeypatch) -> None:
+    def ask(*_: object, **__: object) -> None:
+        raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+
+    headers = make_key(history("acme"))
+    monkeypatch.setattr("mailmill.io.postgres.read.overview", ask)
+    assert_error(client.get("/api/v2/stats/acme/overview", headers=headers), 422, "invalid_parameter")
+
+
 def test_too_many_requests_are_told_when_to_come_back(serve, database: Database, history, make_key: MakeKey) -> None:
     headers = make_key(history("acme"))
     app = create_app(ReadPool(database), requests_per_minute=12, failures_per_minute=6, monotonic=lambda: 0.0)
