@@ -131,11 +131,13 @@ def account(campaign: Name, json: Json = False) -> None:
         known = ledger.campaign(conn, campaign)
         found = ledger.account(conn, known.id)
         why = ledger.reasons(conn, known.id)
+        troubles = ledger.troubles(conn, known.id) if found.open and not found.held else []
     if json:
         reasons = [{"state": state, "reason": reason, "messages": n} for state, reason, n in why]
         answer_json(
-            {**{name: getattr(found, name) for name in found.__slots__}, "open": found.open, "reasons": reasons}
-        )
+            {**{name: getattr(found, name) for name in found.__slots__}, "open": found.open, "reasons": reasons,
+             "troubles": [{"worker": name, "ended_at": ended, "said": said} for name, ended, said in troubles]}
+        )  # fmt: skip
     else:
         rows: list[dict[str, Any]] = [{"state": state, "messages": n} for state, n in found.by_state.items()]
         answer_table([*rows, {"state": "planned", "messages": found.planned}], title=f"{found.campaign}: {found.state}")
@@ -143,6 +145,8 @@ def account(campaign: Name, json: Json = False) -> None:
             answer_table([{"state": s, "reason": r, "messages": n} for s, r, n in why], title="why not sent")
         if found.held:
             print(f"its transport is held: {found.held}")
+        for name, ended, said in troubles:
+            print(f"the worker {name} {f'ended at {ended:%Y-%m-%d %H:%M:%S %Z}' if ended else 'waits'}: {said}")
     if found.unaccounted:
         raise Misconfigured(f"{found.unaccounted:,} recipients of {found.campaign} are unaccounted for")
 
@@ -197,7 +201,9 @@ def workers(json: Json = False) -> None:
     """The send workers, what they hold and since when they are silent."""
     with installation().database.transaction("sender") as conn:
         found = conn.execute(SQL["workers"]).fetchall()
-    names = ("worker", "host", "pid", "started_at", "seen_at", "silent_s", "leases", "expired", "last_error")
+    names = (
+        "worker", "host", "pid", "started_at", "seen_at", "silent_s", "leases", "expired", "ended_at", "last_error"
+    )  # fmt: skip
     rows = [dict(zip(names, row, strict=True)) for row in found]
     for row in rows:
         row["silent_s"] = round(row["silent_s"], 1)

@@ -16,14 +16,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
 from mailmill.io.journal import FolderJournal, boot_id, folder_of, folders
 from mailmill.io.postgres import doubts, keys, ledger
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.doubts import Replayed
 from mailmill.io.postgres.ledger_ports import PostgresFollower, PostgresLedger, SenderSession
 from mailmill.io.transports.smtp import SmtpConfig, SmtpRelay
-from mailmill.pipelines.send.calls import Report
+from mailmill.pipelines.send.calls import LONGEST_TROUBLE, Report
 from mailmill.pipelines.send.loop import Sender, Terms
 from mailmill.pipelines.send.messages import Composer
 from mailmill.pipelines.send.ports import CampaignFacts, RouteFacts
@@ -84,7 +84,10 @@ def run_worker(
             progress=progress,
         )  # fmt: skip
         report = _run(sender, own_process=own_process)
-        _say_goodbye(session, name, report)
+        _say_goodbye(session, name, report.trouble)
+    except Exception as error:
+        _say_goodbye(session, name, str(error) if isinstance(error, MailmillError) else repr(error))
+        raise
     finally:
         session.close()
         follow.close()
@@ -151,6 +154,7 @@ def _start(session: SenderSession, journal: FolderJournal, name: str, root: Path
     with session.use() as conn:
         for token in doubts.orphaned(conn, name, []):
             replayed += Replayed(in_doubt=doubts.lose(conn, token))
+        conn.execute(ledger.SQL["forget_ended"])
         conn.execute(
             ledger.SQL["register"],
             {"worker": name, "host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid()},
@@ -202,12 +206,12 @@ class _Rescue:
             journal.close()
 
 
-def _say_goodbye(session: SenderSession, name: str, report: Report) -> None:
-    error = "; ".join(f"{what}: {why}" for what, why in report.problems.items())[:500] or None
+def _say_goodbye(session: SenderSession, name: str, trouble: str | None) -> None:
+    """One that ended well is forgotten, one in trouble is shown for a day."""
     with suppress(StoreUnavailable), session.use() as conn:
-        if error is None:
+        if trouble is None:
             conn.execute(ledger.SQL["forget_worker"], {"worker": name})
-        conn.execute(ledger.SQL["note_error"], {"worker": name, "error": error})
+        conn.execute(ledger.SQL["note_end"], {"worker": name, "error": trouble and trouble[:LONGEST_TROUBLE]})
 
 
 # ------------------------------------------------------------ parts

@@ -87,9 +87,11 @@ def declare_lost(conn: psycopg.Connection, worker: str) -> int:
 
     Should the worker live after all, nothing it writes under these leases counts any more.
 
-    Raises: Misconfigured while a lease has not run out, or the worker's session cannot be ended.
+    Raises: Misconfigured for a name nobody had, while a lease has not run out, or the worker's session cannot be ended.
     """
     leases = conn.execute(SQL["leases_of"], {"worker": worker}).fetchall()
+    if not leases:
+        _refuse_unknown(conn, worker)
     if any(not expired for *_, expired in leases):
         raise Misconfigured(
             f"a lease of {worker} has not run out: it may still be sending",
@@ -100,6 +102,16 @@ def declare_lost(conn: psycopg.Connection, worker: str) -> int:
         raise Misconfigured(f"the worker {worker} is connected to the database", remedy="Stop it first.")
     leases = conn.execute(SQL["leases_of"], {"worker": worker}).fetchall()
     return sum(lose(conn, int(token)) for token, *_ in leases)
+
+
+def _refuse_unknown(conn: psycopg.Connection, worker: str) -> None:
+    known = [str(row[0]) for row in conn.execute(SQL["workers"])]
+    if worker not in known:
+        raise Misconfigured(
+            f"there is no worker {worker!r}",
+            place="--declare-lost",
+            remedy=f"Known are: {', '.join(known)}." if known else "No worker is known; none has left a lease.",
+        )
 
 
 def lose(conn: psycopg.Connection, token: int) -> int:

@@ -260,6 +260,11 @@ def reasons(conn: psycopg.Connection, campaign_id: int) -> list[tuple[str, str, 
     return conn.execute(SQL["reasons"], {"campaign_id": campaign_id}).fetchall()
 
 
+def troubles(conn: psycopg.Connection, campaign_id: int) -> list[tuple[str, datetime | None, str]]:
+    """(worker, when it ended, what it said) of workers that could not send by this campaign's transport."""
+    return conn.execute(SQL["troubles"], {"campaign_id": campaign_id}).fetchall()
+
+
 def _row(cursor: psycopg.Cursor[Any]) -> Any:
     row = cursor.fetchone()
     assert row is not None

@@ -136,6 +136,9 @@ class PostgresLedger:
     def hold(self, transport_id: int, reason: str) -> None:
         self._run(lambda conn: ledger.hold(conn, transport_id, reason))
 
+    def note(self, worker: str, trouble: str | None) -> None:
+        self._run(lambda conn: conn.execute(ledger.SQL["note_error"], {"worker": worker, "error": trouble}))
+
     def settle(self, worker: str) -> Sequence[str]:
         self._rescue()
         return self._run(lambda conn: ledger.finish(conn, worker))

@@ -13,6 +13,7 @@ from mailmill.errors import StoreUnavailable
 
 T = TypeVar("T")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+LONGEST_TROUBLE = 500  # characters
 
 
 @dataclass(slots=True)
@@ -24,6 +25,11 @@ class Report:
     problems: dict[str, str] = field(default_factory=dict)  # by what is in trouble
     ended: str = ""
     failed: bool = False  # ended by a fault of ours: the journal or an error nobody foresaw
+
+    @property
+    def trouble(self) -> str | None:
+        """The problems in one line; None without any."""
+        return "; ".join(f"{what}: {why}" for what, why in self.problems.items())[:LONGEST_TROUBLE] or None
 
 
 class Calls:

@@ -144,10 +144,18 @@ class Following:
             if route is None:
                 route = self.routes[facts.id] = Route(facts, self._make_relay, self, self._report.counts)
             route.heard(facts, asked)
-            if route.held is None:
-                self._report.problems.pop(facts.name, None)
+        if not self.stopping:  # connections that are closed then say nothing of the relay
+            self.tell_problems()
+
+    def tell_problems(self) -> None:
+        """Put into the report which routes are held or away; an opened connection ends the latter."""
+        for route in self.routes.values():
+            if route.held is not None:
+                self._report.problems[route.facts.name] = f"held: {route.held}"
+            elif route.away:
+                self._report.problems[route.facts.name] = str(route.last_error)
             else:
-                self._report.problems[facts.name] = f"held: {route.held}"
+                self._report.problems.pop(route.facts.name, None)
 
     async def _apply_campaigns(self, campaigns: Sequence[CampaignFacts]) -> None:
         seen = set()

@@ -87,6 +87,7 @@ class Sender:
         )  # fmt: skip
         self._follower = follower
         self._batches: dict[int, Batch] = {}
+        self._noted: str | None = None  # of our trouble, in the database
         self._unrecorded, self._ended = asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -106,6 +107,7 @@ class Sender:
             await asyncio.wait_for(self._ended.wait(), self._terms.max_s)
         except TimeoutError:
             self.report.ended = "out of time"
+        self._house.tell_problems()
         self._house.stopping = True
         await self._drain(claiming, recording)
         self._calls.close()
@@ -263,8 +265,8 @@ class Sender:
             if route is None or route.held is not None or now >= campaign.until:
                 continue
             if route.failing_since is not None and now - route.failing_since > patience / 2:
-                self.report.problems[route.facts.name] = str(route.last_error)
-            elif campaign.limited_s <= patience:
+                continue  # the report says so
+            if campaign.limited_s <= patience:
                 open_ids.append(campaign.facts.id)
         if not open_ids:
             return True
@@ -343,3 +345,7 @@ class Sender:
     async def _settle(self) -> None:
         with suppress(StoreUnavailable):
             self.report.finished += await self._calls.write(lambda: self._ledger.settle(self._terms.worker))
+            trouble = self.report.trouble
+            if trouble != self._noted:
+                await self._calls.write(lambda: self._ledger.note(self._terms.worker, trouble))
+                self._noted = trouble

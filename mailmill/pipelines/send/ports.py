@@ -167,6 +167,10 @@ class Results(Protocol):
         """Nothing is claimed for this transport until a person releases it."""
         ...
 
+    def note(self, worker: str, trouble: str | None) -> None:
+        """What keeps this worker from sending, for whoever asks why nothing goes out; None: nothing."""
+        ...
+
     def settle(self, worker: str) -> Sequence[str]:
         """Cancel and expire what can no longer be sent, finish what is done. Out: names of campaigns finished."""
         ...

@@ -74,6 +74,11 @@ class Route:
         return not (self.pool or self.begun or self.flying)
 
     @property
+    def away(self) -> bool:
+        """Whether its relay let nobody in when last asked, and no connection is left."""
+        return self.wanted and self.failing_since is not None and not self.links
+
+    @property
     def wants(self) -> bool:
         """Whether to claim for it: fewer wait than a batch's half, and its relay lets us in."""
         return self.held is None and not self._failures and len(self.pool) < max(self.most_links, self.batch_size // 2)

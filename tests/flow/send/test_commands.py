@@ -7,14 +7,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from send_world import Sink, World, by_address
+from send_world import Sink, World, by_address, thread, until
 
 from mailmill.cli import main
 from mailmill.cli.app import installation
+from mailmill.io import send_worker
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.io.send_worker import WorkerResult
@@ -88,6 +90,38 @@ def test_send_works_until_idle_and_tells_what_it_did(world: World, mailmill: Ver
     assert (answer["worker"], answer["ended"], answer["counts"]["sent"]) == ("w9", "idle", 20)
     assert answer["finished"] == ["acme/spring"] and world.account(other) == {"queued": 20}
     assert json.loads(mailmill("workers", "--json").out) == []
+
+
+def test_a_relay_that_is_away_ends_send_with_the_reason_and_every_verb_tells_it(
+    world: World, mailmill: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_worker, "run_worker", partial(send_worker.run_worker, patience_s=3.0))
+    world.campaign(5, port=1)
+    told = mailmill("send", "--worker", "w9")
+    assert told.code == 1 and "acme/relay-1: the relay 127.0.0.1:1 does not answer" in told.err
+    shown = mailmill("account", "acme/spring")
+    assert shown.code == 0 and "the worker w9 ended at" in shown.out and "127.0.0.1:1 does not answer" in shown.out
+    (trouble,) = json.loads(mailmill("account", "acme/spring", "--json").out)["troubles"]
+    assert trouble["worker"] == "w9" and trouble["ended_at"]
+    (row,) = json.loads(mailmill("workers", "--json").out)
+    assert row["ended_at"] and "does not answer" in row["last_error"]
+    world.sql("UPDATE workers SET ended_at = ended_at - interval '25 h'")
+    assert json.loads(mailmill("workers", "--json").out) == []
+
+
+def test_a_worker_that_lives_says_why_nothing_goes_out(world: World, run: Run, mailmill: Verb) -> None:
+    world.campaign(5, port=1)
+    with thread(lambda: run(until_idle=False, max_s=4.0)) as result:
+        until(lambda: world.sql("SELECT last_error FROM workers")[0][0] if world.sql("TABLE workers") else None)
+        assert "waits: acme/relay-1: the relay 127.0.0.1:1 does not answer" in mailmill("account", "acme/spring").out
+        result()
+
+
+def test_who_declares_a_stranger_lost_is_told_who_is_known(world: World, mailmill: Verb) -> None:
+    world.sql("INSERT INTO workers (name, host, boot_id, pid) VALUES ('w1', 'here', 'b', 1)")
+    told = mailmill("doubts", "--declare-lost", "nobody")
+    assert told.code == 1 and "there is no worker 'nobody'" in told.err and "Known are: w1." in told.err
+    assert mailmill("doubts", "--declare-lost", "w1").code == 0
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from email import message_from_bytes
 from email.policy import default as policy
 from pathlib import Path
 
 import pytest
-from send_world import Sink, World, by_address
+from send_world import Sink, World, by_address, thread, until
 
 from mailmill.io.postgres import ledger
 from mailmill.io.send_worker import WorkerResult
@@ -194,3 +195,17 @@ def test_an_absent_relay_is_said_and_loses_nothing(world: World, run: Run) -> No
     result = run(patience_s=1.0)
     assert world.account(campaign) == {"queued": 5}
     assert "does not answer" in result.report.problems["acme/relay-1"]
+
+
+def test_a_relay_that_came_back_is_no_problem_any_more(world: World, run: Run) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    campaign = world.campaign(5, port=port)
+    said: list[str] = []
+    with thread(lambda: run(patience_s=20.0, progress=lambda report: said.extend(report.problems.values()))) as result:
+        until(lambda: any("does not answer" in one for one in said))
+        with Sink(port=port):
+            report = result().report
+    assert world.account(campaign) == {"sent": 5} and report.problems == {}
+    assert world.sql("SELECT name FROM workers") == []

@@ -25,8 +25,8 @@ SELECT t.slug AS tenant, c.slug
  ORDER BY c.scheduled_at NULLS LAST, c.id;
 
 -- name: live_workers
--- A worker that ended in trouble leaves its row with its last error.
-SELECT count(*) FROM workers WHERE seen_at > clock_timestamp() - interval '30 s' AND last_error IS NULL;
+-- A worker that ended in trouble leaves its row for a day.
+SELECT count(*) FROM workers WHERE seen_at > clock_timestamp() - interval '30 s' AND ended_at IS NULL;
 
 -- name: audience
 SELECT c.state::text, coalesce(c.planned, 0) AS planned,

@@ -28,7 +28,7 @@ SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l, k
 -- name: register
 INSERT INTO workers (name, host, boot_id, pid) VALUES (%(worker)s, %(host)s, %(boot_id)s, %(pid)s)
 ON CONFLICT (name) DO UPDATE SET host = excluded.host, boot_id = excluded.boot_id, pid = excluded.pid,
-  started_at = clock_timestamp(), seen_at = clock_timestamp(), last_error = NULL;
+  started_at = clock_timestamp(), seen_at = clock_timestamp(), ended_at = NULL, last_error = NULL;
 
 -- name: look
 SELECT n, clock_timestamp() FROM change_number;
@@ -327,11 +327,30 @@ SELECT tenant_id, id, 'finished', 'running', %(by)s, 'doubts are sent again' FRO
 SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
        extract(epoch FROM clock_timestamp() - w.seen_at)::float8 AS silent_s,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name) AS leases,
-       (SELECT count(*) FROM leases l WHERE l.worker = w.name AND l.until < clock_timestamp()) AS expired, w.last_error
-  FROM workers w ORDER BY w.name;
+       (SELECT count(*) FROM leases l WHERE l.worker = w.name AND l.until < clock_timestamp()) AS expired,
+       w.ended_at, w.last_error
+  FROM workers w
+ WHERE w.ended_at IS NULL OR w.ended_at > clock_timestamp() - interval '1 day'
+    OR EXISTS (SELECT FROM leases l WHERE l.worker = w.name)
+ ORDER BY w.name;
+
+-- name: troubles
+-- What workers say of the transport of a campaign, as `tenant/transport: why`.
+SELECT w.name, w.ended_at, w.last_error
+  FROM campaigns c JOIN tenants t ON t.id = c.tenant_id JOIN transports r ON r.id = c.transport_id
+  JOIN workers w ON strpos(w.last_error, t.slug || '/' || r.slug || ': ') > 0
+ WHERE c.id = %(campaign_id)s AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 day'
+ ORDER BY coalesce(w.ended_at, w.seen_at) DESC, w.name;
 
 -- name: forget_worker
 DELETE FROM workers WHERE name = %(worker)s AND NOT EXISTS (SELECT FROM leases WHERE worker = %(worker)s);
 
+-- name: forget_ended
+DELETE FROM workers w WHERE w.ended_at < clock_timestamp() - interval '1 day'
+   AND NOT EXISTS (SELECT FROM leases l WHERE l.worker = w.name);
+
 -- name: note_error
-UPDATE workers SET last_error = %(error)s WHERE name = %(worker)s;
+UPDATE workers SET last_error = %(error)s, seen_at = clock_timestamp() WHERE name = %(worker)s;
+
+-- name: note_end
+UPDATE workers SET last_error = %(error)s, ended_at = clock_timestamp() WHERE name = %(worker)s;

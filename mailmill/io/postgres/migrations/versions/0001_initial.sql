@@ -305,7 +305,8 @@ CREATE TABLE workers (
   pid int NOT NULL,
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  last_error text
+  ended_at timestamptz,                         -- in trouble: who ended well leaves no row
+  last_error text                               -- what keeps it from sending, or did when it ended
 );
 
 CREATE TABLE leases (
@@ -523,6 +524,7 @@ REVOKE EXECUTE ON FUNCTION roll_up_counters(), roll_up_batches(), roll_up_campai
 
 GRANT USAGE ON SCHEMA public TO mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats, mailmill_backup;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO mailmill_backup;
+GRANT SELECT ON alembic_version TO mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats;
 GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO mailmill_backup;
 ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO mailmill_backup;     -- of later migrations
 ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON SEQUENCES TO mailmill_backup;
@@ -547,8 +549,16 @@ GRANT INSERT ON log, suppressions TO mailmill_ingress;
 GRANT UPDATE ON log_heads, change_number TO mailmill_ingress;
 
 GRANT SELECT ON tenants, sources, segments, campaigns, campaign_transitions, exclusions, links, batches, contacts,
-  contact_sources, messages, counters, link_counters, domain_counters, engagement, suppressions, api_keys, manifest,
+  contact_sources, messages, counters, link_counters, domain_counters, engagement, suppressions, manifest,
   rollups, source_totals, campaign_totals TO mailmill_stats;
+
+-- A key is looked up before its tenant is known, so by its prefix and no other way: nobody lists everybody's hashes.
+CREATE FUNCTION api_key(wanted text) RETURNS TABLE (id int, tenant_id int, hash bytea)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+  SELECT k.id, k.tenant_id, k.hash FROM api_keys k WHERE k.prefix = wanted AND k.revoked_at IS NULL
+$$;
+REVOKE EXECUTE ON FUNCTION api_key(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION api_key(text) TO mailmill_stats;
 
 -- Tenants never see each other: forced on every table with tenant_id. Owner, sender, listener and backup work across
 -- tenants by a policy of their own; ingress and stats see the tenant their transaction names, and none without it.
@@ -557,7 +567,6 @@ DECLARE t text;
 BEGIN
   FOR t IN SELECT c.table_name FROM information_schema.columns c JOIN information_schema.tables b USING (table_schema, table_name)
             WHERE c.table_schema = 'public' AND c.column_name = 'tenant_id' AND b.table_type = 'BASE TABLE'
-              AND c.table_name <> 'api_keys'    -- looked up before the tenant is known; holds no tenant's data
   LOOP
     EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
     EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', t);
@@ -571,3 +580,10 @@ BEGIN
   CREATE POLICY one_tenant ON tenants TO mailmill_ingress, mailmill_stats
     USING (id = nullif(current_setting('mailmill.tenant_id', true), '')::int OR slug = current_setting('mailmill.tenant_slug', true));
 END $$;
+
+-- Keys belong to no tenant but each to a purpose: who signs and verifies mail never sees what suppressions are named by.
+ALTER TABLE signing_keys ENABLE ROW LEVEL SECURITY;
+ALTER TABLE signing_keys FORCE ROW LEVEL SECURITY;
+CREATE POLICY every_purpose ON signing_keys TO mailmill_owner, mailmill_backup USING (true) WITH CHECK (true);
+CREATE POLICY of_mail ON signing_keys FOR SELECT TO mailmill_sender, mailmill_ingress
+  USING (purpose IN ('tracking', 'unsubscribe', 'return_path'));
