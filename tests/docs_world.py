@@ -57,7 +57,7 @@ def commands(document: Path) -> list[Command]:
             if match := re.match(r"(?:\$ )?((?:mailmill|cd) .*)", line):
                 found.append(Command(document.name, match[1].rstrip(), block[1]))
     for line in re.findall(r"^ {4}(?:\$ )?(\S.*)", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.MULTILINE):
-        if match := re.match(r"(?:docker compose (?:run|exec)\b.* migrate |mailmill )(.*)", line):
+        if match := re.match(r"(?:docker compose (?:run|exec)\b.* cli |mailmill )(.*)", line):
             found.append(Command(document.name, f"mailmill {match[1]}", "it belongs to another machine's shape"))
     return found
 

@@ -15,7 +15,8 @@ from jsonschema.validators import validator_for
 from ruamel.yaml import YAML
 
 BIN = Path(sys.executable).parent
-OURS = ("migrate", "send", "listen", "ingress", "stats", "dagster-code", "dagster-webserver", "dagster-daemon")
+OURS = ("migrate", "send", "listen", "ingress", "stats", "dagster-code", "dagster-webserver", "dagster-daemon", "cli")
+ENDS = ("migrate", "cli")  # by themselves
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +43,19 @@ def test_the_production_shape_is_complete(compose: dict[str, Any]) -> None:
     assert compose["services"]["mailbox"]["profiles"] == ["development"]
 
 
+def test_an_operators_verbs_run_as_the_owner_over_the_project_and_never_by_themselves(compose: dict[str, Any]) -> None:
+    cli, migrate = compose["services"]["cli"], compose["services"]["migrate"]
+    assert (cli["profiles"], cli["restart"], cli["entrypoint"]) == (["tools"], "no", ["mailmill"])
+    assert cli["secrets"] == migrate["secrets"] == [{"source": "owner_url", "target": "mailmill_database_url"}]
+    assert {"data:/opt/data", "./project:/opt/project"} <= set(cli["volumes"])
+
+
 def test_every_service_has_a_health_check_limits_and_bounded_logs(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         limits = service["deploy"]["resources"]["limits"]
         assert limits["cpus"] and limits["memory"], name
         assert service["logging"]["options"]["max-size"], name
-        assert name == "migrate" or service["healthcheck"]["test"][0] == "CMD", name  # it ends by itself
+        assert name in ENDS or service["healthcheck"]["test"][0] == "CMD", name
 
 
 def test_nothing_is_published_beyond_loopback(compose: dict[str, Any]) -> None:

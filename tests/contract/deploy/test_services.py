@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -53,6 +55,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def listens(port: str) -> bool:
+    """Whether something takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 @contextmanager
@@ -122,11 +130,21 @@ def test_no_service_may_do_more_than_its_role(migrated: Path) -> None:
         connection.execute("UPDATE campaigns SET state = 'cancelled'")
 
 
-def test_the_owners_url_backs_up_and_restores(compose: dict[str, Any], migrated: Path, tmp_path: Path) -> None:
-    with environment_of(compose, "migrate", migrated) as (environment, _):
-        for command in (["backup", f"{tmp_path}/x.tar"], ["restore", f"{tmp_path}/x.tar"]):
-            done = check(["mailmill", *command], environment)
+def test_an_operators_documented_commands_apply_back_up_and_restore(
+    compose: dict[str, Any], migrated: Path, root: Path, tmp_path: Path
+) -> None:
+    """What docs/production.md runs in the service `cli`, in its order."""
+    text = (root / "docs" / "production.md").read_text()
+    documented = re.findall(r"^ {4}docker compose run --rm (?:-v \S+ )?cli ([^#\n]+)", text, re.MULTILINE)
+    assert [command.split()[0] for command in documented] == ["apply", "backup", "restore"]
+    with environment_of(compose, "cli", migrated) as (environment, _):
+        environment["MAILMILL_PROJECT"] = str(tmp_path / "project")
+        for command in ("init /opt/project", *documented, "tenants --json"):
+            here = command.replace("/opt/project", f"{tmp_path}/project").replace("/backups", str(tmp_path)).split()
+            here += ["--replace"] if here[0] == "restore" else []  # the installation is no longer empty here
+            done = check([*compose["services"]["cli"]["entrypoint"], *here], environment)
             assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout), "the tenants that were applied came back with the backup"
 
 
 def test_health_says_what_is_wrong(compose: dict[str, Any], migrated: Path) -> None:
@@ -172,6 +190,11 @@ def test_dagsters_processes_get_healthy_over_postgresql(
                 for name in names:
                     test = [here.get(part, part) for part in compose["services"][name]["healthcheck"]["test"][1:]]
                     deadline = time.monotonic() + 120
+                    port = {"dagster-code": code}.get(name, web)  # the daemon has none and is ready about then
+                    # a check is a process that takes seconds to start: it would slow down what it waits for
+                    while not listens(port) and time.monotonic() < deadline:
+                        assert all(process.poll() is None for process in running), (tmp_path / "log").read_text()
+                        time.sleep(0.1)
                     while (last := check(test, environment)).returncode and time.monotonic() < deadline:
                         assert all(process.poll() is None for process in running), (tmp_path / "log").read_text()
                     assert last.returncode == 0, last.stderr
