@@ -20,7 +20,7 @@ import pytest
 
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured, StoreUnavailable
-from mailmill.io.postgres import schema
+from mailmill.io.postgres import keys, schema
 from mailmill.io.postgres.database import ROLES, Database, external
 from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.settings import Settings
@@ -281,8 +281,7 @@ def test_P22_row_level_security_is_forced_on_every_table_of_a_tenant(database: D
             "ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped "
             "WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace"
         ).fetchall()
-    open_tables = sorted(name for name, forced in rows if not forced)
-    assert open_tables == ["api_keys"], "looked up before the tenant is known"
+    assert [name for name, forced in rows if not forced] == []
     assert len(rows) > 20
 
 
@@ -294,6 +293,44 @@ def test_P22_without_a_tenant_ingress_and_stats_see_nothing(database: Database) 
         for tenant, seen in ((None, 0), (2, 0), (1, 1)):
             with database.transaction(role, tenant_id=tenant) as connection:  # type: ignore[arg-type]
                 assert connection.execute("SELECT count(*) FROM campaigns").fetchone() == (seen,)
+
+
+def test_P22_a_key_of_the_api_is_found_by_its_prefix_and_no_role_lists_them(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("INSERT INTO tenants (slug, name, postal_address, spec) VALUES ('a', 'A', 'x', '{}')")
+        connection.execute(
+            "INSERT INTO api_keys (tenant_id, name, prefix, hash, revoked_at)"
+            " VALUES (1, 'n', 'one', 'x', NULL), (NULL, 'n', 'two', 'y', NULL), (1, 'n', 'old', 'z', now())"
+        )
+        definer = connection.execute(
+            "SELECT proowner::regrole::text, prosecdef, proconfig FROM pg_proc WHERE proname = 'api_key'"
+        ).fetchall()
+    assert definer == [("mailmill_owner", True, ["search_path=public, pg_temp"])]
+    for role in ("sender", "listener", "ingress", "stats"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction(role) as connection:
+            connection.execute("SELECT prefix FROM api_keys")
+    with database.transaction("stats") as connection:
+        found = [
+            connection.execute("SELECT id FROM api_key(%s)", (p,)).fetchall() for p in ("one", "two", "old", "", "%")
+        ]
+    assert found == [[(1,)], [(2,)], [], [], []]
+    for role in ("sender", "listener", "ingress"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction(role) as connection:
+            connection.execute("SELECT id FROM api_key('one')")
+
+
+def test_P22_a_role_sees_the_signing_keys_of_its_purposes_only(database: Database) -> None:
+    with database.transaction() as connection:
+        assert keys.ensure(connection) == list(keys.PURPOSES)
+        assert {key["purpose"] for key in keys.listed(connection)} == set(keys.PURPOSES)
+    for role in ("ingress", "sender"):
+        with database.transaction(role) as connection:
+            assert {key["purpose"] for key in keys.listed(connection)} == {"tracking", "unsubscribe", "return_path"}
+            assert keys.usable(connection, "suppression") == {}
+            assert len(keys.usable(connection, "tracking")) == 1
+    for role in ("listener", "stats"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), database.transaction(role) as connection:
+            keys.listed(connection)
 
 
 def test_logs_are_bounded(server: EmbeddedServer) -> None:

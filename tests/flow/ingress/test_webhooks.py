@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import psycopg
-import pytest
 
 AT = "2026-11-20T10:00:00Z"
 
@@ -75,7 +74,7 @@ def test_F29_what_is_not_as_it_has_to_be_is_refused_and_leaves_only_a_count(ingr
     assert ingress.world.events() == []
 
 
-def test_F29_what_PostgreSQL_does_not_take_is_the_request_s_fault(ingress: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_F29_what_PostgreSQL_does_not_take_is_the_request_s_fault(ingress: Any, monkeypatch: Any) -> None:
     def ask(tenant: str, transport: str) -> None:
         raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
 

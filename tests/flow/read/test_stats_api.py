@@ -17,7 +17,7 @@ Headers = dict[str, str]
 MakeKey = Callable[[int | None], Headers]
 TABLES_OF_TENANTS = """
 SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id'
- WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND c.relname <> 'api_keys'
+ WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
    AND has_table_privilege(c.oid, 'SELECT')"""
 COLUMN = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1"
 PATHS = ("overview", "contacts", "campaigns", "events", "performance?days=7")
