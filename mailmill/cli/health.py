@@ -55,7 +55,7 @@ def _connects(*, worker: bool) -> None:
             row = connection.execute(statements("health")["worker" if worker else "postgres"],
                                      {"host": socket.gethostname()}).fetchone()  # fmt: skip
     except psycopg.OperationalError as error:
-        raise refused(error) from None
+        raise refused(error, conninfo) from None
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable) as error:
         raise Misconfigured(
             str(error).strip().split("\n")[0],

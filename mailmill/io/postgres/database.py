@@ -15,6 +15,7 @@ from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
 
 Role = Literal["owner", "sender", "listener", "ingress", "stats", "backup"]
 ROLES: tuple[Role, ...] = get_args(Role)
+ABSENT = "Check MAILMILL_DATABASE_URL, and that PostgreSQL runs there."
 
 
 def _no_server() -> None:
@@ -32,6 +33,7 @@ class Database:
     conninfos: dict[Role, str] = field(repr=False)
     wake: Callable[[], None] = field(default=_no_server, repr=False)
     connect_timeout_s: int = 10
+    remedy: str = ABSENT  # when nobody answers
 
     def may(self, role: Role) -> bool:
         """Whether this process has been let in as that role."""
@@ -58,14 +60,14 @@ class Database:
         try:
             connection = self._open(role, autocommit)
         except psycopg.OperationalError as error:
-            problem = refused(error)
+            problem = refused(error, self.conninfo(role), self.remedy)
             if isinstance(problem, Misconfigured):
                 raise problem from error
             self.wake()
             try:
                 connection = self._open(role, autocommit)
             except psycopg.OperationalError as again:
-                raise refused(again) from again
+                raise refused(again, self.conninfo(role), self.remedy) from again
         if tenant_id is not None:
             connection.execute("SELECT set_config('mailmill.tenant_id', %s, false)", (str(tenant_id),))
             if not autocommit:
@@ -134,15 +136,31 @@ _REFUSALS = (
 )
 
 
-def refused(error: psycopg.OperationalError) -> MailmillError:
-    """The error of a failed connection in our words, without the driver's connection string."""
+def place_of(conninfo: str) -> str:
+    """host:port or the socket's folder, of each server it names; never the user or the password."""
+    parts = conninfo_to_dict(conninfo)
+    hosts = str(parts.get("host") or parts.get("hostaddr") or "the local socket").split(",")
+    ports = str(parts.get("port") or 5432).split(",")
+    if len(ports) < len(hosts):
+        ports = ports[:1] * len(hosts)
+    return ", ".join(
+        host if host.startswith("/") or " " in host else f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for host, port in zip(hosts, ports, strict=False)
+    )
+
+
+def refused(error: psycopg.OperationalError, conninfo: str, absent: str = ABSENT) -> MailmillError:
+    """The error of a failed connection in our words, without the driver's connection string.
+
+    In: absent, what to do about a server that does not answer.
+    """
     for pattern, message, remedy in _REFUSALS:
         if match := pattern.search(str(error)):
             role = match[1] if pattern.groups else None
             return Misconfigured(
                 f"{message}: {role}" if role else message, place="MAILMILL_DATABASE_URL", remedy=remedy
             )
-    return StoreUnavailable("PostgreSQL does not answer")
+    return StoreUnavailable(f"PostgreSQL does not answer at {place_of(conninfo)}\n  {absent}")
 
 
 def external(url: str) -> Database:

@@ -43,7 +43,7 @@ class IngressPool:
         self._timeout = f"{int(statement_timeout_s * 1000)}ms"
         self._places = threading.BoundedSemaphore(size)
         self._idle: list[psycopg.Connection] = []
-        self._quiet_until = 0.0
+        self._quiet_until, self._quiet_why = 0.0, ""
         self._waking = threading.Lock()
 
     @contextmanager
@@ -85,10 +85,11 @@ class IngressPool:
 
     def _connected(self) -> psycopg.Connection:
         if self._clock() < self._quiet_until:
-            raise StoreUnavailable("PostgreSQL does not answer")
+            raise StoreUnavailable(self._quiet_why)
         try:
             connection = self._database.connect("ingress")
-        except MailmillError:
+        except MailmillError as error:
+            self._quiet_why = str(error)
             self._quiet_until = self._clock() + QUIET_S
             if self._waking.acquire(blocking=False):
                 threading.Thread(target=self._wake, name="wake", daemon=True).start()

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from mailmill.errors import MailmillError, StoreUnavailable
 from mailmill.io.postgres.database import Database, driver_errors
 
 logger = logging.getLogger(__name__)
+# what the pool says when a connection fails are the driver's words; ours follow in `_find_out`
+logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
 class ReadPool:
@@ -38,6 +40,7 @@ class ReadPool:
             configure=self._configure,
             check=ConnectionPool.check_connection,  # one round trip, so that a restart of the server costs no request
             timeout=timeout_s,
+            reconnect_failed=lambda _: self._wake(),
             reconnect_timeout=2.0,  # then the next request tries at once instead of waiting out a long back-off
             max_waiting=200,
         )
@@ -64,8 +67,10 @@ class ReadPool:
         try:
             with driver_errors(), self._pool.connection() as connection:
                 yield connection
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             self._wake()
+            if isinstance(error.__cause__, PoolTimeout):
+                raise StoreUnavailable("the stats API got no connection to PostgreSQL in time") from error
             raise
         except psycopg.errors.QueryCanceled as error:
             raise StoreUnavailable("PostgreSQL took too long for this answer") from error
@@ -73,12 +78,13 @@ class ReadPool:
     def _wake(self) -> None:
         """Start the embedded server again, beside the request: it may take longer than a client waits."""
         if self._waking.acquire(blocking=False):
-            threading.Thread(target=self._start, name="wake", daemon=True).start()
+            threading.Thread(target=self._find_out, name="wake", daemon=True).start()
 
-    def _start(self) -> None:
+    def _find_out(self) -> None:
+        """Why there is no connection; asking wakes the embedded server."""
         try:
-            self._database.wake()
+            self._database.connect("stats").close()
         except MailmillError as error:
-            logger.warning("PostgreSQL cannot be started", extra={"error": str(error)})
+            logger.warning("the stats API has no connection", extra={"why": str(error)})
         finally:
             self._waking.release()

@@ -130,7 +130,10 @@ class EmbeddedServer:
     def database(self, dbname: str = DATABASE) -> Database:
         """The database as every role sees it; a server that was killed is started again by the next connection."""
         conninfos: dict[Role, str] = {role: self.conninfo(f"mailmill_{role}", dbname) for role in ROLES}
-        return Database(conninfos=conninfos, wake=self.start)
+        remedy = (
+            f"It is mailmill's own server: the logs in {self.base / 'log'} say why, the next command starts it again."
+        )
+        return Database(conninfos=conninfos, wake=self.start, remedy=remedy)
 
     def dagster_url(self) -> str:
         """Dagster's storage. The driver is named because SQLAlchemy 2.1 reads plain postgresql:// as psycopg 3,
@@ -279,7 +282,7 @@ class EmbeddedServer:
         try:
             psycopg.connect(self.conninfo("postgres", "postgres"), connect_timeout=5).close()
         except psycopg.OperationalError as error:
-            if isinstance(refused(error), Misconfigured):
+            if isinstance(refused(error, self.conninfo("postgres", "postgres")), Misconfigured):
                 raise Misconfigured(
                     "the embedded PostgreSQL does not know these passwords",
                     place=str(self.home / "secrets.json"),

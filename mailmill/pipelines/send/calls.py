@@ -29,7 +29,10 @@ class Report:
     @property
     def trouble(self) -> str | None:
         """The problems in one line; None without any."""
-        return "; ".join(f"{what}: {why}" for what, why in self.problems.items())[:LONGEST_TROUBLE] or None
+        return (
+            "; ".join(f"{what}: {' '.join(why.split())}" for what, why in self.problems.items())[:LONGEST_TROUBLE]
+            or None
+        )
 
 
 class Calls:
