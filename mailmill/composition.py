@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.database import Database, Role, external
 from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.postgres.version import SchemaCheck
 from mailmill.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb pays only for what it uses
@@ -56,7 +58,13 @@ class Installation:
 
     @cached_property
     def database(self) -> Database:
-        """PostgreSQL; the embedded server starts when the first connection is made.
+        """PostgreSQL with the schema this mailmill works with; another one is refused at the first connection."""
+        return replace(self.any_database, verify=SchemaCheck())
+
+    @cached_property
+    def any_database(self) -> Database:
+        """PostgreSQL whatever its schema, for what migrates, backs up and restores. The embedded server starts when
+        the first connection is made.
 
         Raises: Misconfigured when the data folder belongs to another version of mailmill.
         """
@@ -68,10 +76,17 @@ class Installation:
 
     def _check_data_version(self) -> None:
         path = self.home / "version"
-        if not path.exists():
-            self.home.mkdir(parents=True, exist_ok=True)
-            path.write_text(DATA_VERSION + "\n")
-        found = path.read_text().strip()
+        try:
+            if not path.exists():
+                self.home.mkdir(parents=True, exist_ok=True)
+                path.write_text(DATA_VERSION + "\n")
+            found = path.read_text().strip()
+        except OSError as error:
+            raise Misconfigured(
+                f"the data folder {self.home} cannot be used: {error.strerror}",
+                place="MAILMILL_HOME",
+                remedy="Name a folder that this user may write to.",
+            ) from None
         if found != DATA_VERSION:
             raise Misconfigured(
                 f"the data folder has layout {found}, this mailmill works with {DATA_VERSION}",

@@ -7,12 +7,13 @@ import warnings
 
 import dagster as dg
 
-from mailmill.assets import campaigns, contacts, events, segments, warehouse
-from mailmill.composition import Installation
-from mailmill.sensors import jobs, schedules, sensors
-
+# before the assets are imported: their decorators use what Dagster calls beta and preview, and warn at once
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+from mailmill.assets import campaigns, contacts, events, segments, warehouse  # noqa: E402
+from mailmill.composition import Installation  # noqa: E402
+from mailmill.sensors import jobs, schedules, sensors  # noqa: E402
 
 
 def definitions(mill: Installation) -> dg.Definitions:

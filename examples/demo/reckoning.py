@@ -17,9 +17,16 @@ from mailmill.pipelines.send.tokens import verify
 
 # How many times a relay may have taken a message in each terminal state. In doubt means that nobody knows; none more.
 COPIES = {"sent": (1, 1), "in_doubt": (0, 1)}
+# What the relay reported -> the events it must have become; distinct messages, so that a report twice counts once.
+REPORTS = {
+    "deliver": ("delivered",),
+    "bounce_later": ("bounced_hard", "bounced_soft"),
+    "complain": ("complained",),
+    "unsubscribe": ("unsubscribed",),
+}
 LOG_SCHEMA = {
-    "event": pl.String, "stage": pl.String, "code": pl.Int64, "taken": pl.Boolean, "recipient": pl.String,
-    "mailmill_id": pl.String,
+    "event": pl.String, "do": pl.String, "status": pl.Int64, "message_id": pl.String, "stage": pl.String,
+    "code": pl.Int64, "taken": pl.Boolean, "recipient": pl.String, "mailmill_id": pl.String,
 }  # fmt: skip
 
 
@@ -30,6 +37,27 @@ def relay_log(path: Path, keys: dict[int, bytes]) -> pl.DataFrame:
     ours = {token: found.message if (found := verify(token, keys, "return_path")) else -1 for token in tokens}
     message = pl.col("mailmill_id").replace_strict(ours, return_dtype=pl.Int64)
     return answers.group_by(message=message).agg(copies=pl.len(), recipients=pl.col("recipient").unique())
+
+
+def reports_missing(path: Path, keys: dict[int, bytes], mill: Installation) -> dict[str, int]:
+    """Tenant/kind -> by how many messages the relay's reports differ from what was counted; empty when all came."""
+    told = pl.read_ndjson(path, schema=LOG_SCHEMA).filter((pl.col("event") == "report") & (pl.col("status") == 200))
+    with mill.database.transaction() as conn:
+        slugs = dict(conn.execute("SELECT id, slug FROM tenants").fetchall())
+        counted = {
+            (slugs[tenant], kind): int(n)
+            for tenant, kind, n in conn.execute("SELECT tenant_id, kind, sum(uniq) FROM counters GROUP BY 1, 2")
+        }
+    wrong = {}
+    for do, kinds in REPORTS.items():
+        said = dict.fromkeys(slugs.values(), 0)
+        for message_id in told.filter(pl.col("do") == do)["message_id"].unique():
+            token = verify(message_id.strip("<>").partition("@")[0], keys, "return_path")
+            said[slugs[token.tenant] if token else ""] = said.get(slugs[token.tenant] if token else "", 0) + 1
+        for tenant, n in said.items():
+            if difference := n - sum(counted.get((tenant, kind), 0) for kind in kinds):
+                wrong[f"{tenant}/{do}"] = difference
+    return wrong
 
 
 def compare(messages: pl.DataFrame, relay: pl.DataFrame) -> pl.DataFrame:
@@ -88,16 +116,19 @@ def report(folder: Path, campaigns: Sequence[str], *, seconds: float) -> dict[st
         )
     strangers = relay.height - known  # taken by the relay, in no campaign's ledger
     contacts, events = _numbers(mill)
+    missing = reports_missing(folder / "sandbox-log.jsonl", mill.signing_keys("return_path"), mill)
     # each message that was sent must have its event folded; and the events' numbers must be the ledger's
     sent = sum(campaign["by_state"].get("sent", 0) for campaign in told)
     return {
         "ok": not strangers
+        and not missing
         and all(campaign["planned"] > 0 and not campaign["unaccounted"] for campaign in told)
         and events.get("accepted", 0) == sent,
         "seconds": round(seconds, 1),
         "contacts": contacts,
         "campaigns": told,
         "events": events,
+        "reports_missing": missing,
     }
 
 
@@ -116,7 +147,7 @@ def _numbers(mill: Installation) -> tuple[dict[str, int], dict[str, int]]:
     return contacts, {kind: int(n) for kind, n in events.items()}
 
 
-def show(report: dict[str, Any], folder: Path) -> None:
+def show(report: dict[str, Any], folder: Path, places: dict[str, tuple[str, str]]) -> None:
     """One table a person can read, and where to go on."""
     console = Console(highlight=False, width=100)
     contacts = report["contacts"]
@@ -141,8 +172,11 @@ def show(report: dict[str, Any], folder: Path) -> None:
     verdict = "every recipient is accounted for" if report["ok"] else "NOT every recipient is accounted for"
     console.print(f"\n{verdict}, in {report['seconds']} s. The report: {folder / 'report.json'}", soft_wrap=True)
     console.print("\nGo on with `make up`, and open")
-    console.print("  http://127.0.0.1:3000        Dagster: assets, runs, checks")
-    console.print("  http://127.0.0.1:8026/docs   the stats API")
+    for name, what in (
+        ("dagster", "Dagster: assets, runs, checks"),
+        ("stats", "the stats API (`mailmill key create`)"),
+    ):
+        console.print(f"  {places[name][0]:<28} {what}")
     console.print(f"  {folder / '.mailmill' / 'warehouse'}   DuckDB files", soft_wrap=True)
 
 

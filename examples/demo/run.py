@@ -26,6 +26,9 @@ from typing import Any
 
 import httpx
 
+from mailmill.cli.up import urls
+from mailmill.composition import Installation
+
 HERE = Path(__file__).resolve().parent
 CLONE = HERE.parents[1]
 sys.path.insert(0, str(HERE))
@@ -33,7 +36,6 @@ sys.path.insert(0, str(HERE))
 import make_data  # noqa: E402 - beside this file, wherever it is run from
 import reckoning  # noqa: E402
 
-TENANTS = ("harbor", "alpine")
 CAMPAIGNS = ("harbor/spring", "alpine/catalogue")
 HTTP_SOURCES = {"harbor/scraper": ("scraper_pro", 4500), "alpine/backlinks": ("backlink_engine", 4000)}
 SOURCES = ("harbor/newsletter", "harbor/scraper", "alpine/partners", "alpine/backlinks")
@@ -171,9 +173,8 @@ class Demo:
         ingress = f"http://127.0.0.1:{self.ports['ingress']}"
         stack.enter_context(self.process("ingress", ["-m", "mailmill", "ingress"], f"{ingress}/health"))
         stack.enter_context(self.process("listener", ["-m", "mailmill", "listen"]))
-        webhooks = [f"--webhook={tenant}/relay=file:secrets/{tenant}-webhook" for tenant in TENANTS]
         command = ["-m", "mailmill", "sandbox", "--port", str(self.ports["sandbox"]), "--rules", "sandbox.rules"]
-        command += ["--log", "sandbox-log.jsonl", "--ingress", ingress, *webhooks]
+        command += ["--log", "sandbox-log.jsonl", "--ingress", ingress]
         stack.enter_context(self.process("sandbox", command))
         self._until(lambda: _listens(self.ports["sandbox"]), 30, "the sandbox to listen")
 
@@ -258,8 +259,9 @@ def main() -> None:
     parser.add_argument("--kafka", metavar="HOST:PORT", help="use this broker as the event log")
     given = parser.parse_args()
     folder = given.folder.absolute()
+    places = urls(Installation())  # before the demo sets ports of its own: `make up` will use these
     report = Demo(folder, scale=given.scale, kafka_url=given.kafka).run()
-    reckoning.show(report, folder)
+    reckoning.show(report, folder, places)
     sys.exit(0 if report["ok"] else 1)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import traceback
 from importlib import import_module
 
 from mailmill.cli.app import app
@@ -10,7 +13,7 @@ from mailmill.errors import MailmillError
 
 VERBS = {  # verb or group of verbs -> the module it is in
     "migrate": "database", "down": "database",
-    "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "configuration",
+    "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "keys",
     "backup": "backup", "restore": "backup",
     "ingest": "ingest", "contacts": "ingest", "rejects": "ingest", "check": "ingest",
     "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
@@ -33,6 +36,18 @@ def main() -> None:
     except MailmillError as error:
         print(f"mailmill: {error}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:  # a fault of ours: a person gets one line and a file to send, not a stack trace
+        print(f"mailmill: this is a fault of mailmill ({type(error).__name__}); {_note(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("mailmill: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _note(error: Exception) -> str:
+    """Keep the stack trace where its reader may look. Out: where it is."""
+    text = "".join(traceback.format_exception(error))
+    descriptor, name = tempfile.mkstemp(prefix="mailmill-fault-", suffix=".txt")  # only its owner may read it
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return f"its stack trace is in {name}"

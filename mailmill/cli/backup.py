@@ -23,7 +23,7 @@ def back_up(mill: Installation, target: Path) -> About:
 
     with _Bar() as bar:
         return write(
-            mill.database,
+            mill.any_database,
             mill.lake,
             target,
             version=version("mailmill"),
@@ -57,7 +57,7 @@ def restore(
     mill = installation()
     with _Bar() as bar:
         done = put_back(
-            mill.database, mill.lake, file, replace=replace, embedded=mill.server is not None, progress=bar.show
+            mill.any_database, mill.lake, file, replace=replace, embedded=mill.server is not None, progress=bar.show
         )
     if json:
         answer_json(done)

@@ -12,10 +12,11 @@ from mailmill.cli.app import installation
 from mailmill.composition import Installation
 
 _TEMPLATE = """\
-# Written by mailmill; changes here are lost. It holds the storage's password, so only its owner may read it.
+# Written by mailmill; changes here are lost. The storage's URL comes by the environment: Dagster repeats this file on
+# the command lines of its processes, where everybody could read a password.
 storage:
   postgres:
-    postgres_url: "{url}"
+    postgres_url: {{env: MAILMILL_DAGSTER_STORAGE}}
 telemetry: {{enabled: false}}
 nux: {{enabled: false}}
 local_artifact_storage:
@@ -54,8 +55,8 @@ def storage_url(mill: Installation) -> str:
     if mill.server is not None:
         mill.server.start()
         return mill.server.dagster_url()
-    conninfo = mill.database.conninfo("owner")
-    with mill.database.transaction("owner") as connection:
+    conninfo = mill.any_database.conninfo("owner")
+    with mill.any_database.transaction("owner") as connection:
         connection.execute("CREATE SCHEMA IF NOT EXISTS dagster")  # its alembic_version must not meet ours
     parts = conninfo_to_dict(conninfo)
     user, password = quote(str(parts.get("user", "")), safe=""), quote(str(parts.get("password", "")), safe="")
@@ -70,7 +71,7 @@ def prepare(mill: Installation | None = None) -> Path:
     home = mill.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     path = home / "dagster.yaml"
-    text = _TEMPLATE.format(url=storage_url(mill).replace("%", "%"), home=str(home).replace('"', '\\"'))
+    text = _TEMPLATE.format(home=str(home).replace('"', '\\"'))
     if not path.exists() or path.read_text() != text:
         temporary = home / ".dagster.yaml.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -78,5 +79,6 @@ def prepare(mill: Installation | None = None) -> Path:
             file.write(text)
         temporary.replace(path)
     os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["MAILMILL_DAGSTER_STORAGE"] = storage_url(mill)
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
     return home

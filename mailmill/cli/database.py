@@ -10,7 +10,7 @@ def migrate(json: Json = False) -> None:
     """Bring the database's schema to this version of mailmill."""
     from mailmill.io.postgres import keys, schema  # imports SQLAlchemy, which quick verbs do without
 
-    before, after = schema.migrate(installation().database)
+    before, after = schema.migrate(installation().any_database)
     with installation().database.transaction() as connection:
         keys.ensure(connection)  # so that services may start before the first `apply`
     if json:

@@ -70,15 +70,17 @@ def _prepare_database(mill: Installation) -> None:
     from mailmill.cli import dagster_home
     from mailmill.io.postgres import schema
 
-    current = schema.current_version(mill.database)
+    current = schema.current_version(mill.any_database)
+    if current is not None and current not in schema.known_versions():
+        schema.check(mill.any_database)  # a newer one is refused before anything is written
     if current is not None and current != schema.wanted_version():
         from mailmill.cli.backup import back_up
 
-        target = mill.home / "backups" / f"before-{schema.wanted_version()}-{int(time.time())}.tar"
+        target = mill.home / "backups" / f"at-{current}-{int(time.time())}.tar"
         target.parent.mkdir(parents=True, exist_ok=True)
         back_up(mill, target)
         print(f"backed up to {target}")
-    schema.migrate(mill.database)
+    schema.migrate(mill.any_database)
     dagster_home.prepare(mill)
 
 

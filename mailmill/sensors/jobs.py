@@ -2,26 +2,23 @@
 
 import dagster as dg
 
-from mailmill.assets import campaigns, contacts, partitions, segments, warehouse
+from mailmill.assets import campaigns, contacts, segments, warehouse
 
 ingest = dg.define_asset_job(
     "ingest",
     selection=dg.AssetSelection.assets(
         contacts.raw_contacts, "validated_contacts", "rejected_contacts", contacts.contacts
     ),
-    partitions_def=partitions.sources,
     description="Read a source, keep its rows as they came, validate them, load what holds.",
 )
 segment = dg.define_asset_job(
     "segment",
     selection=dg.AssetSelection.assets(segments.segments),
-    partitions_def=partitions.segments,
     description="Materialize one segment over the present contacts.",
 )
 campaign = dg.define_asset_job(
     "campaign",
     selection=dg.AssetSelection.assets(campaigns.audience, campaigns.deliveries),
-    partitions_def=partitions.campaigns,
     description="Freeze a campaign's audience when it is due, then work a slice of its ledger. Safe to kill.",
 )
 publish = dg.define_asset_job(

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 
 import dagster as dg
 
@@ -11,6 +10,7 @@ from mailmill.assets.resources import Mill
 from mailmill.io.postgres import control
 from mailmill.sensors import jobs
 
+MATERIALIZATIONS_A_TICK = 500
 SETTLED_S = 2.0  # a file that changed more recently may still be copied
 
 
@@ -68,31 +68,35 @@ def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mi
     return dg.SensorResult(dynamic_partitions_requests=wanted)
 
 
-@dg.asset_sensor(
-    asset_key=dg.AssetKey("contacts"),
+@dg.sensor(
     job=jobs.segment,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="When contacts of a tenant changed, its segments are materialized anew.",
 )
-def contacts_changed(
-    context: dg.SensorEvaluationContext, asset_event: dg.EventLogEntry, mill: dg.ResourceParam[Mill]
-) -> Iterator[dg.RunRequest]:
-    event = asset_event.dagster_event
-    partition = event.partition if event else None
-    if partition is None:
-        return
-    tenant, _ = partitions.parts(partition)
+def contacts_changed(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
+    """Reads every materialization since the last tick: an asset sensor would see the latest one only, and so miss a
+    tenant whose contacts changed in the same ten seconds as another's."""
+    changes = context.instance.fetch_materializations(
+        dg.AssetRecordsFilter(
+            asset_key=dg.AssetKey("contacts"), after_storage_id=int(context.cursor) if context.cursor else None
+        ),
+        limit=MATERIALIZATIONS_A_TICK,
+        ascending=True,
+    ).records
+    if not changes:
+        return dg.SensorResult()
+    tenants = {partitions.parts(change.partition_key)[0] for change in changes if change.partition_key}
     with mill.database.transaction("owner") as conn:
-        mine = [segment for segment in control.segments(conn) if segment.tenant == tenant]
-    if mine:
-        partitions.add(context.instance, partitions.segments, [segment.key for segment in mine])
-    for segment in mine:
-        yield dg.RunRequest(
-            run_key=f"{segment.key}:{asset_event.run_id}",
-            partition_key=segment.key,
-            tags={"mailmill/segment": segment.key},
-        )
+        stale = [segment.key for segment in control.segments(conn) if segment.tenant in tenants]
+    newest = changes[-1].storage_id
+    return dg.SensorResult(
+        cursor=str(newest),
+        dynamic_partitions_requests=[partitions.segments.build_add_request(stale)] if stale else [],
+        run_requests=[
+            dg.RunRequest(run_key=f"{key}:{newest}", partition_key=key, tags={"mailmill/segment": key}) for key in stale
+        ],
+    )
 
 
 ALL = [inbox, configuration, contacts_changed]

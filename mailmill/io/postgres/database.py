@@ -32,6 +32,7 @@ class Database:
 
     conninfos: dict[Role, str] = field(repr=False)
     wake: Callable[[], None] = field(default=_no_server, repr=False)
+    verify: Callable[[psycopg.Connection], None] | None = field(default=None, repr=False)  # of each new connection
     connect_timeout_s: int = 10
     remedy: str = ABSENT  # when nobody answers
 
@@ -68,6 +69,12 @@ class Database:
                 connection = self._open(role, autocommit)
             except psycopg.OperationalError as again:
                 raise refused(again, self.conninfo(role), self.remedy) from again
+        if self.verify is not None:
+            try:
+                self.verify(connection)
+            except BaseException:
+                connection.close()
+                raise
         if tenant_id is not None:
             connection.execute("SELECT set_config('mailmill.tenant_id', %s, false)", (str(tenant_id),))
             if not autocommit:
@@ -107,6 +114,10 @@ def driver_errors() -> Iterator[None]:
         raise StoreUnavailable("PostgreSQL is shutting down or restarting") from error
     except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
         raise StoreUnavailable("PostgreSQL asks to run this transaction again") from error
+    except psycopg.errors.UndefinedTable as error:
+        raise Misconfigured(
+            "the database has no schema of mailmill yet", remedy="Run `mailmill apply PATH`, or `mailmill migrate`."
+        ) from error
     except psycopg.errors.DiskFull as error:
         raise StoreUnavailable("PostgreSQL has no space left on its disk") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

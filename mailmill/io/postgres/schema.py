@@ -9,11 +9,11 @@ import sqlalchemy
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
-from mailmill.errors import Misconfigured
 from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.version import known_versions, refuse_other, wanted_version
 
+__all__ = ["check", "current_version", "known_versions", "migrate", "wanted_version"]
 logger = logging.getLogger(__name__)
 
 
@@ -23,18 +23,6 @@ def _config() -> Config:
         "script_location", str(resources.files("mailmill.io.postgres.migrations")).replace("%", "%%")
     )
     return config
-
-
-def wanted_version() -> str:
-    """The revision this mailmill was written for."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    assert head is not None
-    return head
-
-
-def known_versions() -> set[str]:
-    """Every revision this mailmill can migrate from."""
-    return {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
 
 
 def _engine(database: Database) -> sqlalchemy.Engine:
@@ -54,18 +42,7 @@ def check(database: Database) -> None:
 
     Raises: Misconfigured when the schema is missing, older or newer than this mailmill.
     """
-    current = current_version(database)
-    if current == wanted_version():
-        return
-    if current is None or current in known_versions():
-        raise Misconfigured(
-            f"the database's schema is at {current or 'nothing'}, this mailmill works with {wanted_version()}",
-            remedy="Run `mailmill migrate` (or `mailmill up`, which backs up first).",
-        )
-    raise Misconfigured(
-        f"the database's schema {current} is newer than this mailmill, which knows up to {wanted_version()}",
-        remedy="Use the newer mailmill, or restore the backup that was made before its migration.",
-    )
+    refuse_other(current_version(database))
 
 
 def migrate(database: Database) -> tuple[str | None, str]:
@@ -75,7 +52,7 @@ def migrate(database: Database) -> tuple[str | None, str]:
     """
     before = current_version(database)
     if before is not None and before not in known_versions():
-        check(database)
+        refuse_other(before)
     with _engine(database).begin() as connection:
         # two processes may start at once: the second waits here and then finds nothing to do
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtextextended('mailmill:migrate', 0))")

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.postgres import keys, schema
 from mailmill.io.postgres.database import ROLES, Database, external
 from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.postgres.version import SchemaCheck
 from mailmill.settings import Settings
 
 ROOT = os.geteuid() == 0
@@ -245,7 +247,7 @@ def test_a_wrong_password_is_the_operators_to_correct(server: EmbeddedServer) ->
 
 def test_a_url_that_may_not_become_a_role_is_the_operators_to_correct(server: EmbeddedServer) -> None:
     url = server.conninfo("mailmill_stats", "postgres")
-    with pytest.raises(Misconfigured, match="mailmill_owner"):
+    with pytest.raises(Misconfigured, match="this URL is for the role stats, and this needs the role owner"):
         external(url).connect("owner")
 
 
@@ -352,8 +354,16 @@ def test_a_newer_schema_is_refused_and_an_older_one_named(database: Database) ->
             look(database)
     with database.transaction() as connection:
         connection.execute("DELETE FROM alembic_version")
-    with pytest.raises(Misconfigured, match="Run `mailmill migrate`"):
+    with pytest.raises(Misconfigured, match="or `mailmill migrate`"):
         schema.check(database)
+
+
+def test_every_process_refuses_another_schema_at_its_first_connection(database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for role in ("owner", "sender", "listener", "ingress", "stats"):
+        with pytest.raises(Misconfigured, match="9999 is newer than this mailmill"):
+            replace(database, verify=SchemaCheck()).connect(role)
 
 
 def test_a_data_folder_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""What starts a run, evaluated over a real database and an instance of Dagster's own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mailmill import definitions  # noqa: F401 - its filters silence what Dagster calls preview
+from mailmill.io.postgres.database import Database
+from mailmill.sensors import schedules, sensors
+
+SETUP = """
+INSERT INTO tenants (slug, name, postal_address, spec)
+VALUES ('acme', 'Acme', 'Here', '{}'), ('beta', 'Beta', 'There', '{}');
+INSERT INTO sources (tenant_id, slug, kind, spec)
+SELECT id, 'drop', 'csv', '{"folder": "inbox"}' FROM tenants WHERE slug = 'acme';
+INSERT INTO sources (tenant_id, slug, kind, spec)
+SELECT id, 'crawl', 'scraper_pro', '{}' FROM tenants WHERE slug = 'beta';
+INSERT INTO segments (tenant_id, slug, spec) SELECT id, 'all', '{}' FROM tenants;
+INSERT INTO campaigns (tenant_id, slug, spec, state, scheduled_at)
+SELECT id, 'due', '{}', 'scheduled', now() FROM tenants WHERE slug = 'acme';
+INSERT INTO campaigns (tenant_id, slug, spec, state, scheduled_at)
+SELECT id, 'later', '{}', 'scheduled', now() + interval '1 day' FROM tenants WHERE slug = 'acme';
+INSERT INTO campaigns (tenant_id, slug, spec) SELECT id, 'draft', '{}' FROM tenants WHERE slug = 'beta';
+"""
+
+
+@dataclass
+class World:
+    """The part of an installation that sensors look at."""
+
+    database: Database
+    project: Path
+
+
+@pytest.fixture
+def world(database: Database, tmp_path: Path) -> World:
+    with database.transaction() as conn:
+        conn.execute(SETUP)
+    return World(database, tmp_path)
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+def sense(name: str, world: World, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"mill": world})
+    result = getattr(sensors, name)(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def keys(result: dg.SensorResult) -> list[str]:
+    return sorted(str(request.partition_key) for request in result.run_requests or ())
+
+
+def contacts(instance: dg.DagsterInstance, partition: str) -> None:
+    instance.report_runless_asset_event(dg.AssetMaterialization("contacts", partition=partition))
+
+
+def test_contacts_of_two_tenants_in_one_tick_refresh_the_segments_of_both(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    contacts(instance, "acme|drop")
+    contacts(instance, "beta|crawl")
+    first = sense("contacts_changed", world, instance)
+    assert keys(first) == ["acme|all", "beta|all"]
+    assert not keys(sense("contacts_changed", world, instance, first.cursor))
+    contacts(instance, "beta|crawl")
+    assert keys(sense("contacts_changed", world, instance, first.cursor)) == ["beta|all"]
+
+
+def test_a_dropped_file_is_ingested_once_it_has_settled(world: World, instance: dg.DagsterInstance) -> None:
+    inbox = world.project / "inbox"
+    inbox.mkdir()
+    (inbox / "people.csv").write_text("email\na@b.example\n")
+    assert not keys(sense("inbox", world, instance))  # it may still be growing
+    past = time.time() - 60
+    os.utime(inbox / "people.csv", (past, past))
+    seen = sense("inbox", world, instance)
+    assert keys(seen) == ["acme|drop"]
+    assert not keys(sense("inbox", world, instance, seen.cursor))
+
+
+def test_what_was_applied_becomes_partitions(world: World, instance: dg.DagsterInstance) -> None:
+    wanted = {
+        request.partitions_def_name: sorted(request.partition_keys)
+        for request in sense("configuration", world, instance).dynamic_partitions_requests or ()
+    }
+    assert wanted == {
+        "sources": ["acme|drop", "beta|crawl"],
+        "segments": ["acme|all", "beta|all"],
+        "campaigns": ["acme|due", "acme|later", "beta|draft"],
+    }
+
+
+def tick(name: str, world: World, instance: dg.DagsterInstance) -> list[str]:
+    context = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=datetime.now(UTC), resources={"mill": world}
+    )
+    return [str(request.partition_key) for request in getattr(schedules, name)(context)]
+
+
+def test_F35_the_tick_starts_what_is_due_and_not_what_is_at_work(world: World, instance: dg.DagsterInstance) -> None:
+    assert tick("campaign_tick", world, instance) == ["acme|due"]
+    instance.add_run(
+        dg.DagsterRun(job_name="campaign", status=dg.DagsterRunStatus.STARTED, tags={"mailmill/campaign": "acme|due"})
+    )
+    assert tick("campaign_tick", world, instance) == []
+
+
+def test_http_sources_are_synchronized_by_the_clock_and_files_are_not(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    assert tick("source_sync", world, instance) == ["beta|crawl"]
