@@ -105,14 +105,26 @@ def _complain(done: Ingested) -> None:
     Raises: Misconfigured.
     """
     if done.received.refused:
-        files = "\n  ".join(refusal.message for refusal in done.received.refused)
-        raise Misconfigured(f"{len(done.received.refused)} could not be read; the rest is taken in:\n  {files}")
+        raise Misconfigured(_refused(done.received))
     if done.loaded.withheld:
         names = ", ".join(f"{batch.origin} (batch {batch.id})" for batch in done.loaded.withheld)
         raise Misconfigured(
             f"too many rows of {names} were rejected, so none of them was loaded",
             remedy=f"Look at them with `mailmill rejects {done.source}`, then run this again with --force.",
         )
+
+
+def _refused(received: Received) -> str:
+    """What could not be read and why, each with its name once."""
+    said = [
+        refusal.message if refusal.message.startswith(refusal.origin) else f"{refusal.origin}: {refusal.message}"
+        for refusal in received.refused
+    ]
+    rest = received.batches or received.known
+    if len(said) == 1 and not rest:
+        return said[0]
+    listed = "\n  ".join(said)
+    return f"{len(said)} could not be read{'; the rest is taken in' if rest else ''}:\n  {listed}"
 
 
 @contacts.command("add")

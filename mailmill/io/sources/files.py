@@ -18,7 +18,9 @@ from pathlib import Path
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.csv import read_csv
+from mailmill.pipelines.ingest.formats import refuse_office_files, refuse_other_formats
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
+from mailmill.pipelines.ingest.raw import RawTable
 
 MAX_BYTES = 2 * 2**30  # of one file, unpacked
 _SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".gz", ".zip")
@@ -40,6 +42,12 @@ class CsvFiles:
         Raises: Misconfigured when a named file or the folder is not there.
         """
         for path in self.paths:
+            if path.is_dir():
+                raise Misconfigured(
+                    "this is a folder, not a file",
+                    place=str(path),
+                    remedy="Name the files in it, or make it the `folder` of the source.",
+                )
             if not path.is_file():
                 raise Misconfigured("there is no such file", place=str(path))
         for path in [*self.paths, *self._dropped()]:
@@ -83,13 +91,21 @@ class CsvFiles:
 
     def _batch(self, name: str, content: bytes, changed_at: datetime) -> RawBatch | Refusal:
         try:
+            refuse_other_formats(content, self.encoding)
             table = read_csv(content, encoding=self.encoding, delimiter=self.delimiter)
         except Misconfigured as error:
             return Refusal(origin=name, message=str(error))
         digest = hashlib.sha256(content)
         for setting in (self.encoding, self.delimiter):  # read otherwise, the same bytes are other rows
             digest.update(f"\x00{setting}".encode() if setting else b"")
-        return RawBatch(key=digest.hexdigest(), origin=name, seen_at=changed_at, table=table)
+        return RawBatch(key=digest.hexdigest(), origin=name, seen_at=changed_at, table=table, notes=_notes(table))
+
+
+def _notes(table: RawTable) -> tuple[str, ...]:
+    """No rows are an answer, and one that a person should not overlook."""
+    if table.frame.height:
+        return ()
+    return ("the file has a header and no rows",) if table.columns else ("the file is empty",)
 
 
 def _too_large() -> Misconfigured:
@@ -106,6 +122,7 @@ def _unpacked(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
         yield name, text
     elif content.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            refuse_office_files(archive.namelist())
             members = [info for info in archive.infolist() if not info.is_dir() and _is_text(info.filename)]
             if sum(info.file_size for info in members) > MAX_BYTES:
                 raise _too_large()

@@ -18,6 +18,8 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+BYTE_ORDER_MARKS = tuple(mark for mark, _ in _MARKS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
@@ -40,7 +42,7 @@ def decode(content: bytes, encoding: str | None = None) -> Lines:
     for mark, name in _MARKS:
         if content.startswith(mark):
             return _strictly(content, name)
-    guess = _wide_without_mark(content)
+    guess = wide_without_mark(content)
     return _strictly(content, guess) if guess else _utf8_or_western(_with_lf(content))
 
 
@@ -61,7 +63,7 @@ def _with_lf(content: bytes) -> bytes:
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
 
 
-def _wide_without_mark(content: bytes) -> str | None:
+def wide_without_mark(content: bytes) -> str | None:
     """UTF-16 without a mark: in western text every other byte is NUL."""
     head = content[: 4096 & ~1]
     if len(head) < 4:

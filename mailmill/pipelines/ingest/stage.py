@@ -47,17 +47,18 @@ def receive(source: SourceRow, feed: Feed, store: RawStore, *, progress: Progres
             outcome = said if isinstance(said, Refusal) else _refusal(source, said)
             if outcome is not None:
                 refused.append(outcome)
-                progress(f"refused {outcome.origin}: {outcome.message}")
+                progress(f"refused {outcome.origin}")  # why, says who called
                 continue
             assert isinstance(said, RawBatch)
             kept = store.keep(source, said)
+            notes += [f"{said.origin}: {note}" for note in said.notes]
             if not kept.new:
                 known += 1
                 continue
             new.append(kept.batch_id)
             rows += said.table.frame.height
             surprise = changed(kept.columns_before, said.table.columns)
-            notes += [f"{said.origin}: {note}" for note in (*said.notes, *([surprise] if surprise else []))]
+            notes += [f"{said.origin}: {surprise}"] if surprise else []
             progress(f"received {said.origin}: {said.table.frame.height:,} rows")
     return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), notes=tuple(notes))
 

@@ -58,6 +58,30 @@ def test_a_file_that_cannot_be_read_fails_the_verb_after_the_others_are_in(mill,
     assert list(mill.contacts()) == ["a@x.org"]
 
 
+def test_what_could_not_be_read_is_said_once_and_of_a_rest_only_where_there_was_one(mill, mailmill, capfd):
+    mill.source()
+    good, bad = mill.file("email\na@x.org\n", "good.csv"), mill.file("Ort\nRom\n", "bad.csv")
+    cut = mill.file(b"\x1f\x8b\x08", "cut.gz")
+    with pytest.raises(Misconfigured) as alone:
+        mailmill("ingest", "acme/list", "--file", str(bad))
+    assert str(alone.value).startswith("bad.csv: no column holds")
+    with pytest.raises(Misconfigured) as neither:
+        mailmill("ingest", "acme/list", "--file", str(bad), "--file", str(cut))
+    assert str(neither.value).startswith("2 could not be read:\n") and "the rest" not in str(neither.value)
+    assert (str(neither.value).count("bad.csv"), str(neither.value).count("cut.gz")) == (1, 1)
+    with pytest.raises(Misconfigured, match=r"1 could not be read; the rest is taken in:\n  bad\.csv: no column holds"):
+        mailmill("ingest", "acme/list", "--file", str(bad), "--file", str(good))
+    assert "no column" not in capfd.readouterr().err
+
+
+def test_an_empty_file_is_an_answer_with_a_note(mill, mailmill):
+    mill.source()
+    path = mill.file("", "empty.csv")
+    for _ in range(2):
+        assert "note: empty.csv: the file is empty" in mailmill("ingest", "acme/list", "--file", str(path))
+        assert json.loads(mailmill("ingest", "acme/list", "--file", str(path), "--json"))["notes"]
+
+
 def test_contacts_add_goes_the_same_way_as_every_source(mill, mailmill):
     mill.source("desk", type="manual", tags=["desk"])
     words = [

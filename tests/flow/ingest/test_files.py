@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import threading
 import time
 import zipfile
@@ -15,6 +16,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.sources.files import CsvFiles
 
 TEXT = b"email,name\na@x.org,Ann\n"
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(range(256))
 
 
 def packed(**members: bytes) -> bytes:
@@ -42,7 +44,17 @@ def test_F37_a_packed_file_is_the_same_batch_as_the_plain_one(mill):
     [
         pytest.param(gzip.compress(TEXT * 100)[:40], "cannot be read", id="a .gz that is cut off"),
         pytest.param(packed(one_csv=TEXT)[:60], "cannot be read", id="a .zip that is cut off"),
-        pytest.param(packed(sheet=b"x"), "export it as CSV", id="a spreadsheet"),
+        pytest.param(packed(sheet=b"x"), "export it as CSV", id="an archive without a text"),
+        pytest.param(packed(**{"[Content_Types].xml": b"x", "xl/workbook.xml": b"x"}), "looks like XLSX", id="XLSX"),
+        pytest.param(packed(**{"META-INF/manifest.xml": b"x", "content.xml": b"x"}), "looks like ODS", id="ODS"),
+        pytest.param(PNG, "no text file (it looks like PNG); export it as CSV", id="PNG"),
+        pytest.param(gzip.compress(PNG), "looks like PNG", id="PNG in a .gz"),
+        pytest.param(packed(one_csv=PNG), "looks like PNG", id="PNG in a .zip, called CSV"),
+        pytest.param(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "looks like PDF", id="PDF"),
+        pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512), "looks like XLS", id="XLS"),
+        pytest.param(random.Random(1).randbytes(5000), "full of control characters", id="noise"),
+        pytest.param(bytes(5000), "full of control characters", id="nothing but NULs"),
+        pytest.param(bytes(b for n in range(900) for b in (n % 251, 0)), "full of control", id="numbers of 16 bits"),
         pytest.param(b"a@x.org,Ann\n", "header line", id="no header"),
         pytest.param(b"Ort,Name\nRom,Ann\n", "e-mail address", id="no address column"),
     ],
@@ -50,7 +62,8 @@ def test_F37_a_packed_file_is_the_same_batch_as_the_plain_one(mill):
 def test_F37_what_cannot_be_read_as_a_whole_is_refused_and_the_rest_goes_on(mill, content, says):
     source = mill.source()
     done = mill.run(source, CsvFiles(paths=[mill.file(content, "bad.csv"), mill.file(TEXT, "good.csv")]))
-    assert [refusal.origin for refusal in done.received.refused] == ["bad.csv"]
+    (refusal,) = done.received.refused
+    assert refusal.origin.startswith("bad.csv")
     assert says in done.received.refused[0].message
     assert list(mill.contacts()) == ["a@x.org"]
 
@@ -59,6 +72,25 @@ def test_F37_an_empty_file_is_an_answer(mill):
     done = mill.read(mill.source(), b"")
     assert (done.received.rows, len(done.received.batches), done.received.refused) == (0, 1, ())
     assert done.loaded.counts.batches == 1
+
+
+@pytest.mark.parametrize("encoding", [None, "utf-16-le"])
+def test_F37_a_text_with_odd_characters_is_still_a_text(mill, encoding):
+    lines = "email,name\n" + "".join(f"u{n}@x.org,Zo\u00eb {chr(n % 4)}\n" for n in range(2000)) + "\x1a"
+    done = mill.read(mill.source(), lines.encode(encoding or "utf-8"))
+    assert done.received.refused == ()
+    assert done.validated.accepted == 1500
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "empty"), (b"\n\n", "empty"), (b"email,name\n", "a header and no rows")]
+)
+def test_F37_a_file_without_rows_is_noted_each_time_it_comes(mill, content, says):
+    source = mill.source()
+    for _ in range(2):
+        done = mill.read(source, content)
+        assert [note for note in done.received.notes if says in note], done.received.notes
+        assert done.received.refused == ()
 
 
 def test_a_bomb_is_not_unpacked(mill, monkeypatch):
@@ -108,6 +140,11 @@ def test_the_age_of_a_file_is_the_recency_of_its_values(mill):
     mill.run(source, CsvFiles(paths=[new]))
     mill.run(source, CsvFiles(paths=[old]))
     assert mill.contacts()["a@x.org"]["name"] == "New"
+
+
+def test_a_folder_in_the_place_of_a_file_is_called_one(mill):
+    with pytest.raises(Misconfigured, match=r"a folder, not a file\n.*Name the files"):
+        said(CsvFiles(paths=[mill.folder]))
 
 
 def test_a_file_or_folder_that_is_not_there_is_named(mill):
