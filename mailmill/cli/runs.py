@@ -58,7 +58,7 @@ def _failure(result: Any, job: str, partition_key: str) -> Exception:
             while error.cause is not None:
                 error = error.cause
             return TerminalError(f"{job} {partition_key.replace('|', '/')}: {error.message.strip()}")
-        if event.is_asset_check_evaluation and not event.asset_check_evaluation_data.passed:
+        if event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.asset_check_evaluation_data.passed:
             check = event.asset_check_evaluation_data
             return TerminalError(f"{job} {partition_key.replace('|', '/')}: the check {check.check_name} did not pass")
     return MailmillError(f"{job} {partition_key.replace('|', '/')} failed")

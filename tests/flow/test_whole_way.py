@@ -36,6 +36,7 @@ def test_P08_every_recipient_is_accounted_for(log: str, folder: Path, request: p
         assert campaign["planned"] == sum(campaign["by_state"].values()) > 100
         assert campaign["relay_accepted"] >= campaign["by_state"]["sent"] > 0
         assert campaign["unaccounted"] == 0
+    assert report["reports_missing"] == {}
     sent = sum(campaign["by_state"]["sent"] for campaign in report["campaigns"])
     assert report["events"]["accepted"] == sent
     assert {"opened", "clicked", "unsubscribed", "bounced_hard", "deferred"} <= report["events"].keys()
