@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mailmill.cli import logs
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.cli.ports import refuse_taken
 from mailmill.errors import Misconfigured
@@ -76,6 +77,7 @@ def api(
     from mailmill.io.postgres.read_pool import ReadPool
 
     settings = installation().settings
+    logs.start(settings.log_level)
     chosen = settings.stats_port if port is None else port
     refuse_taken(settings.bind, chosen, setting="MAILMILL_STATS_PORT")
     # no access log: a key that somebody puts into a URL must not end in a file

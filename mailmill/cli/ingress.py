@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailmill.cli import logs
 from mailmill.cli.app import app, installation
 from mailmill.cli.ports import refuse_taken
 from mailmill.composition import Installation
@@ -29,6 +30,7 @@ def ingress(
     from mailmill.api.ingress.app import serve
 
     mill = installation()
+    logs.start(mill.settings.log_level)
     host, chosen = mill.settings.bind, mill.settings.ingress_port if port is None else port
     refuse_taken(host, chosen, setting="MAILMILL_INGRESS_PORT")
     log = event_log(mill)

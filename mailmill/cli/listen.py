@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import threading
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mailmill.cli import logs
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, plain
 
 
@@ -25,8 +25,8 @@ def listen(
     from mailmill.io.listener import Listener  # imports polars, which quick verbs do without
 
     here, stop = installation(), threading.Event()
+    logs.start(here.settings.log_level)
     if not until_idle:
-        logging.basicConfig(level=here.settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
         for name in (signal.SIGTERM, signal.SIGINT):  # the batch under way is finished, the rest stays on the log
             signal.signal(name, lambda *_: stop.set())
         print("listen: folding events, until Ctrl-C", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mailmill.cli import logs
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.errors import MailmillError, Misconfigured
 from mailmill.io.postgres import doubts as ledger_doubts
@@ -35,6 +36,7 @@ def send(
     from mailmill.io.send_worker import run_worker
 
     home = installation()
+    logs.start(home.settings.log_level)
     names = frozenset(campaign) if campaign else None
     with home.database.transaction("sender") as conn:
         for name in names or ():

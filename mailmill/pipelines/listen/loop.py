@@ -57,7 +57,7 @@ class Pace:
     wait_s: float = 0.5
     first_pause_s: float = 0.1
     longest_pause_s: float = 5.0
-    give_up_s: float = 30.0
+    give_up_s: float = 8.0
 
 
 @dataclass(kw_only=True)
@@ -192,15 +192,19 @@ def _closing(reader: EventReader) -> Iterator[EventReader]:
 
 
 class Patience:
-    """Pauses that double up to the longest; and an end, for those who have one."""
+    """Pauses that double up to the longest; and an end, counted from the first failure, for those who have one."""
 
     def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
         self._pace, self._clock = pace, clock
-        self._pause_s, self._since = pace.first_pause_s, clock()
+        self._pause_s = pace.first_pause_s
+        self._since: float | None = None
 
     def next_pause(self, error: StoreUnavailable, *, give_up: bool) -> float:
         """Raises: the error itself once it has lasted long enough."""
-        if give_up and self._clock() - self._since > self._pace.give_up_s:
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        left = self._since + self._pace.give_up_s - now
+        if give_up and left <= 0:
             raise error
         pause, self._pause_s = self._pause_s, min(self._pause_s * 2, self._pace.longest_pause_s)
-        return pause
+        return min(pause, left) if give_up else pause
