@@ -15,7 +15,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "migrate": "database", "down": "database",
     "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "keys",
     "backup": "backup", "restore": "backup",
-    "ingest": "ingest", "contacts": "ingest", "rejects": "ingest", "check": "ingest",
+    "ingest": "ingest", "contacts": "ingest", "rejects": "rejects", "check": "ingest",
     "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
     "send": "send", "account": "send", "doubts": "send", "workers": "send", "release": "send",
     "listen": "listen", "dead-letters": "listen",

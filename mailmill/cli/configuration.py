@@ -1,4 +1,4 @@
-"""Verbs about the project's files: init, apply, tenants, keys."""
+"""Verbs about the project's files: init, apply, tenants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -29,9 +29,6 @@ from mailmill.pipelines.configuration import content, documents, references
 from mailmill.pipelines.configuration.documents import Declared, Key, Problem
 from mailmill.pipelines.configuration.plan import Change, Stored, plan, summary
 
-keys_app = typer.Typer(no_args_is_help=True, help="Keys that sign links, pixels and return paths.")
-app.add_typer(keys_app, name="keys")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
@@ -41,6 +38,7 @@ class Applied:
     changes: list[Change]
     keys_made: list[keys.Purpose]
     schema_made: bool
+    warnings: list[Problem] = field(default_factory=list)
 
 
 class Refused(Misconfigured):
@@ -60,20 +58,34 @@ def apply_paths(mill: Installation, paths: Sequence[Path], *, dry_run: bool = Fa
     from mailmill.io.postgres import schema  # imports SQLAlchemy, which other verbs here do without
 
     declared = _declared(mill, paths)
-    empty = schema.current_version(mill.database) is None
+    empty = schema.current_version(mill.any_database) is None
     if empty:
         changes = _planned(declared, {})  # what is wrong is said before a schema is made
         if dry_run:
             return Applied(dry_run=True, changes=changes, keys_made=list(keys.PURPOSES), schema_made=True)
-        schema.migrate(mill.database)
-    schema.check(mill.database)
+        schema.migrate(mill.any_database)
+    schema.check(mill.any_database)
     with mill.database.transaction() as connection:
         configuration.lock(connection, [documents.name_of(one.key) for one in declared if one.key[0] == "campaign"])
         changes = _planned(declared, configuration.stored(connection))
         made = keys.missing(connection) if dry_run else keys.ensure(connection)
         if not dry_run:
             configuration.write(connection, changes, by=_person())
-    return Applied(dry_run=dry_run, changes=changes, keys_made=made, schema_made=empty)
+    warnings = _warnings(mill, declared)
+    return Applied(dry_run=dry_run, changes=changes, keys_made=made, schema_made=empty, warnings=warnings)
+
+
+def _warnings(mill: Installation, declared: list[Declared]) -> list[Problem]:
+    """What is applied and may still be a slip: merge fields that no contact has."""
+    from mailmill.io.postgres.audiences import PostgresContacts  # the lake's libraries, only where templates are
+    from mailmill.pipelines.configuration import merge_fields
+
+    templates = [one for one in declared if one.key[0] == "template"]
+    store = PostgresContacts(database=mill.database, lake=mill.lake)
+    with mill.database.transaction() as connection:
+        ids = configuration.tenant_ids(connection, {tenant for _, tenant, _ in (one.key for one in templates)})
+    found = {tenant: store.generation(number) for tenant, number in ids.items()}
+    return merge_fields.check(templates, {tenant: one.contacts for tenant, one in found.items() if one is not None})
 
 
 def _declared(mill: Installation, paths: Sequence[Path]) -> list[Declared]:
@@ -95,7 +107,7 @@ def _declared(mill: Installation, paths: Sequence[Path]) -> list[Declared]:
 def _stored_keys(mill: Installation) -> set[Key]:
     from mailmill.io.postgres import schema
 
-    if schema.current_version(mill.database) is None:
+    if schema.current_version(mill.any_database) is None:
         return set()
     with mill.database.transaction() as connection:
         return set(configuration.stored(connection))
@@ -138,6 +150,7 @@ def apply(paths: Paths, dry_run: DryRun = False, json: Json = False) -> None:
                 "summary": summary(applied.changes),
                 "changes": [_shown(change) for change in applied.changes],
                 "keys_made": applied.keys_made,
+                "warnings": applied.warnings,
             }
         )
     else:
@@ -170,6 +183,8 @@ def _show(applied: Applied) -> None:
             console.print(f"    [yellow]{escape(change.note)}[/]")
     for purpose in applied.keys_made:
         console.print(f"[green]+[/] key        {purpose}")
+    for warning in applied.warnings:
+        console.print(f"[yellow]warning[/] {escape(str(warning))}")
     counts = summary(applied.changes)
     what = f"{counts['create']} to create, {counts['change']} to change, {counts['unchanged']} unchanged"
     console.print(
@@ -221,26 +236,3 @@ def write_example(folder: Path) -> None:
         secret.write_text(secrets.token_urlsafe(32) + "\n")
     except OSError as error:
         raise Misconfigured(f"cannot be written: {error.strerror}", place=str(folder)) from error
-
-
-# ---------------------------------------------------------------- keys
-
-
-@keys_app.command("list")
-def list_keys(json: Json = False) -> None:
-    """The signing keys, without their secrets."""
-    with installation().database.transaction() as connection:
-        rows = keys.listed(connection)
-    answer_json(rows) if json else answer_table(rows, title="signing keys")
-
-
-@keys_app.command("rotate")
-def rotate_key(purpose: Annotated[str, typer.Argument(help=", ".join(keys.PURPOSES))], json: Json = False) -> None:
-    """Sign with a new key from now on. The old one still verifies for a year."""
-    if purpose not in keys.PURPOSES:
-        raise Misconfigured(
-            f"{purpose!r} is no purpose", place="PURPOSE", remedy=f"Allowed: {', '.join(keys.PURPOSES)}."
-        )
-    with installation().database.transaction() as connection:
-        key = keys.rotate(connection, purpose)
-    answer_json({"purpose": purpose, "id": key}) if json else print(f"{purpose} is signed with key {key} from now on")

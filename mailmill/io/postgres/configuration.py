@@ -49,6 +49,11 @@ def write(conn: psycopg.Connection, changes: Sequence[Change], *, by: str) -> in
     return written
 
 
+def tenant_ids(conn: psycopg.Connection, slugs: Iterable[str]) -> dict[str, int]:
+    """The ids of those of these tenants that are stored."""
+    return dict(conn.execute(SQL["tenant_ids"], {"slugs": sorted(slugs)}).fetchall())
+
+
 def tenants(conn: psycopg.Connection) -> list[dict[str, Any]]:
     """Each tenant with counts of what it has."""
     with conn.cursor(row_factory=dict_row) as cursor:

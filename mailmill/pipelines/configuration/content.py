@@ -21,10 +21,10 @@ def _problems(one: Declared) -> Iterator[Problem]:
         try:
             templates.check(one.spec.subject, one.spec.html, one.spec.text)
         except Misconfigured as error:
-            yield _template_problem(one, error)
+            yield at(one, error)
 
 
-def _template_problem(one: Declared, error: Misconfigured) -> Problem:
+def at(one: Declared, error: Misconfigured) -> Problem:
     """The stage names part and line (`html:12`); a person looks for the file and the line in it."""
     message = str(error).removeprefix(f"{error.place}: ")
     part, _, line = (error.place or "").partition(":")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import polars as pl
 
@@ -28,6 +29,7 @@ SUPPRESSED = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "i
 REASONS = ("no_email", "invalid", *SUPPRESSED, "duplicate")
 
 CONTACT_FIELDS = ("email", "phone", "name", "language", "category", "country", "time_zone")
+MAX_NAMED = 40  # names in a remedy
 SEPARATOR, ABSENT = "\x1f", "\x02"  # between merge values; in the place of one that is missing
 
 
@@ -89,10 +91,13 @@ def count(judged_members: pl.DataFrame) -> dict[str, int]:
     return {reason: found[reason] for reason in (*REASONS, *sorted(found.keys() - set(REASONS))) if reason in found}
 
 
-def freeze(members: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame) -> Audience:
+def freeze(
+    members: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame, *, place: str = "template"
+) -> Audience:
     """The audience with its merge values, as it is sent.
 
-    In:     `judged` members; contacts, the whole generation, to know which custom fields exist.
+    In:     `judged` members; contacts, the whole generation, to know which custom fields exist; place, what a person
+            calls the template.
     Raises: Misconfigured for a merge field nobody has, or one that is missing for a recipient and printed bare.
     """
     recipients = members.filter(pl.col("excluded").is_null())
@@ -103,7 +108,7 @@ def freeze(members: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFram
         domain=pl.col("email").str.extract("@([^@]+)$"),
         **{f"field:{name}": merge_value(name) for name in template.merge_fields},
     )
-    _check_fields(values, template, contacts)
+    _check_fields(values, template, contacts, place)
     columns = [pl.col(f"field:{name}").fill_null(ABSENT) for name in template.merge_fields]
     merged = pl.concat_str(columns, separator=SEPARATOR) if columns else pl.lit("")
     frame = values.select("contact_id", "address", "address_key", "domain", merge_values=merged)
@@ -117,31 +122,47 @@ def merge_value(name: str) -> pl.Expr:
     return pl.when(text.str.len_bytes() > 0).then(text)
 
 
-def _check_fields(values: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame) -> None:
+def _check_fields(values: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame, place: str) -> None:
     missing = {name: values[f"field:{name}"].null_count() for name in template.merge_fields}
-    everywhere = [name for name, n in missing.items() if n == values.height and name not in CONTACT_FIELDS]
-    for name in _unknown(everywhere, contacts):
-        known = ", ".join((*CONTACT_FIELDS, *CONSTANTS))
+    everywhere = [name for name, n in missing.items() if n == values.height]
+    for name, known in unknown_fields(everywhere, contacts).items():
+        part, _, line = template.places.get(name, "").partition(":")
         raise Misconfigured(
-            f"no contact has a field {name!r}",
-            place="template",
-            remedy=f"Known are {known} and the custom fields of the contacts.",
+            f"no contact has a field {name!r}", place=f"{place}, {part} line {line}" if line else place, remedy=known
         )
     for name, n in missing.items():
         if n and name in template.bare:
             raise Misconfigured(
                 f"{name!r} is missing for {n:,} of {values.height:,} recipients",
-                place="template",
+                place=place,
                 remedy=f'Write {{{{ {name} | default("…") }}}}, or leave these contacts out of the segment.',
             )
 
 
-def _unknown(names: Sequence[str], contacts: pl.LazyFrame) -> list[str]:
-    """The custom fields that no contact of the tenant has."""
-    if not names:
-        return []
-    held = contacts.select(custom_field(name).is_not_null().any().alias(name) for name in names).collect()
-    return [name for name in names if not held[name][0]]
+def unknown_fields(names: Sequence[str], contacts: pl.LazyFrame) -> dict[str, str]:
+    """The merge fields that are neither a contact's column nor a custom field of any contact.
+
+    Out:    name -> a sentence with what may be meant and what is known.
+    """
+    asked = [name for name in names if name not in CONTACT_FIELDS]
+    if not asked:
+        return {}
+    held = contacts.select(custom_field(name).is_not_null().any().alias(name) for name in asked).collect()
+    unknown = [name for name in asked if not held[name][0]]
+    return dict(zip(unknown, _meant(unknown, _custom_fields(contacts)), strict=True)) if unknown else {}
+
+
+def _meant(unknown: Sequence[str], custom: Sequence[str]) -> list[str]:
+    known = (*CONTACT_FIELDS, *CONSTANTS, *custom)
+    listed = ", ".join(known[:MAX_NAMED]) + (", …" if len(known) > MAX_NAMED else "")
+    close = (get_close_matches(name, [one for one in known if one != name], n=1) for name in unknown)
+    return [f"{f'Did you mean {found[0]}? ' if found else ''}Known are {listed}." for found in close]
+
+
+def _custom_fields(contacts: pl.LazyFrame) -> list[str]:
+    """The names of all custom fields. In JSON text a quote within a value is escaped, so only a key matches."""
+    keys = pl.col("fields").str.extract_all(r'"\w+"\s*:').explode().unique().sort()
+    return contacts.select(keys.drop_nulls().str.extract(r"(\w+)")).collect().to_series().to_list()
 
 
 def numbered(recipients: pl.DataFrame, first_id: int) -> pl.DataFrame:

@@ -90,6 +90,14 @@ def uses(tree: nodes.Template) -> dict[str, bool]:
     return found
 
 
+def lines(tree: nodes.Template) -> dict[str, int]:
+    """The line in which each name stands first, counted from 1."""
+    found: dict[str, int] = {}
+    for node in tree.find_all(nodes.Name):
+        found[node.name] = min(node.lineno, found.get(node.name, node.lineno))
+    return found
+
+
 def always_shown(tree: nodes.Template) -> frozenset[str]:
     """The names printed whatever the values are."""
     shown: set[str] = set()

@@ -93,7 +93,7 @@ def decide(draft: Draft, *, contacts: Contacts, public_url: str) -> Frozen:
         draft=draft,
         content=_content(draft, spec, template, identity, facts, public_url),
         links=facts.links,
-        audience=audiences.freeze(judged, facts, generation.contacts),
+        audience=audiences.freeze(judged, facts, generation.contacts, place=f"template {draft.tenant}/{spec.template}"),
         as_of=generation.as_of,
     )
 

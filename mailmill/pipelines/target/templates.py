@@ -7,7 +7,7 @@ passes `check` ends, and cannot make fifty megabytes of one name. Values are esc
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -87,12 +87,14 @@ class TemplateFacts:
     """What a template needs and shows.
 
     `merge_fields` in the order they first appear (subject, html, text); `bare` are those printed somewhere without a
-    `default` or an `if`; `links` are the http(s) addresses that clicks are counted for.
+    `default` or an `if`; `links` are the http(s) addresses that clicks are counted for; `places` are part and line
+    (`html:12`) in which a merge field stands first.
     """
 
     merge_fields: tuple[str, ...]
     bare: frozenset[str]
     links: tuple[str, ...]
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def check(subject: str, html: str, text: str) -> TemplateFacts:
@@ -101,19 +103,23 @@ def check(subject: str, html: str, text: str) -> TemplateFacts:
     Raises: Misconfigured with part and line of the first thing that is wrong.
     """
     used: dict[str, bool] = {}  # name -> printed bare somewhere
+    places: dict[str, str] = {}
     for part, source in {"subject": subject, "html": html, "text": text}.items():
         kind: Kind = "html" if part == "html" else "text"
         _check_size(part, source)
-        found = names.uses(_parsed(kind, source, part))
+        tree = _parsed(kind, source, part)
+        found, lines = names.uses(tree), names.lines(tree)
         if part != "subject":
             _check_required(part, kind, source)
         elif found.keys() & set(REQUIRED):
             raise _refused("unsubscribe_url and postal_address do not belong into the subject", "subject:1")
         for name, bare in found.items():
             used[name] = used.get(name, False) or bare
+            places.setdefault(name, f"{part}:{lines[name]}")
         _try(kind, source, part, found)
     fields = tuple(name for name in used if name not in CONSTANTS)
-    return TemplateFacts(merge_fields=fields, bare=frozenset(n for n in fields if used[n]), links=links(html))
+    bare_fields = frozenset(name for name in fields if used[name])
+    return TemplateFacts(merge_fields=fields, bare=bare_fields, links=links(html), places=places)
 
 
 def links(html: str) -> tuple[str, ...]:

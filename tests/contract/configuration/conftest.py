@@ -14,6 +14,6 @@ from mailmill.settings import Settings
 @pytest.fixture
 def mill(tmp_path: Path, database: Database) -> Installation:
     made = Installation(Settings(home=tmp_path / "home", project=tmp_path / "project"))
-    made.__dict__["database"] = database  # the property opens an embedded server of its own
+    made.__dict__["any_database"] = database  # the property opens an embedded server of its own
     (tmp_path / "project").mkdir()
     return made

@@ -6,14 +6,16 @@ import shutil
 import threading
 from pathlib import Path
 
+import polars as pl
 import psycopg
 import pytest
 
 from mailmill.cli.configuration import Applied, Refused, apply_paths, write_example
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import keys
+from mailmill.io.postgres import keys, manifest
 from mailmill.io.postgres.database import Database
+from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
 
 
 @pytest.fixture
@@ -78,6 +80,30 @@ def test_a_change_is_stored_and_the_rest_left_alone(mill: Installation, project:
     with mill.database.transaction() as connection:
         row = connection.execute("SELECT name, time_zone, spec->>'name' FROM tenants").fetchone()
     assert row == ("Example GmbH", "Europe/Berlin", "Example GmbH")
+
+
+def test_a_merge_field_that_no_contact_has_is_warned_of_and_applied(mill: Installation, project: Path) -> None:
+    edit(project, ("  No more mails:", "  {{ compnay | default('') }} {{ name | default('') }}\n\n  No more mails:"))
+    page = project / "welcome.html"
+    page.write_text("{{ nmae | default('') }}\n" + page.read_text())
+    assert apply_paths(mill, [project]).warnings == []  # while there are no contacts nothing is known of their fields
+    publish(mill, {"fields": '{"company": "B"}'})
+    dry, done = apply_paths(mill, [project], dry_run=True), apply_paths(mill, [project])
+    assert dry.warnings == done.warnings and rows(mill.database, "templates") == 1
+    html, text = sorted(map(str, done.warnings), key=lambda one: "'nmae'" not in one)
+    assert html.startswith(f"{page}:1: no contact of example has a field 'nmae'. Did you mean name? Known are email,")
+    assert "mailmill.yaml:" in text and "text, line 5: no contact of example has a field 'compnay'" in text
+    assert "Did you mean company?" in text
+
+
+def publish(mill: Installation, *contacts: dict[str, object]) -> None:
+    """A generation of contacts, as ingest would leave it."""
+    plain = dict.fromkeys(CONTACTS_SCHEMA.names()) | {"contact_id": 1, "match_key": "a@x.example", "fields": "{}"}
+    frame = pl.DataFrame([{**plain, **one} for one in contacts], schema=CONTACTS_SCHEMA)
+    file = mill.lake.write(frame, tenant_id=1, dataset="contacts")
+    with mill.database.transaction() as connection:
+        facts = {"as_of": "2026-11-01T00:00:00+00:00", "rows": frame.height}
+        manifest.replace(connection, [file], tenant_id=1, dataset="contacts", facts=facts)
 
 
 def test_what_a_file_leaves_out_stays(mill: Installation, project: Path) -> None:

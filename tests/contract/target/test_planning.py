@@ -153,9 +153,11 @@ def test_a_missing_value_without_a_default_refuses_the_start_with_count_and_reme
 
 def test_a_merge_field_that_nobody_has_refuses_the_start(world, project):
     documents = project()
-    documents[3]["subject"] = "Hello {{ nmae | default('you') }}"
+    documents[3]["text"] = "Hello\n{{ nmae | default('you') }}\n" + documents[3]["text"]
     world.apply(*documents)
-    assert "no contact has a field 'nmae'" in world.start()[0].reason
+    reason = world.start()[0].reason
+    assert "template acme/spring, text line 2: no contact has a field 'nmae'" in reason
+    assert "Did you mean name?" in reason
 
 
 def test_a_custom_field_somebody_else_has_is_known(world, frame, project):

@@ -15,6 +15,7 @@ from mailmill.pipelines.target.audiences import (
     freeze,
     judged,
     numbered,
+    unknown_fields,
 )
 from mailmill.pipelines.target.templates import TemplateFacts
 
@@ -133,6 +134,18 @@ def test_a_field_that_no_contact_has_is_an_error_and_one_that_others_have_is_not
     assert freeze(members, facts("company"), everybody).recipients.height == 1
     with pytest.raises(Misconfigured, match="no contact has a field 'compnay'"):
         freeze(members, facts("company", "compnay"), everybody)
+
+
+def test_what_may_be_meant_is_a_name_that_is_known():
+    everybody = contacts(
+        {"email": "a@x.example", "fields": '{"company": "a \\"quoted\\": text", "plan" : null}'},
+        {"email": "b@x.example", "fields": '{"city": "B"}'},
+    )
+    found = unknown_fields(["email", "city", "nmae", "compnay", "plan", "zzz"], everybody)
+    assert list(found) == ["nmae", "compnay", "plan", "zzz"]
+    assert found["nmae"].startswith("Did you mean name? Known are email, phone, name,")
+    assert found["compnay"].startswith("Did you mean company?") and "city, company, plan." in found["compnay"]
+    assert "quoted" not in found["zzz"] and found["zzz"].startswith("Known are")
 
 
 def test_an_empty_segment_says_so():

@@ -72,6 +72,12 @@ def test_fields_come_in_the_order_they_first_appear():
     assert found.merge_fields == ("company", "name", "country")
 
 
+def test_a_field_has_the_part_and_line_in_which_it_stands_first():
+    found = check("For {{ company }}", "\n\n{{ name }} {{ company }}" + FOOT, "\n{{ country }}\n{{ country }}" + FOOT)
+    wanted = {"company": "subject:1", "name": "html:3", "country": "text:2"}
+    assert {name: found.places[name] for name in wanted} == wanted
+
+
 @pytest.mark.parametrize(
     "source",
     [

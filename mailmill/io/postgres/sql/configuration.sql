@@ -67,6 +67,9 @@ noted AS (
    WHERE coalesce(b.state, 'draft') <> w.state)
 SELECT id FROM written;
 
+-- name: tenant_ids
+SELECT slug, id FROM tenants WHERE slug = ANY (%(slugs)s);
+
 -- name: tenants
 SELECT t.slug, t.name, t.time_zone, t.applied_at,
        (SELECT count(*) FROM sources x WHERE x.tenant_id = t.id) AS sources,
