@@ -39,6 +39,7 @@ def feed_of(source: SourceRow, *, project: Path, secret: Callable[[str], str], f
             url=spec.url,
             type=spec.type,
             key=secret(spec.api_key),
+            name=source.name,
             page_size=spec.page_size,
             timeout_s=spec.timeout_s,
         )

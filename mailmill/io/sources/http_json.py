@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -27,6 +28,7 @@ RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path,
     ),
 }
 _CURSOR_GONE = 410  # the page cursor is too old; the walk begins again
+_REFUSED_ATTEMPTS = 3  # where nobody listens; with the default pauses that takes three seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class HttpSource:
     url: str
     type: str
     key: str = field(repr=False)
+    name: str = ""  # tenant/source, for whoever reads what went wrong
     page_size: int = 500
     timeout_s: float = 30.0  # for a page to arrive whole
     attempts: int = 6  # at one page
@@ -59,6 +62,12 @@ class HttpFeed:
         self._config = config
         path, self._fields = RESOURCES[config.type]
         self._endpoint = config.url.rstrip("/") + path
+        self._place = f"{config.name} ({self._endpoint})" if config.name else self._endpoint
+        self._progress: Callable[[str], None] = lambda message: None
+
+    def report_to(self, progress: Callable[[str], None]) -> None:
+        """Tell each retry and what it waits for."""
+        self._progress = progress
 
     def batches(self, cursor: Cursor | None) -> Iterator[RawBatch | Refusal]:
         """Batches of whole pages, each with the cursor behind its last page. Nothing new: no batch.
@@ -106,10 +115,14 @@ class HttpFeed:
         parameters = {name: value for name, value in query.items() if value is not None}
         for attempt in range(1, self._config.attempts + 1):
             wait = self._config.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
+            attempts, remedy = self._config.attempts, ""
             try:
                 status, headers, body = self._get(client, parameters)
             except httpx.TransportError as error:
-                problem = f"{type(error).__name__}"
+                problem = self._told(error)
+                if _has_cause(error, ConnectionRefusedError):
+                    attempts, remedy = min(attempts, _REFUSED_ATTEMPTS), "Start that service, or correct `url`. "
+                    wait *= 2
             else:
                 if status == _CURSOR_GONE and state["page"] is not None:
                     return None
@@ -122,14 +135,28 @@ class HttpFeed:
                 else:
                     problem = f"HTTP {status}"
                     wait = max(wait, _retry_after_s(headers))
-            if attempt == self._config.attempts or wait > self._config.max_wait_s:
+            if attempt >= attempts or wait > self._config.max_wait_s:
+                asked = f", and asks to wait {wait:.0f} s" if wait > self._config.max_wait_s else ""
                 raise SourceUnavailable(
-                    f"{self._endpoint} does not give its data: {problem}, tried {attempt} times; "
-                    "what had come before is kept, the next import goes on from there",
+                    f"{self._place}: {problem}{asked} (tried {attempt} times)\n"
+                    f"  {remedy}What had come before is kept; the next import goes on from there.",
                     retry_after_s=wait,
                 )
+            self._progress(f"{self._place}: {problem}, again in {wait:.1f} s")
             time.sleep(wait)
         raise AssertionError("unreachable")
+
+    def _told(self, error: httpx.TransportError) -> str:
+        """A failed connection in our words."""
+        url = httpx.URL(self._endpoint)
+        place = f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
+        if _has_cause(error, ConnectionRefusedError):
+            return f"nobody listens at {place}"
+        if _has_cause(error, socket.gaierror):
+            return f"there is no host {url.host}, or names cannot be looked up"
+        if isinstance(error, httpx.TimeoutException):
+            return f"no answer from {place} within {self._config.timeout_s:g} s"
+        return f"the connection to {place} failed ({type(error).__name__})"
 
     def _get(self, client: httpx.Client, parameters: Mapping[str, Any]) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and body; the body is read no further than its limits of size and time."""
@@ -150,7 +177,7 @@ class HttpFeed:
         """Raise what a person has to correct: the key, the URL, the request."""
         if status in (401, 403):
             raise Misconfigured(
-                "the API refuses the key", place=self._endpoint, remedy="Check `api_key` of the source and its secret."
+                "the API refuses the key", place=self._place, remedy="Check `api_key` of the source and its secret."
             )
         if status != 429 and status < 500 and status != 200:
             raise self._wrong(f"the API answers HTTP {status}", "Check `url` of the source.")
@@ -170,7 +197,14 @@ class HttpFeed:
         return _Page(items=items, next_cursor=following, as_of=as_of)
 
     def _wrong(self, message: str, remedy: str = "docs/sources.md says what it has to answer.") -> Misconfigured:
-        return Misconfigured(message, place=self._endpoint, remedy=remedy)
+        return Misconfigured(message, place=self._place, remedy=remedy)
+
+
+def _has_cause(error: BaseException, kind: type[OSError]) -> bool:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, kind):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _retry_after_s(headers: httpx.Headers) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -67,6 +67,13 @@ class Feed(Protocol):
         Raises: SourceUnavailable when the source does not answer (retry), Misconfigured when a person has to act.
         """
         ...
+
+
+@runtime_checkable
+class ReportingFeed(Feed, Protocol):
+    """A feed that may have to wait, and says so."""
+
+    def report_to(self, progress: Callable[[str], None]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

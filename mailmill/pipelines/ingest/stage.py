@@ -21,6 +21,7 @@ from mailmill.pipelines.ingest.ports import (
     RawStore,
     Received,
     Refusal,
+    ReportingFeed,
     SourceRow,
     Validated,
 )
@@ -42,6 +43,8 @@ def receive(source: SourceRow, feed: Feed, store: RawStore, *, progress: Progres
     refused: list[Refusal] = []
     notes: list[str] = []
     known = rows = 0
+    if isinstance(feed, ReportingFeed):
+        feed.report_to(progress)
     with store.importing(source) as cursor:
         for said in feed.batches(cursor):
             outcome = said if isinstance(said, Refusal) else _refusal(source, said)

@@ -147,9 +147,23 @@ def test_nobody_there_is_said_within_seconds():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     begun = time.monotonic()
-    with pytest.raises(SourceUnavailable, match="ConnectError"):
-        list(feed(f"http://127.0.0.1:{port}").batches(None))
-    assert time.monotonic() - begun < 5
+    said: list[str] = []
+    away = feed(f"http://127.0.0.1:{port}", name="acme/api", backoff_s=0.5, attempts=6)
+    away.report_to(said.append)
+    with pytest.raises(SourceUnavailable) as caught:
+        list(away.batches(None))
+    assert 2 < time.monotonic() - begun < 5
+    place = f"acme/api (http://127.0.0.1:{port}/v1/contacts)"
+    assert str(caught.value).startswith(f"{place}: nobody listens at 127.0.0.1:{port} (tried 3 times)\n  Start that")
+    assert len(said) == 2 and all(f"{place}: nobody listens at 127.0.0.1:{port}, again in " in one for one in said)
+
+
+def test_each_retry_is_told_and_then_what_happens_next(mill):
+    source, said = source_of(mill), []
+    with served(fault="500", fault_every=1) as url, pytest.raises(SourceUnavailable) as caught:
+        stage.receive(source, feed(url, name=source.name), mill.store, progress=said.append)
+    assert [one.split(", again in ")[0] for one in said] == [f"{source.name} ({url}/v1/contacts): HTTP 500"] * 3
+    assert "HTTP 500 (tried 4 times)\n  What had come before is kept; the next import goes on" in str(caught.value)
 
 
 def test_a_page_that_is_too_large_is_refused():
