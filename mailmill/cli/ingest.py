@@ -1,4 +1,4 @@
-"""Verbs about contacts coming in: ingest, contacts add, rejects, check."""
+"""Verbs about contacts coming in: ingest, contacts add, check."""
 
 from __future__ import annotations
 
@@ -55,14 +55,23 @@ class Ingested:
 def run(mill: Installation, source: SourceRow, feed: Feed, *, force: bool = False) -> Ingested:
     """Receive, validate, load and publish; says on stderr how far it is."""
     store = IngestStore(database=mill.database, lake=mill.lake)
-    received = stage.receive(source, feed, store, progress=_say)
-    validated = stage.validate(source, store, progress=_say)
-    loaded = stage.load(source, store, store, force=force, progress=_say)
+    received = stage.receive(source, feed, store, progress=say)
+    return _taken_in(source, store, received, stage.validate(source, store, progress=say), force)
+
+
+def run_again(mill: Installation, source: SourceRow, *, force: bool = False) -> Ingested:
+    """Look again at every batch with rejected rows, load what is new of it and publish."""
+    store = IngestStore(database=mill.database, lake=mill.lake)
+    return _taken_in(source, store, Received(), stage.retry_rejects(source, store, progress=say), force)
+
+
+def _taken_in(source: SourceRow, store: IngestStore, received: Received, validated: Validated, force: bool) -> Ingested:
+    loaded = stage.load(source, store, store, force=force, progress=say)
     published = stage.publish_contacts(source.tenant_id, store, now=datetime.now(UTC))
     return Ingested(source=source.name, received=received, validated=validated, loaded=loaded, published=published)
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
@@ -79,13 +88,14 @@ def ingest(
         row = sources.source(conn, source)
     feed = feed_of(row, project=mill.project, secret=mill.secret, files=file or ())
     done = run(mill, row, feed, force=force)
-    _show(done, json)
-    _complain(done)
+    show(done, json)
+    complain(done)
 
 
-def _show(done: Ingested, json: bool) -> None:
+def show(done: Ingested, json: bool) -> None:
+    notes = list(dict.fromkeys((*done.received.notes, *done.validated.notes)))
     if json:
-        answer_json({**done.summary, "reasons": done.validated.reasons, "notes": [*done.received.notes],
+        answer_json({**done.summary, "reasons": done.validated.reasons, "notes": notes,
                      "refused": done.received.refused, "withheld": done.loaded.withheld})  # fmt: skip
         return
     answer_table([done.summary])
@@ -95,11 +105,11 @@ def _show(done: Ingested, json: bool) -> None:
             for reason, n in done.validated.reasons.items()
         ]
         answer_table(rows, title="rejected, by reason")
-    for note in dict.fromkeys((*done.received.notes, *done.validated.notes)):
+    for note in notes:
         print(f"note: {note}")
 
 
-def _complain(done: Ingested) -> None:
+def complain(done: Ingested) -> None:
     """What a person has to look at makes the verb fail, after everything else has been done.
 
     Raises: Misconfigured.
@@ -150,7 +160,7 @@ def add(
     if done.validated.rejected:
         reason = next(iter(done.validated.reasons))
         raise Misconfigured(f"the contact was not taken in: {rejects.REASONS.get(reason, reason)}", place=reason)
-    _show(done, json)
+    show(done, json)
 
 
 def _fields(pairs: list[str]) -> dict[str, str]:
@@ -180,44 +190,6 @@ def _only(found: list[SourceRow], tenant: str) -> SourceRow:
         place="--source",
         remedy="Name one of them.",
     )
-
-
-@app.command("rejects")
-def show_rejects(
-    what: Annotated[str | None, typer.Argument(help="tenant, tenant/source, or a batch's number")] = None,
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write them to this file, for a spreadsheet.")] = None,
-    limit: Annotated[int, typer.Option(help="How many to show.", min=1)] = 50,
-    json: Json = False,
-) -> None:
-    """Rows that were not taken in: source, line, field, reason and the text as it came."""
-    mill = installation()
-    found = IngestStore(database=mill.database, lake=mill.lake).rejected(**_scope(what))
-    if csv is not None:
-        rows = found.collect()
-        try:
-            csv.write_bytes(rejects.as_csv(rows))
-        except OSError as error:
-            raise Misconfigured(f"cannot be written: {error.strerror}", place=str(csv)) from None
-        print(f"{rows.height:,} rejected rows in {csv}")
-        return
-    counts = rejects.counted(found.select("reason").collect())
-    shown = found.head(limit).collect().to_dicts()
-    if json:
-        answer_json({"reasons": counts, "rows": shown})
-        return
-    answer_table([{"rows": n, "reason": reason, "meaning": rejects.REASONS.get(reason, "")}
-                  for reason, n in counts.items()], title="rejected, by reason")  # fmt: skip
-    if shown:
-        answer_table([{**row, "raw": str(row["raw"])[:60]} for row in shown], title=f"the newest {len(shown)}")
-
-
-def _scope(what: str | None) -> dict[str, Any]:
-    if what is None:
-        return {}
-    if what.isdigit():
-        return {"batch_id": int(what)}
-    tenant, _, source = what.partition("/")
-    return {"tenant": tenant, "source": source or None}
 
 
 @app.command()

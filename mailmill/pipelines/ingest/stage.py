@@ -84,19 +84,30 @@ def validate(source: SourceRow, store: BatchStore, *, progress: Progress = _sile
 
 
 def retry_rejects(source: SourceRow, store: BatchStore, *, progress: Progress = _silent) -> Validated:
-    """Divide again, by the rules of today, every batch that has rejected rows. `load` then takes in what is new."""
+    """Divide again, by the rules of today, every batch that has rejected rows. `load` then takes in what is new.
+
+    A batch whose columns the source does not name any more stays as it is, with a note: another one had them.
+    """
     again = [batch for batch in store.batches(source, None) if batch.rows_rejected and batch.state != "raw"]
-    return _validated(source, store, again, progress)
+    return _validated(source, store, again, progress, lenient=True)
 
 
-def _validated(source: SourceRow, store: BatchStore, batches: Iterable[BatchRow], progress: Progress) -> Validated:
+def _validated(
+    source: SourceRow, store: BatchStore, batches: Iterable[BatchRow], progress: Progress, *, lenient: bool = False
+) -> Validated:
     done: list[int] = []
     reasons: Counter[str] = Counter()
     notes: list[str] = []
     sample: list[dict[str, object]] = []
     read = accepted = 0
     for batch in batches:
-        checked = validation.validate(store.raw(source, batch), _facts(source, batch))
+        try:
+            checked = validation.validate(store.raw(source, batch), _facts(source, batch))
+        except Misconfigured as error:
+            if not lenient:
+                raise
+            notes.append(f"left as it is: {error}")
+            continue
         if not store.record(source, batch, checked):
             continue  # another process validated it
         done.append(batch.id)

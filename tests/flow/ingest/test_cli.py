@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mailmill.cli import ingest as verbs
+from mailmill.cli import rejects as rejects_verb
 from mailmill.cli.app import app
 from mailmill.errors import Misconfigured
 
@@ -19,7 +20,8 @@ from mailmill.errors import Misconfigured
 def mailmill(mill, monkeypatch):
     """Run one verb on this test's database; the answer, or the Misconfigured that `main` shows and exits 1 with."""
     here = SimpleNamespace(database=mill.database, lake=mill.lake, project=mill.folder, secret=lambda reference: "key")
-    monkeypatch.setattr(verbs, "installation", lambda: here)
+    for module in (verbs, rejects_verb):
+        monkeypatch.setattr(module, "installation", lambda: here)
 
     def run(*arguments: str) -> str:
         result = CliRunner().invoke(app, list(arguments))
@@ -108,6 +110,12 @@ def test_contacts_add_goes_the_same_way_as_every_source(mill, mailmill):
         (["ingest", "acme/list"], "no folder"),
         (["ingest", "acme/list", "--file", "no.csv"], "no such file"),
         (["ingest", "acme/desk"], "filled by hand"),
+        (["rejects", "99999999999999999999"], "there is no batch 99999999999999999999"),
+        (["rejects", "--retry"], "tenant/source"),
+        (["rejects", "--retry", "12"], "acme/list"),
+        (["rejects", "--retry", "acme/nope"], "acme/list"),
+        (["rejects", "--force", "acme/list"], "goes with --retry"),
+        (["rejects", "--retry", "acme/list", "--csv", "x.csv"], "--csv without it"),
         (["contacts", "add", "--tenant", "acme"], "--email or --phone"),
         (["contacts", "add", "--tenant", "acme", "--email", "bad"], "no @"),
         (["contacts", "add", "--tenant", "acme", "--email", "a@x.org", "--field", "city"], "name=value"),
