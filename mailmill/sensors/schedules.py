@@ -1,6 +1,6 @@
 """What starts by the clock. There is no schedule per campaign: one tick starts every due one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -23,6 +23,24 @@ def busy(instance: dg.DagsterInstance, tag: str) -> set[str]:
     return {run.tags[tag] for run in runs if tag in run.tags}
 
 
+def requests(
+    context: dg.ScheduleEvaluationContext,
+    things: Sequence[control.Thing],
+    definition: dg.DynamicPartitionsDefinition,
+    tag: str,
+) -> Iterator[dg.RunRequest]:
+    """A run for each thing that no run works at already."""
+    at_work = busy(context.instance, tag)
+    for thing in things:
+        if thing.key not in at_work:
+            partitions.add(context.instance, definition, [thing.key])
+            yield dg.RunRequest(
+                run_key=f"{thing.key}:{context.scheduled_execution_time:%FT%R}",
+                partition_key=thing.key,
+                tags={tag: thing.key},
+            )
+
+
 @dg.schedule(
     job=jobs.campaign,
     cron_schedule="* * * * *",
@@ -33,15 +51,7 @@ def busy(instance: dg.DagsterInstance, tag: str) -> set[str]:
 def campaign_tick(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mill]) -> Iterator[dg.RunRequest]:
     with mill.database.transaction("owner") as conn:
         due = control.campaigns_with_work(conn)
-    at_work = busy(context.instance, "mailmill/campaign")
-    for campaign in due:
-        if campaign.key not in at_work:
-            partitions.add(context.instance, partitions.campaigns, [campaign.key])
-            yield dg.RunRequest(
-                run_key=f"{campaign.key}:{context.scheduled_execution_time:%FT%R}",
-                partition_key=campaign.key,
-                tags={"mailmill/campaign": campaign.key},
-            )
+    yield from requests(context, due, partitions.campaigns, "mailmill/campaign")
 
 
 @dg.schedule(
@@ -54,15 +64,7 @@ def campaign_tick(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[
 def source_sync(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mill]) -> Iterator[dg.RunRequest]:
     with mill.database.transaction("owner") as conn:
         sources = [source for source in control.sources(conn) if source.kind in ("scraper_pro", "backlink_engine")]
-    at_work = busy(context.instance, "mailmill/source")
-    for source in sources:
-        if source.key not in at_work:
-            partitions.add(context.instance, partitions.sources, [source.key])
-            yield dg.RunRequest(
-                run_key=f"{source.key}:{context.scheduled_execution_time:%FT%R}",
-                partition_key=source.key,
-                tags={"mailmill/source": source.key},
-            )
+    yield from requests(context, sources, partitions.sources, "mailmill/source")
 
 
 warehouse_schedule = dg.ScheduleDefinition(
