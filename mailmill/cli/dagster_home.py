@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -22,11 +23,11 @@ nux: {{enabled: false}}
 local_artifact_storage:
   module: dagster.core.storage.root
   class: LocalArtifactStorage
-  config: {{base_dir: "{home}"}}
+  config: {{base_dir: {home}}}
 compute_logs:
   module: dagster.core.storage.local_compute_log_manager
   class: LocalComputeLogManager
-  config: {{base_dir: "{home}/logs"}}
+  config: {{base_dir: {logs}}}
 run_coordinator:
   module: dagster.core.run_coordinator
   class: QueuedRunCoordinator
@@ -65,13 +66,18 @@ def storage_url(mill: Installation) -> str:
     return f"postgresql+psycopg2://{user}:{password}@/{parts['dbname']}?host={host}&port={port}&options={options}"
 
 
+def instance(home: Path) -> str:
+    """dagster.yaml for this folder; a string in JSON is one in YAML too, whatever characters are in it."""
+    return _TEMPLATE.format(home=json.dumps(str(home)), logs=json.dumps(str(home / "logs")))
+
+
 def prepare(mill: Installation | None = None) -> Path:
     """Write dagster.yaml, and name the folder in this process's environment. Out: the folder."""
     mill = mill or installation()
     home = mill.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
     path = home / "dagster.yaml"
-    text = _TEMPLATE.format(home=str(home).replace('"', '\\"'))
+    text = instance(home)
     if not path.exists() or path.read_text() != text:
         temporary = home / ".dagster.yaml.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
