@@ -18,7 +18,7 @@ from mailmill.io.postgres import schema
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
 
-pytest_plugins = ["kafka_service"]
+pytest_plugins = ["kafka_service", "send_fixtures"]
 
 
 hypothesis.settings.register_profile("mailmill", deadline=None)  # the machines that run this are shared and noisy
