@@ -62,6 +62,17 @@ def test_P01_rows_rejected_under_a_wrong_column_come_in_after_the_column_is_corr
     assert (once_more["new"], once_more["contacts"], once_more["rejected"]) == (0, 2, 1)
 
 
+def test_P01_after_a_retry_each_accepted_row_of_the_batch_is_still_counted_once(mill, acme) -> None:
+    applied(acme, "columns: {email: Ort}\nmax_reject_share: 1\n")
+    mixed = "Kontakt,Ort\nann@x.org,ann@x.org\nbob@x.org,Oslo\nbob@x.org,Bern\n"
+    said("ingest", "acme/fair", "--file", str(mill.file(mixed, "mixed.csv")))
+    applied(acme, "columns: {email: Kontakt}\nmax_reject_share: 1\n")
+    assert said("rejects", "--retry", "acme/fair")["new"] == 1
+    assert mill.rows("SELECT rows_accepted, contacts_new, duplicates_within, duplicates_across FROM batches") == [
+        {"rows_accepted": 3, "contacts_new": 2, "duplicates_within": 1, "duplicates_across": 0}
+    ]
+
+
 def test_P01_too_many_bad_rows_are_withheld_in_a_retry_as_in_an_import(mill, acme) -> None:
     applied(acme, "columns: {email: Ort}\nmax_reject_share: 0.01\n")
     said("ingest", "acme/fair", "--file", str(mill.file(PEOPLE, "people.csv")))

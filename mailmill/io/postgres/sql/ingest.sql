@@ -53,9 +53,11 @@ UPDATE batches SET state = 'validated', rows_accepted = %(accepted)s, rows_rejec
 RETURNING id;
 
 -- name: loaded
--- Compare and set, in the transaction of the contacts. Loading again after a retry of rejects adds to the counts.
+-- Compare and set, in the transaction of the contacts. Loading again after a retry of rejects adds to the counts; rows
+-- that this batch itself had brought are then no duplicates of another.
 UPDATE batches SET state = 'loaded', loaded_at = clock_timestamp(),
-       duplicates_within = %(within)s, duplicates_across = %(across)s,
+       duplicates_within = %(within)s,
+       duplicates_across = greatest(0, least(%(across)s, rows_accepted - %(within)s - contacts_new - %(new)s)),
        contacts_new = contacts_new + %(new)s, contacts_changed = contacts_changed + %(changed)s
  WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = 'validated'
 RETURNING id;
