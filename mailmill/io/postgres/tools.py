@@ -14,8 +14,8 @@ from typing import IO
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.io.postgres.binaries import wheel_binaries
 from mailmill.io.postgres.database import Database, Role
-from mailmill.io.postgres.server import wheel_binaries
 
 MAJOR = 18
 _VERSION = re.compile(r"\b(\d+)(?:\.\d+)?\s*$|\b(\d+)(?:\.\d+)? \(")

@@ -21,7 +21,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from mailmill.io.postgres.server import EmbeddedServer, wheel_binaries
+from mailmill.io.postgres.binaries import wheel_binaries
+from mailmill.io.postgres.server import EmbeddedServer
 
 BIN = Path(sys.executable).parent
 PORTS = {"8025": "MAILMILL_INGRESS_PORT", "8026": "MAILMILL_STATS_PORT"}
