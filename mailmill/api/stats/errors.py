@@ -65,8 +65,11 @@ def _invalid(_: Request, error: Exception) -> JSONResponse:
     return _answer(422, "invalid_parameter", "a parameter is not what it should be", detail=detail)
 
 
-def _misconfigured(_: Request, error: Exception) -> JSONResponse:
+def _misconfigured(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Misconfigured)
+    if error.place is None:  # of no parameter, so of the installation: no client can correct it
+        logger.error("the installation has to be corrected", extra={"error": str(error)})
+        return _ours(request, error)
     detail = [{"place": f"query.{error.place}", "message": error.remedy}]
     return _answer(422, "invalid_parameter", str(error).split("\n")[0], detail=detail)
 
