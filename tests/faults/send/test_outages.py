@@ -9,20 +9,19 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 import pytest
+from send_fixtures import Run
 from send_process import start
 from send_world import Sink, World, by_address, thread, until
 
 from mailmill.io.postgres import doubts, ledger, schema
 from mailmill.io.postgres.server import EmbeddedServer
-from mailmill.io.send_worker import WorkerResult, run_worker
+from mailmill.io.send_worker import run_worker
 
 pytestmark = pytest.mark.faults
-Run = Callable[..., WorkerResult]
 
 
 def test_P11_no_limit_is_exceeded_by_any_number_of_workers(world: World, run: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
 
 from mailmill.cli import main
@@ -19,9 +20,6 @@ from mailmill.cli.app import installation
 from mailmill.io import send_worker
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
-from mailmill.io.send_worker import WorkerResult
-
-Run = Callable[..., WorkerResult]
 
 
 @dataclass(frozen=True)

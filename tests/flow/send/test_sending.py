@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from email import message_from_bytes
 from email.policy import default as policy
 from pathlib import Path
 
 import pytest
+from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
 
 from mailmill.io.postgres import ledger
-from mailmill.io.send_worker import WorkerResult
-
-Run = Callable[..., WorkerResult]
 
 
 @pytest.mark.parametrize("pipelining", [True, False])

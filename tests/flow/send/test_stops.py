@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from send_fixtures import Run
 from send_process import start
 from send_world import Sink, World, by_address, thread, until
 
 from mailmill.io.postgres import doubts
 from mailmill.io.postgres.suppressions import raise_change_number, suppress
-from mailmill.io.send_worker import WorkerResult
-
-Run = Callable[..., WorkerResult]
 
 
 def test_P12_nothing_starts_outside_the_window_or_after_the_end(world: World, run: Run) -> None:
