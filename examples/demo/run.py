@@ -260,7 +260,9 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder.absolute()
     places = urls(Installation())  # before the demo sets ports of its own: `make up` will use these
-    report = Demo(folder, scale=given.scale, kafka_url=given.kafka).run()
+    demo = Demo(folder, scale=given.scale, kafka_url=given.kafka)
+    report = demo.run()
+    demo.mailmill("down")  # `make up` starts it again
     reckoning.show(report, folder, places)
     sys.exit(0 if report["ok"] else 1)
 
