@@ -110,12 +110,7 @@ class EmbeddedServer(Places):
             pid = int((self.base / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return None
-        if not _alive(pid):
-            return None
-        with suppress(OSError):  # a process id that was given to somebody else after a crash is not ours
-            if b"postgres" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return None
-        return pid
+        return pid if _is_postgres(pid) else None
 
     def _answers(self) -> bool:
         if self.pid() is None or not (self.home / "postgres.ready").exists():
@@ -127,6 +122,7 @@ class EmbeddedServer(Places):
         base.mkdir(parents=True, exist_ok=True)
         own(base, user)
         self.make_socket_dir(user)
+        self._end_orphan()
         if (base / "data" / "PG_VERSION").exists():
             return
         if (base / "data").exists():  # an initdb that was interrupted
@@ -150,6 +146,21 @@ class EmbeddedServer(Places):
             shutil.rmtree(base / "data", ignore_errors=True)
             raise StoreUnavailable(f"PostgreSQL's initdb failed in {base}: {done.stderr.strip()[-400:]}")
         (self.home / "postgres.ready").unlink(missing_ok=True)
+
+    def _end_orphan(self) -> None:
+        """End a server whose data folder was removed under it: it would hold our socket for another minute."""
+        try:
+            lines = (self.socket_dir / ".s.PGSQL.5432.lock").read_text().splitlines()
+            pid, data = int(lines[0]), lines[1]
+        except (OSError, ValueError, IndexError):
+            return
+        if data != str(self.base / "data") or pid == self.pid() or not _is_postgres(pid):
+            return
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGQUIT)
+        deadline = time.monotonic() + 10
+        while _alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _launch(self) -> None:
         base, user = self.base, unprivileged()
@@ -225,6 +236,13 @@ def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
 
 def _environment() -> dict[str, str]:
     return {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+
+def _is_postgres(pid: int) -> bool:
+    """Whether this process lives and is a PostgreSQL: after a crash its number may have been given to somebody else."""
+    with suppress(OSError):  # where there is no /proc, being alive has to do
+        return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes() and _alive(pid)
+    return _alive(pid)
 
 
 def _alive(pid: int) -> bool:
