@@ -19,6 +19,7 @@ from mailmill.settings import Settings, read_settings
 if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb pays only for what it uses
     from mailmill.io.lake import Lake
     from mailmill.io.postgres import keys
+    from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
     from mailmill.io.postgres.ingest_store import IngestStore
     from mailmill.io.postgres.ledger import Account
     from mailmill.io.warehouse import Publication, Warehouse
@@ -113,8 +114,12 @@ class Installation:
     @property
     def public_url(self) -> str:
         """Under which the ingress is reached. Without a setting it is on loopback, which is enough for a sandbox."""
-        host = "127.0.0.1" if self.settings.bind in ("0.0.0.0", "::") else self.settings.bind
-        return self.settings.public_url.rstrip("/") or f"http://{host}:{self.settings.ingress_port}"
+        return self.settings.public_url.rstrip("/") or f"http://{self.local_host}:{self.settings.ingress_port}"
+
+    @property
+    def local_host(self) -> str:
+        """Where this machine reaches its own servers; an address that means all of them is none to connect to."""
+        return "127.0.0.1" if self.settings.bind in ("0.0.0.0", "::") else self.settings.bind
 
     @cached_property
     def ingest(self) -> IngestStore:
@@ -136,13 +141,20 @@ class Installation:
 
         return feed_of(source, project=self.project, secret=self.secret, files=files)
 
+    def _planner(self) -> tuple[PostgresCampaigns, PostgresContacts]:
+        """What planning works on."""
+        from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
+
+        return (
+            PostgresCampaigns(database=self.database, lake=self.lake),
+            PostgresContacts(database=self.database, lake=self.lake),
+        )
+
     def start_due(self, campaign_id: int, *, by: str) -> Planned | None:
         """Freeze and start a campaign that is due, or call it missed; None when it is neither or not ours."""
-        from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
         from mailmill.pipelines.target.ticks import start_due
 
-        store = PostgresCampaigns(database=self.database, lake=self.lake)
-        contacts = PostgresContacts(database=self.database, lake=self.lake)
+        store, contacts = self._planner()
         for due in store.due():
             if due.campaign_id == campaign_id:
                 return start_due(due, store, store, contacts, self.public_url, by)
@@ -150,20 +162,16 @@ class Installation:
 
     def tick(self, *, by: str) -> list[Planned]:
         """Start every campaign that is due, finish every one that is done. Any number of ticks may run at once."""
-        from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
         from mailmill.pipelines.target.ticks import tick
 
-        store = PostgresCampaigns(database=self.database, lake=self.lake)
-        contacts = PostgresContacts(database=self.database, lake=self.lake)
+        store, contacts = self._planner()
         return tick(schedule=store, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
 
     def plan(self, campaign_id: int, *, by: str) -> Planned | None:
         """Freeze and start one due campaign; None when another planner has it."""
-        from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
         from mailmill.pipelines.target.planning import plan
 
-        store = PostgresCampaigns(database=self.database, lake=self.lake)
-        contacts = PostgresContacts(database=self.database, lake=self.lake)
+        store, contacts = self._planner()
         return plan(campaign_id, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
 
     def send_slice(self, campaign: str, *, max_seconds: float, progress: Callable[[str], None]) -> dict[str, int]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -45,18 +46,30 @@ def template(server: EmbeddedServer) -> str:
     return "mailmill"
 
 
-@pytest.fixture
-def database(server: EmbeddedServer, template: str) -> Iterator[Database]:
-    """A fresh migrated database of this test alone."""
-    name = f"t_{uuid4().hex[:12]}"
-    with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER mailmill_owner").format(
-                sql.Identifier(name), sql.Identifier(template)
+@pytest.fixture(scope="session")
+def cloned(server: EmbeddedServer, template: str) -> Callable[[], AbstractContextManager[Database]]:
+    """Makes a fresh migrated database that lives as long as its block."""
+
+    @contextmanager
+    def clone() -> Iterator[Database]:
+        name = f"t_{uuid4().hex[:12]}"
+        with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER mailmill_owner").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
             )
-        )
-        yield server.database(name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            yield server.database(name)
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    return clone
+
+
+@pytest.fixture
+def database(cloned: Callable[[], AbstractContextManager[Database]]) -> Iterator[Database]:
+    """A fresh migrated database of this test alone."""
+    with cloned() as database:
+        yield database
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ import httpx
 
 from mailmill.cli.up import urls
 from mailmill.composition import Installation
+from mailmill.io.postgres.server import EmbeddedServer
 
 HERE = Path(__file__).resolve().parent
 CLONE = HERE.parents[1]
@@ -132,12 +133,7 @@ class Demo:
         """An empty project folder with configuration, inboxes and secrets; what an earlier demo left is removed."""
         self._end_leftovers()
         if (self.folder / ".mailmill").exists():
-            self.mailmill("down")
-            shutil.rmtree(self.folder / ".mailmill" / "postgres", ignore_errors=True)
-            link = self.folder / ".mailmill" / "postgres"
-            if link.is_symlink():  # for root the server's data lies elsewhere
-                shutil.rmtree(link.resolve(), ignore_errors=True)
-                link.unlink()
+            EmbeddedServer(home=self.folder / ".mailmill").erase()
         shutil.rmtree(self.folder, ignore_errors=True)
         (self.folder / "secrets").mkdir(parents=True)
         for name in ("scraper-key", "backlink-key", "harbor-webhook", "alpine-webhook"):

@@ -51,12 +51,11 @@ def sandbox_config(
     """
     from mailmill.sandbox.running import SandboxConfig
 
-    host = "127.0.0.1" if mill.settings.bind in ("0.0.0.0", "::") else mill.settings.bind
     return SandboxConfig(
         port=mill.settings.sandbox_port if port is None else port,
         rules=rules,
         log=log or mill.home / "sandbox" / "log.jsonl",
-        ingress=ingress or f"http://{host}:{mill.settings.ingress_port}",
+        ingress=ingress or f"http://{mill.local_host}:{mill.settings.ingress_port}",
         webhooks=_applied(mill) if webhooks is None else tuple(_webhook(mill, text) for text in webhooks),
     )
 

@@ -110,7 +110,7 @@ def _processes(mill: Installation) -> list[Process]:
 def urls(mill: Installation) -> dict[str, tuple[str, str]]:
     """Name -> (URL for people, URL that tells health)."""
     settings = mill.settings
-    host = "127.0.0.1" if settings.bind == "0.0.0.0" else settings.bind
+    host = mill.local_host
     dagster = f"http://{host}:{settings.dagster_port}"
     ingress = f"http://{host}:{settings.ingress_port}"
     stats = f"http://{host}:{settings.stats_port}"

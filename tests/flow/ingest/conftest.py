@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import polars as pl
-import psycopg
 import pytest
-from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -20,7 +18,6 @@ from mailmill.io.lake import Lake
 from mailmill.io.postgres import ingest, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.ingest_store import IngestStore
-from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
@@ -104,16 +101,9 @@ class Mill:
 
 
 @pytest.fixture(scope="module")
-def module_database(server: EmbeddedServer, template: str) -> Iterator[Database]:
-    name = f"t_{uuid4().hex[:12]}"
-    with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER mailmill_owner").format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
-        )
-        yield server.database(name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+def module_database(cloned: Callable[[], AbstractContextManager[Database]]) -> Iterator[Database]:
+    with cloned() as database:
+        yield database
 
 
 @pytest.fixture
