@@ -161,8 +161,11 @@ def _message(kind: str, position: Position, error: ErrorDetails) -> str:
 
 
 def _fields(kind: str, position: Position) -> tuple[str, ...]:
-    """The fields allowed at a position: of the document, or of the window in it."""
-    spec: type[specs.Spec] = specs.WindowSpec if position[:1] == ("window",) else SPECS[kind]
+    """The fields allowed at a position: of the document, or of the window or the consent in it."""
+    inner: dict[tuple[str | int, ...], type[specs.Spec]] = {
+        ("window",): specs.WindowSpec, ("consent",): specs.ConsentPolicy,
+    }  # fmt: skip
+    spec = inner.get(position[:1], SPECS[kind])
     return tuple(spec.model_fields)
 
 

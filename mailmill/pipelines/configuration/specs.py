@@ -50,6 +50,10 @@ def _aware(at: datetime) -> datetime:
 
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 AwareTime = Annotated[datetime, AfterValidator(_aware)]
+# GDPR article 6 (1) a-f
+LawfulBasis = Literal[
+    "consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"
+]  # fmt: skip
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -74,6 +78,13 @@ class TenantOwned(Spec):
     slug: Slug
 
 
+class ConsentPolicy(Spec):
+    """What a source vouches for, of every row: the lawful basis of writing to its people, and what shows it."""
+
+    basis: LawfulBasis
+    proof: Line
+
+
 class SourceSpec(TenantOwned):
     """Where contacts come from."""
 
@@ -83,6 +94,7 @@ class SourceSpec(TenantOwned):
     tags: tuple[Slug, ...] = ()  # every contact of this source gets them
     columns: dict[FieldName, str] = {}  # field -> header of the column it is in, where the names differ
     max_reject_share: float = Field(default=0.5, ge=0, le=1)  # above it the check fails and nothing is loaded
+    consent: ConsentPolicy | None = None  # of single rows: columns consent_at, consent_basis, consent_proof
     # csv
     folder: str | None = None  # where files are dropped, relative to the project folder
     encoding: str | None = None  # found by itself when not given
@@ -165,6 +177,31 @@ class TemplateSpec(TenantOwned):
         return self
 
 
+class TagSpec(TenantOwned):
+    """What a tag means. Tags need no document; one that was deleted comes back by having one."""
+
+    kind: Literal["tag"]
+    description: str = ""
+
+
+class FieldSpec(TenantOwned):
+    """The type of a custom field: a row whose value does not fit is rejected (pipelines/ingest/fields.py)."""
+
+    kind: Literal["field"]
+    slug: FieldName
+    type: Literal["text", "number", "date", "boolean", "choice"]
+    values: tuple[Line, ...] = ()
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        if (self.type == "choice") != bool(self.values):
+            raise ValueError("values belong to a field of type choice, which needs them")
+        if len({value.casefold() for value in self.values}) < len(self.values):
+            raise ValueError("values have to differ in more than upper and lower case")
+        return self
+
+
 class SegmentSpec(TenantOwned):
     """A rule over contacts; docs/segments.md has its grammar."""
 
@@ -217,7 +254,17 @@ class CampaignSpec(TenantOwned):
 
 
 Document = Annotated[
-    TenantSpec | SourceSpec | TransportSpec | IdentitySpec | TemplateSpec | SegmentSpec | CampaignSpec,
+    TenantSpec
+    | TagSpec
+    | FieldSpec
+    | SourceSpec
+    | TransportSpec
+    | IdentitySpec
+    | TemplateSpec
+    | SegmentSpec
+    | CampaignSpec,
     Field(discriminator="kind"),
 ]
-KINDS = ("tenant", "source", "transport", "identity", "template", "segment", "campaign")  # in the order of applying
+KINDS = (
+    "tenant", "tag", "field", "source", "transport", "identity", "template", "segment", "campaign",
+)  # fmt: skip # in the order of applying

@@ -61,10 +61,11 @@ class Value:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suppression:
     reason: str
-    campaign_id: int | None  # None: for the whole tenant
+    campaign_id: int | None  # None: for the whole tenant, or for every one
     created_at: datetime
     expires_at: datetime | None
     note: str | None
+    scope: str = "tenant"  # campaign, tenant, all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

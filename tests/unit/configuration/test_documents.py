@@ -25,7 +25,7 @@ def problems(folder: Path, **files: str | bytes) -> list[str]:
     return [str(problem).removeprefix(f"{folder}/") for problem in known]
 
 
-KINDS = "tenant, source, transport, identity, template, segment, campaign"
+KINDS = "tenant, tag, field, source, transport, identity, template, segment, campaign"
 CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentity: i\ntransport: t\n"
 
 

@@ -1,7 +1,8 @@
 -- name: suppressions
--- Who of a tenant may not be mailed now; what is suppressed for one campaign only counts for that one.
+-- Who of a tenant may not be mailed now, by its own word or the operator's; what is suppressed for one campaign only
+-- counts for that one.
 COPY (SELECT address_key, reason FROM suppressions
-       WHERE tenant_id = %(tenant_id)s AND channel = 'email'
+       WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND channel = 'email'
          AND (scope_campaign_id IS NULL OR scope_campaign_id = %(campaign_id)s)
          AND (expires_at IS NULL OR expires_at > clock_timestamp())) TO STDOUT (FORMAT csv);
 
@@ -26,7 +27,7 @@ SET LOCAL enable_nestloop = off;
 -- Somebody of the audience was suppressed since it was taken.
 SELECT EXISTS (
   SELECT FROM staged a JOIN suppressions s ON s.address_key = a.address_key
-   WHERE s.tenant_id = %(tenant_id)s AND s.channel = 'email'
+   WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email'
      AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
      AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()));
 

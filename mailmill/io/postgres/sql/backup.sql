@@ -24,7 +24,7 @@ SELECT DISTINCT usename FROM pg_stat_activity
 -- What a restore over an existing database must not take back: who said no, and what verifies mail that is out.
 SET LOCAL lock_timeout = '15s';
 CREATE TEMP TABLE kept_suppressions ON COMMIT DROP AS
-  SELECT t.slug AS tenant, c.slug AS campaign, s.* FROM public.suppressions s JOIN public.tenants t ON t.id = s.tenant_id
+  SELECT t.slug AS tenant, c.slug AS campaign, s.* FROM public.suppressions s LEFT JOIN public.tenants t ON t.id = s.tenant_id
     LEFT JOIN public.campaigns c ON c.id = s.scope_campaign_id;
 CREATE TEMP TABLE kept_tenants ON COMMIT DROP AS SELECT * FROM public.tenants;
 CREATE TEMP TABLE kept_keys ON COMMIT DROP AS SELECT * FROM public.signing_keys;
@@ -49,7 +49,7 @@ SELECT slug, name, postal_address, time_zone, spec, applied_at FROM kept_tenants
 WITH kept AS (
   SELECT DISTINCT ON (t.id, k.channel, k.address_key, k.reason, c.id)
          t.id AS tenant_id, k.channel, k.address_key, k.reason, c.id AS campaign_id, k.event_id, k.note, k.created_at, k.expires_at
-    FROM kept_suppressions k JOIN tenants t ON t.slug = k.tenant LEFT JOIN campaigns c ON c.tenant_id = t.id AND c.slug = k.campaign
+    FROM kept_suppressions k LEFT JOIN tenants t ON t.slug = k.tenant LEFT JOIN campaigns c ON c.tenant_id = t.id AND c.slug = k.campaign
    ORDER BY t.id, k.channel, k.address_key, k.reason, c.id, k.expires_at DESC NULLS FIRST),
 merged AS (
   INSERT INTO suppressions (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, created_at, expires_at)

@@ -9,6 +9,9 @@ UNION ALL SELECT 'source', t.slug, x.slug, x.spec, NULL FROM sources x JOIN tena
 UNION ALL SELECT 'transport', t.slug, x.slug, x.spec, NULL FROM transports x JOIN tenants t ON t.id = x.tenant_id
 UNION ALL SELECT 'identity', t.slug, x.slug, x.spec, NULL FROM identities x JOIN tenants t ON t.id = x.tenant_id
 UNION ALL SELECT 'template', t.slug, x.slug, x.spec, NULL FROM templates x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'tag', t.slug, x.slug, x.spec, NULL FROM tags x JOIN tenants t ON t.id = x.tenant_id
+ WHERE x.deleted_at IS NULL AND x.spec <> '{}'
+UNION ALL SELECT 'field', t.slug, x.slug, x.spec, NULL FROM fields x JOIN tenants t ON t.id = x.tenant_id
 UNION ALL SELECT 'segment', t.slug, x.slug, x.spec, NULL FROM segments x JOIN tenants t ON t.id = x.tenant_id
 UNION ALL SELECT 'campaign', t.slug, x.slug, x.spec, x.state::text FROM campaigns x JOIN tenants t ON t.id = x.tenant_id;
 
@@ -28,6 +31,15 @@ INSERT INTO sources (tenant_id, slug, kind, priority, spec)
 SELECT id, %(slug)s, %(spec)s->>'type', (%(spec)s->>'priority')::smallint, %(spec)s FROM tenants WHERE slug = %(tenant)s
 ON CONFLICT (tenant_id, slug) DO UPDATE SET priority = excluded.priority, spec = excluded.spec,
   applied_at = clock_timestamp();
+
+-- name: put_tag
+-- Describing a tag again takes it back into use; contacts get it with the next load that says so.
+INSERT INTO tags (tenant_id, slug, spec) SELECT id, %(slug)s, %(spec)s FROM tenants WHERE slug = %(tenant)s
+ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, deleted_at = NULL, applied_at = clock_timestamp();
+
+-- name: put_field
+INSERT INTO fields (tenant_id, slug, spec) SELECT id, %(slug)s, %(spec)s FROM tenants WHERE slug = %(tenant)s
+ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, applied_at = clock_timestamp();
 
 -- name: put_transport
 INSERT INTO transports (tenant_id, slug, kind, spec)

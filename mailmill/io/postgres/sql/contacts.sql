@@ -109,7 +109,7 @@ COPY (
        WHERE cs.tenant_id = %(tenant_id)s GROUP BY cs.contact_id) s ON s.contact_id = c.id
     LEFT JOIN (
       SELECT DISTINCT ON (channel, address_key) channel, address_key, reason FROM suppressions
-       WHERE tenant_id = %(tenant_id)s AND scope_campaign_id IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)
+       WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND scope_campaign_id IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)
        ORDER BY channel, address_key,
          array_position(ARRAY['forgotten', 'complained', 'unsubscribed', 'bounced', 'manual', 'imported'], reason)) x
       ON x.address_key = c.match_key AND x.channel = CASE WHEN c.email IS NULL THEN 'phone' ELSE 'email' END

@@ -52,7 +52,7 @@ SELECT m.id FROM (SELECT unnest(%(ids)s::bigint[]) AS id OFFSET 0) asked
   JOIN messages m ON m.id = asked.id
  WHERE m.address IS NULL OR EXISTS (
    SELECT FROM suppressions s
-    WHERE s.tenant_id = m.tenant_id AND s.channel = 'email' AND s.address_key = m.address_key
+    WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = m.address_key
       AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
       AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id));
 
@@ -85,7 +85,7 @@ WITH due AS MATERIALIZED (
 judged AS MATERIALIZED (
   SELECT d.id,
          (SELECT s.reason FROM suppressions s
-           WHERE s.tenant_id = %(tenant_id)s AND s.channel = 'email' AND s.address_key = d.address_key
+           WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = d.address_key
              AND (s.expires_at IS NULL OR s.expires_at > now())
              AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) AS suppressed,
          d.attempt > 0 AND EXISTS (

@@ -161,17 +161,78 @@ CREATE INDEX manifest_dataset ON manifest (tenant_id, dataset, part);
 
 CREATE TABLE suppressions (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  tenant_id int NOT NULL REFERENCES tenants,
+  tenant_id int REFERENCES tenants,             -- null: the operator's, for every tenant; ingress and stats do not see it
   channel text NOT NULL DEFAULT 'email' CHECK (channel IN ('email', 'phone')),
-  address_key text NOT NULL,                    -- as contacts.match_key
+  address_key text NOT NULL,                    -- as contacts.match_key; of a forgotten person '<key id>:<HMAC-SHA256>'
   reason text NOT NULL CHECK (reason IN ('unsubscribed', 'complained', 'bounced', 'imported', 'manual', 'forgotten')),
   scope_campaign_id int,                        -- null: for the whole tenant
   event_id text,                                -- the delivery event it follows from
   note text,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   expires_at timestamptz,
-  CHECK (expires_at IS NULL OR reason NOT IN ('unsubscribed', 'complained')),
-  UNIQUE NULLS NOT DISTINCT (tenant_id, channel, address_key, reason, scope_campaign_id)
+  CHECK (expires_at IS NULL OR reason NOT IN ('unsubscribed', 'complained', 'forgotten')),
+  CHECK (scope_campaign_id IS NULL OR tenant_id IS NOT NULL AND reason <> 'forgotten'),
+  -- the address leads: it is asked for by (tenant or the operator, address), and few tenants share one
+  UNIQUE NULLS NOT DISTINCT (channel, address_key, tenant_id, reason, scope_campaign_id)
+);
+CREATE INDEX suppressions_tenant ON suppressions (tenant_id);
+CREATE INDEX suppressions_forgotten ON suppressions (tenant_id, id) WHERE reason = 'forgotten';
+
+-- Suppressions that were taken back or replaced, so that a contact's history can be read.
+CREATE TABLE suppression_removals (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int REFERENCES tenants,
+  channel text NOT NULL,
+  address_key text NOT NULL,
+  reason text NOT NULL,
+  scope_campaign_id int,
+  suppressed_at timestamptz NOT NULL,
+  removed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  removed_by text NOT NULL,
+  why text,
+  CHECK (why IS NOT NULL OR reason NOT IN ('unsubscribed', 'complained'))
+);
+CREATE INDEX suppression_removals_address ON suppression_removals (address_key, channel);
+
+-- ---------------------------------------------------------------- consent
+-- Append only. Of one person where address_key names it; of every row of a batch where it is null, so that a list whose
+-- source vouches for all of it costs one row. A list never takes back what a person withdrew (consents_of below).
+CREATE TABLE consents (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  tenant_id int NOT NULL REFERENCES tenants,
+  channel text NOT NULL DEFAULT 'email' CHECK (channel IN ('email', 'phone')),
+  address_key text,                             -- as contacts.match_key; null: of the whole batch
+  status text NOT NULL CHECK (status IN ('granted', 'withdrawn')),
+  basis text CHECK (basis IN ('consent', 'contract', 'legal_obligation', 'vital_interests', 'public_task', 'legitimate_interests')),
+  proof text,                                   -- where it can be shown: a form, a version of a text, a ticket
+  source_id int,
+  batch_id bigint,
+  at timestamptz NOT NULL,                      -- when it was given or withdrawn
+  recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  recorded_by text NOT NULL,                    -- a person, or 'ingest'
+  CHECK (address_key IS NOT NULL OR batch_id IS NOT NULL AND status = 'granted'),
+  CHECK (status = 'withdrawn' OR basis IS NOT NULL),
+  UNIQUE NULLS NOT DISTINCT (batch_id, address_key, channel, status, at)
+);
+CREATE INDEX consents_address ON consents (address_key, tenant_id) WHERE address_key IS NOT NULL;
+
+-- ---------------------------------------------------------------- tags and custom fields
+
+CREATE TABLE tags (
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  spec jsonb NOT NULL DEFAULT '{}',             -- the YAML document, if there is one: description
+  deleted_at timestamptz,                       -- then no contact has it and no load brings it back
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant_id, slug)
+);
+
+CREATE TABLE fields (
+  tenant_id int NOT NULL REFERENCES tenants,
+  slug text NOT NULL,
+  spec jsonb NOT NULL,                          -- type, values, description
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (tenant_id, slug)
 );
 
 -- One row, raised by every suppression, pause, cancel and release. Workers look at it several times a second.
@@ -518,6 +579,28 @@ CREATE CONSTRAINT TRIGGER rolled_up AFTER INSERT OR UPDATE OF state OR DELETE ON
   DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION roll_up_campaigns();
 -- they run with their owner's rights, which nobody may borrow
 REVOKE EXECUTE ON FUNCTION roll_up_counters(), roll_up_batches(), roll_up_campaigns(), add_to_source(batches, int) FROM PUBLIC;
+
+-- ---------------------------------------------------------------- consent as it stands
+-- Of the contacts first..last of a tenant that have any: the lawful basis in force ('consent', 'legitimate_interests' …),
+-- or 'withdrawn'. A person's own word counts by its time. A list vouches only for who did not withdraw.
+CREATE FUNCTION consents_of(tenant int, first bigint, last bigint) RETURNS TABLE (contact_id bigint, consent text)
+LANGUAGE sql STABLE AS $$
+  SELECT coalesce(own.id, list.id), coalesce(own.consent, list.basis)
+    FROM (SELECT DISTINCT ON (c.id) c.id, CASE WHEN w.status = 'withdrawn' THEN 'withdrawn' ELSE w.basis END AS consent
+            FROM (SELECT address_key, status, basis, at FROM consents WHERE tenant_id = tenant AND address_key IS NOT NULL
+                  UNION ALL SELECT address_key, 'withdrawn', NULL, created_at FROM suppressions
+                   WHERE (tenant_id = tenant OR tenant_id IS NULL) AND scope_campaign_id IS NULL
+                     AND reason IN ('unsubscribed', 'complained')
+                  UNION ALL SELECT address_key, 'withdrawn', NULL, suppressed_at FROM suppression_removals
+                   WHERE (tenant_id = tenant OR tenant_id IS NULL) AND scope_campaign_id IS NULL
+                     AND reason IN ('unsubscribed', 'complained')) w
+            JOIN contacts c ON c.tenant_id = tenant AND c.match_key = w.address_key AND c.id BETWEEN first AND last
+           ORDER BY c.id, w.at DESC, w.status DESC) own
+    FULL JOIN (SELECT DISTINCT ON (s.contact_id) s.contact_id AS id, b.basis
+            FROM consents b JOIN contact_sources s ON s.source_id = b.source_id AND b.batch_id IN (s.first_batch_id, s.last_batch_id)
+           WHERE b.tenant_id = tenant AND b.address_key IS NULL AND s.tenant_id = tenant AND s.contact_id BETWEEN first AND last
+           ORDER BY s.contact_id, b.at DESC, b.id DESC) list ON list.id = own.id
+$$;
 
 -- ---------------------------------------------------------------- who may what
 -- The roles exist before this runs (embedded: the launcher; production: docs/production.md).
