@@ -69,9 +69,9 @@ def _text_holds(column: pl.Expr, condition: Condition) -> pl.Expr:
         case "contains":
             return column.str.contains(str(value), literal=True).fill_null(False)
         case "at_least":
-            return (column.cast(pl.Float64, strict=False) >= value).fill_null(False)
+            return column.cast(pl.Float64, strict=False).ge(value).fill_null(False)
         case "at_most":
-            return (column.cast(pl.Float64, strict=False) <= value).fill_null(False)
+            return column.cast(pl.Float64, strict=False).le(value).fill_null(False)
     found = column.is_in(list(_texts(condition))).fill_null(False)
     return ~found if condition.operator == "not" else found
 
