@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from mailmill.assets import partitions, reports
+from mailmill.assets import conditions, partitions, reports
 from mailmill.assets.resources import Mill
 from mailmill.io.postgres import segments as stored
 from mailmill.io.postgres.audiences import PostgresContacts
@@ -18,6 +18,7 @@ from mailmill.pipelines.target import planning
     group_name="target",
     kinds={"polars", "parquet"},
     owners=["team:data"],
+    automation_condition=conditions.refreshed_with_contacts(),
 )
 def segments(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.MaterializeResult:
     """The contacts a rule takes in, as of now, against the time before."""

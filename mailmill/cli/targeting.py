@@ -20,8 +20,8 @@ from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.target import audiences, planning, templates, windows
+from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.ports import Generation, Segment
-from mailmill.pipelines.target.rules import RuleError
 from mailmill.pipelines.target.segments import Change, members
 
 MAX_FILE_BYTES = 256 * 2**20

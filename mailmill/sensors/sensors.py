@@ -1,4 +1,4 @@
-"""What starts because something happened outside: a file was dropped, the configuration or the contacts changed."""
+"""What starts because something happened: a file was dropped, the configuration changed, an asset's condition holds."""
 
 import json
 import time
@@ -10,7 +10,6 @@ from mailmill.assets.resources import Mill
 from mailmill.io.postgres import control
 from mailmill.sensors import jobs
 
-MATERIALIZATIONS_A_TICK = 500
 SETTLED_S = 2.0  # a file that changed more recently may still be copied
 
 
@@ -68,35 +67,13 @@ def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mi
     return dg.SensorResult(dynamic_partitions_requests=wanted)
 
 
-@dg.sensor(
-    job=jobs.segment,
+segments_follow_contacts = dg.AutomationConditionSensorDefinition(
+    name="segments_follow_contacts",
+    target=dg.AssetSelection.assets("segments"),
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="When contacts of a tenant changed, its segments are materialized anew.",
+    use_user_code_server=True,
+    emit_backfills=False,
+    description="When contacts of a tenant changed, its segments are materialized anew; so is a new segment.",
 )
-def contacts_changed(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
-    """Reads every materialization since the last tick: an asset sensor would see the latest one only, and so miss a
-    tenant whose contacts changed in the same ten seconds as another's."""
-    changes = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(
-            asset_key=dg.AssetKey("contacts"), after_storage_id=int(context.cursor) if context.cursor else None
-        ),
-        limit=MATERIALIZATIONS_A_TICK,
-        ascending=True,
-    ).records
-    if not changes:
-        return dg.SensorResult()
-    tenants = {partitions.parts(change.partition_key)[0] for change in changes if change.partition_key}
-    with mill.database.transaction("owner") as conn:
-        stale = [segment.key for segment in control.segments(conn) if segment.tenant in tenants]
-    newest = changes[-1].storage_id
-    return dg.SensorResult(
-        cursor=str(newest),
-        dynamic_partitions_requests=[partitions.segments.build_add_request(stale)] if stale else [],
-        run_requests=[
-            dg.RunRequest(run_key=f"{key}:{newest}", partition_key=key, tags={"mailmill/segment": key}) for key in stale
-        ],
-    )
-
-
-ALL = [inbox, configuration, contacts_changed]
+ALL = [inbox, configuration, segments_follow_contacts]

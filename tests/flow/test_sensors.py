@@ -12,7 +12,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mailmill import definitions  # noqa: F401 - its filters silence what Dagster calls preview
+from mailmill import definitions
+from mailmill.assets import partitions
 from mailmill.io.postgres.database import Database
 from mailmill.sensors import schedules, sensors
 
@@ -65,19 +66,51 @@ def keys(result: dg.SensorResult) -> list[str]:
 
 
 def contacts(instance: dg.DagsterInstance, partition: str) -> None:
+    partitions.add(instance, partitions.sources, [partition])
     instance.report_runless_asset_event(dg.AssetMaterialization("contacts", partition=partition))
 
 
-def test_contacts_of_two_tenants_in_one_tick_refresh_the_segments_of_both(
-    world: World, instance: dg.DagsterInstance
-) -> None:
+def refreshed(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[str], str | None]:
+    """One tick of the sensor as the code server evaluates it: the segments it asks for, and its next cursor."""
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, repository_def=definitions.defs.get_repository_def()
+    )
+    tick = sensors.segments_follow_contacts.evaluate_tick(context)
+    return sorted(str(request.partition_key) for request in tick.run_requests or ()), tick.cursor
+
+
+def test_contacts_of_a_tenant_refresh_its_segments_and_nobody_elses(instance: dg.DagsterInstance) -> None:
+    partitions.add(instance, partitions.segments, ["acme|all", "acme|press", "beta|all"])
+    asked, cursor = refreshed(instance, None)
+    assert asked == []  # there are no contacts
+    contacts(instance, "acme|drop")
+    asked, cursor = refreshed(instance, cursor)
+    assert asked == ["acme|all", "acme|press"]
+    asked, cursor = refreshed(instance, cursor)
+    assert asked == []
     contacts(instance, "acme|drop")
     contacts(instance, "beta|crawl")
-    first = sense("contacts_changed", world, instance)
-    assert keys(first) == ["acme|all", "beta|all"]
-    assert not keys(sense("contacts_changed", world, instance, first.cursor))
-    contacts(instance, "beta|crawl")
-    assert keys(sense("contacts_changed", world, instance, first.cursor)) == ["beta|all"]
+    contacts(instance, "acme|desk")
+    asked, cursor = refreshed(instance, cursor)
+    assert asked == ["acme|all", "acme|press", "beta|all"]
+    partitions.add(instance, partitions.segments, ["beta|new"])
+    assert refreshed(instance, cursor)[0] == ["beta|new"]
+
+
+def test_contacts_that_change_while_a_segment_is_made_refresh_it_afterwards(instance: dg.DagsterInstance) -> None:
+    partitions.add(instance, partitions.segments, ["acme|all"])
+    contacts(instance, "acme|drop")
+    _, cursor = refreshed(instance, None)
+    run = instance.create_run_for_job(
+        job_def=definitions.defs.resolve_job_def("segment"),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={"dagster/partition": "acme|all"},
+    )
+    contacts(instance, "acme|drop")
+    asked, cursor = refreshed(instance, cursor)
+    assert asked == []
+    instance.report_run_canceled(run)
+    assert refreshed(instance, cursor)[0] == ["acme|all"]
 
 
 def test_a_dropped_file_is_ingested_once_it_has_settled(world: World, instance: dg.DagsterInstance) -> None:

@@ -22,7 +22,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from mailmill.pipelines.target.rules import RuleError, parse
+from mailmill.pipelines.target.comparisons import RuleError
+from mailmill.pipelines.target.rules import parse
 
 SLUG = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # of text from outside ask fullmatch: $ forgives a line end
 Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable, TransientError
 from mailmill.pipelines.configuration.specs import CampaignSpec, WindowSpec
 from mailmill.pipelines.target import audiences, segments
+from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
-from mailmill.pipelines.target.rules import RuleError
 from mailmill.pipelines.target.templates import TemplateFacts, check
 
 MAX_TRIES = 5  # of a planning that suppressions overtake

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import reduce
@@ -11,9 +11,17 @@ from typing import Any, cast
 
 import polars as pl
 
-from mailmill.pipelines.target.rules import Condition, Group, Leaf, parse
+from mailmill.pipelines.target.comparisons import Condition, Kind
+from mailmill.pipelines.target.rules import Group, Leaf, leaves, parse
 
 SEGMENT_SCHEMA = pl.Schema({"contact_id": pl.Int64()})
+_TIME = pl.Datetime("us", "UTC")
+_TYPES: dict[Kind, pl.DataType] = {
+    "text": pl.String(), "phone": pl.String(), "custom": pl.String(), "number": pl.Int16(),
+    "list": pl.List(pl.String()), "date": _TIME, "engagement": _TIME,
+}  # fmt: skip
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")  # a custom field's text as a boolean, any case
+_DATE = r"^\s*(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2})?(?:\.\d+)?\s*(Z|[+-]\d{2}:?\d{2})?)?\s*$"
 
 
 def compile_rule(rule: Mapping[str, Any], now: datetime) -> pl.Expr:
@@ -23,6 +31,40 @@ def compile_rule(rule: Mapping[str, Any], now: datetime) -> pl.Expr:
     Raises: RuleError with the place of what is wrong.
     """
     return _expression(parse(rule), now)
+
+
+def members(contacts: pl.LazyFrame, rule: Mapping[str, Any], now: datetime) -> pl.LazyFrame:
+    """The contacts a rule takes in, all columns; a column that a generation has not got holds nothing for anybody.
+
+    What must hold besides is asked first where it is cheap: lists and custom fields are read of those it leaves over.
+
+    In:     CONTACTS_SCHEMA, any order.
+    Raises: RuleError.
+    """
+    tree = parse(rule)
+    held = contacts.collect_schema()
+    lacking = {leaf.column: pl.lit(None, _TYPES[leaf.kind]) for leaf in leaves(tree) if leaf.column not in held}
+    if "domain" in lacking:
+        lacking["domain"] = pl.col("email").str.extract("@([^@]+)$")
+    parts = list(_must(tree))
+    cheap = [part for part in parts if not any(leaf.kind in ("list", "custom") for leaf in leaves(part))]
+    dear = [part for part in parts if part not in cheap]
+    found = contacts.with_columns(**lacking).filter(_all(cheap, now))
+    if dear:
+        # by way of a column, or polars would ask everything at once
+        found = found.with_columns(__dear=_all(dear, now)).filter("__dear").drop("__dear")
+    return found.drop(list(lacking))
+
+
+def _must(node: Group | Leaf) -> Sequence[Group | Leaf]:
+    """What has to hold for the whole to hold."""
+    if isinstance(node, Group) and node.quantifier == "all":
+        return [one for part in node.parts for one in _must(part)]
+    return [node]
+
+
+def _all(parts: Sequence[Group | Leaf], now: datetime) -> pl.Expr:
+    return _expression(Group("all", tuple(parts)), now)
 
 
 def _expression(node: Group | Leaf, now: datetime) -> pl.Expr:
@@ -41,72 +83,91 @@ def custom_field(name: str) -> pl.Expr:
 
 
 def _holds(leaf: Leaf, condition: Condition, now: datetime) -> pl.Expr:
+    """A comparison; what is missing is in no list, so `not` holds for it."""
+    column = custom_field(leaf.custom) if leaf.custom else pl.col(leaf.column)
+    if condition.operator == "exists":
+        filled = (column.list.len() > 0).fill_null(False) if leaf.kind == "list" else column.is_not_null()
+        return filled if condition.value else ~filled
     if leaf.kind == "list":
-        return _list_holds(pl.col(leaf.column), condition)
-    if leaf.kind in ("date", "engagement"):
-        return _date_holds(pl.col(leaf.column), condition, now)
-    if leaf.column == "email":
-        return _text_holds(pl.col("email").str.extract("@([^@]+)$"), condition)
-    if leaf.kind == "phone" and condition.operator != "exists":
-        starts = reduce(or_, (pl.col("phone").str.starts_with(code) for code in _texts(condition)))
-        found = starts.fill_null(False)
-        return found if condition.operator == "in" else ~found
-    return _text_holds(custom_field(leaf.custom) if leaf.custom else pl.col(leaf.column), condition)
+        return _list_holds(column, condition)
+    if condition.operator in ("at_least", "at_most", "starts_with", "contains"):
+        return _compared(column, condition).fill_null(False)
+    if condition.operator not in ("in", "not"):
+        found = _date_holds(column, condition, now, custom=leaf.custom is not None)
+        return found.fill_null(condition.operator == "not_within_days")
+    values = cast("tuple[str | float | bool, ...]", condition.value)
+    if leaf.kind == "phone":
+        found = reduce(or_, (column.str.starts_with(str(code)) for code in values))
+    else:
+        found = _is_one_of(column, values)
+    return ~found.fill_null(False) if condition.operator == "not" else found.fill_null(False)
 
 
-def _texts(condition: Condition) -> tuple[str, ...]:
-    return cast("tuple[str, ...]", condition.value)
+def _is_one_of(column: pl.Expr, values: Sequence[str | float | bool]) -> pl.Expr:
+    """A text, a number and a boolean are each compared as what they are."""
+    texts = [value for value in values if isinstance(value, str)]
+    numbers = [value for value in values if isinstance(value, float)]
+    words = [word for value in values if isinstance(value, bool) for word in (TRUE if value else FALSE)]
+    found = [column.is_in(texts)] if texts else []
+    if numbers:
+        found.append(_number(column).is_in(numbers))
+    if words:
+        found.append(column.str.strip_chars().str.to_lowercase().is_in(words))
+    return reduce(or_, (one.fill_null(False) for one in found))
 
 
-def _text_holds(column: pl.Expr, condition: Condition) -> pl.Expr:
-    """A missing value is in no list, so `not` holds for it."""
-    value = condition.value
+def _number(column: pl.Expr) -> pl.Expr:
+    """Null where a text is no finite number."""
+    number = column.cast(pl.Float64, strict=False)
+    return pl.when(number.is_finite()).then(number)
+
+
+def _compared(column: pl.Expr, condition: Condition) -> pl.Expr:
+    value = cast("str | float", condition.value)
     match condition.operator:
-        case "exists":
-            return column.is_not_null() if value else column.is_null()
         case "starts_with":
-            return column.str.starts_with(str(value)).fill_null(False)
+            return column.str.starts_with(str(value))
         case "contains":
-            return column.str.contains(str(value), literal=True).fill_null(False)
+            return column.str.contains(str(value), literal=True)
         case "at_least":
-            return column.cast(pl.Float64, strict=False).ge(value).fill_null(False)
-        case "at_most":
-            return column.cast(pl.Float64, strict=False).le(value).fill_null(False)
-    found = column.is_in(list(_texts(condition))).fill_null(False)
-    return ~found if condition.operator == "not" else found
+            return _number(column) >= float(value)
+    return _number(column) <= float(value)
 
 
 def _list_holds(column: pl.Expr, condition: Condition) -> pl.Expr:
-    if condition.operator == "exists":
-        filled = (column.list.len() > 0).fill_null(False)
-        return filled if condition.value else ~filled
-    each = [column.list.contains(value).fill_null(False) for value in _texts(condition)]
+    each = [column.list.contains(value).fill_null(False) for value in cast("tuple[str, ...]", condition.value)]
     if condition.operator == "all":
         return reduce(and_, each)
     found = reduce(or_, each)
     return ~found if condition.operator == "none" else found
 
 
-def _date_holds(column: pl.Expr, condition: Condition, now: datetime) -> pl.Expr:
-    """What never happened is not within any number of days, and neither before nor after any date."""
+def _dates(text: pl.Expr) -> pl.Expr:
+    """A custom field's text as a moment: an ISO 8601 date, its midnight in UTC, or a time; null for anything else."""
+    part = text.str.extract_groups(_DATE).struct.field
+    zone = part("4").replace("Z", "+0000").str.replace(":", "").fill_null("+0000")
+    written = pl.concat_str(
+        part("1"), pl.lit("T"), part("2").fill_null("00:00"), part("3").fill_null(":00"), zone
+    )  # fmt: skip
+    return written.str.to_datetime("%Y-%m-%dT%H:%M:%S%z", time_unit="us", strict=False)
+
+
+def _date_holds(column: pl.Expr, condition: Condition, now: datetime, *, custom: bool) -> pl.Expr:
+    """Null where nothing happened. A custom field may lie in the future, which is not within the last days."""
+    column = _dates(column) if custom else column
     match condition.operator:
-        case "exists":
-            return column.is_not_null() if condition.value else column.is_null()
         case "before":
-            return (column < cast("datetime", condition.value)).fill_null(False)
+            return column < cast("datetime", condition.value)
         case "after":
-            return (column >= cast("datetime", condition.value)).fill_null(False)
-    recent = (column >= now - timedelta(days=cast("float", condition.value))).fill_null(False)
+            return column >= cast("datetime", condition.value)
+    span = timedelta(days=cast("float", condition.value))
+    match condition.operator:
+        case "at_least_days_ago":
+            return column <= now - span
+        case "within_next_days":
+            return (column > now) & (column <= now + span)
+    recent = (column >= now - span) & (column <= now) if custom else column >= now - span
     return ~recent if condition.operator == "not_within_days" else recent
-
-
-def members(contacts: pl.LazyFrame, rule: Mapping[str, Any], now: datetime) -> pl.LazyFrame:
-    """The contacts a rule takes in, all columns.
-
-    In:     CONTACTS_SCHEMA, any order.
-    Raises: RuleError.
-    """
-    return contacts.filter(compile_rule(rule, now))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
