@@ -17,7 +17,7 @@ from mailmill.io.postgres import ingest as sources
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.sources.feeds import feed_of
 from mailmill.io.sources.manual import Typed
-from mailmill.pipelines.ingest import addresses, rejects, stage
+from mailmill.pipelines.ingest import addresses, rejects, stage, verdicts
 from mailmill.pipelines.ingest.columns import ALIASES
 from mailmill.pipelines.ingest.ports import Feed, Loaded, Published, Received, SourceRow, Validated
 
@@ -205,7 +205,7 @@ def check(address: Annotated[str, typer.Argument(help="As somebody typed it.")],
             "address": checked.address,
             "matched as": checked.address_key,
             "name": checked.display_name,
-            "meaning": {**rejects.REASONS, **addresses.RISKS}.get(checked.verdict_reason or "", ""),
+            "meaning": {**rejects.REASONS, **verdicts.RISKS}.get(checked.verdict_reason or "", ""),
         }
         answer_table([row])
     if checked.verdict == "invalid":

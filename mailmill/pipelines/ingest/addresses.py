@@ -3,22 +3,21 @@
 The common case is one regular expression over the whole column; what it does not take (display names, `mailto:`,
 quoted local parts, other scripts, and all that is broken) goes through the slower steps, set by set.
 
-Reserved domains (example.org, .test, .invalid, .localhost) are accepted: they are syntactically right, nobody's mail
-is lost on them, and whoever tries mailmill out uses them.
+Reserved domains (example.org, .test, .invalid, .localhost) are risky and taken in: they are syntactically right,
+nobody's mail is lost on them, and whoever tries mailmill out uses them.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
 
 import idna
 import polars as pl
 
-from mailmill.pipelines.ingest.wordlists import disposable_domains, role_accounts
+from mailmill.pipelines.ingest import verdicts
+from mailmill.pipelines.ingest.verdicts import Verdict
 
-Verdict = Literal["valid", "risky", "invalid"]
 EXAMINED_SCHEMA = pl.Schema(
     {
         "address": pl.String(),  # as it goes to RCPT TO: local part as typed, domain lower-cased and IDNA-encoded
@@ -26,16 +25,11 @@ EXAMINED_SCHEMA = pl.Schema(
         "domain": pl.String(),
         "display_name": pl.String(),  # of 'Ann <a@x.org>'
         "verdict": pl.String(),  # null where nothing was typed
-        "verdict_reason": pl.String(),  # a code of rejects.REASONS or RISKS; null when valid
+        "verdict_reason": pl.String(),  # a code of rejects.REASONS or verdicts.RISKS; null when valid
+        "score": pl.Int16(),  # 0 to 100, before DNS was asked
+        "suggestion": pl.String(),  # the domain that may have been meant
     }
 )
-RISKS = {
-    "role_address": "the address belongs to a function, not to a person",
-    "disposable_domain": "the mailbox is made to be thrown away",
-    "quoted_local_part": 'the part before the @ is quoted ("…"@…), which many relays refuse',
-    "needs_smtputf8": "the part before the @ is not ASCII; only relays with SMTPUTF8 take it (RFC 6531)",
-}
-
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 atext
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # RFC 1035 with digits first (RFC 1123)
 _TOP_LABEL = r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])"
@@ -163,23 +157,12 @@ def _folded(locals_: pl.Series) -> pl.Series:
 
 def _judged(split: pl.DataFrame) -> pl.DataFrame:
     """EXAMINED_SCHEMA with `row`, from the parts and the fault."""
-    domain, fine = pl.col("domain"), pl.col("fault").is_null()
-    mailbox = pl.col("local_key").str.splitn("+", 2).struct.field("field_0")
-    risk = (
-        pl.when(pl.col("local").str.starts_with('"')).then(pl.lit("quoted_local_part"))
-        .when(pl.col("local").str.contains(r"[^\x00-\x7f]")).then(pl.lit("needs_smtputf8"))
-        .when(domain.is_in(list(disposable_domains()))).then(pl.lit("disposable_domain"))
-        .when(mailbox.is_in(list(role_accounts()))).then(pl.lit("role_address"))
-    )  # fmt: skip
-    return split.with_columns(verdict_reason=pl.coalesce("fault", risk)).select(
-        "row",
-        address=pl.when(fine).then(pl.concat_str("local", pl.lit("@"), domain)),
-        address_key=pl.when(fine).then(pl.concat_str("local_key", pl.lit("@"), domain)),
-        domain=pl.when(fine).then(domain),
-        display_name="display_name",
-        verdict=pl.when(~fine).then(pl.lit("invalid")).when(pl.col("verdict_reason").is_not_null())
-        .then(pl.lit("risky")).otherwise(pl.lit("valid")),
-        verdict_reason="verdict_reason",
+    fine = pl.col("fault").is_null()
+    return verdicts.weighed(split).select(
+        "row", "display_name", "verdict", "verdict_reason", "score", "suggestion",
+        address=pl.when(fine).then(pl.concat_str("local", pl.lit("@"), "domain")),
+        address_key=pl.when(fine).then(pl.concat_str("local_key", pl.lit("@"), "domain")),
+        domain=pl.when(fine).then("domain"),
     )  # fmt: skip
 
 
@@ -193,13 +176,15 @@ class Checked:
     display_name: str | None
     verdict: Verdict
     verdict_reason: str | None
+    score: int | None
+    suggestion: str | None
 
 
 def check(typed: str) -> Checked:
     """One address through the same rules as a million of them; nothing typed is invalid, reason `no_address`."""
     row = examine(pl.Series([typed])).row(0, named=True)
     if row["verdict"] is None:
-        row |= {"verdict": "invalid", "verdict_reason": "no_address"}
+        row |= {"verdict": "invalid", "verdict_reason": "no_address", "score": 0}
     return Checked(**row)
 
 

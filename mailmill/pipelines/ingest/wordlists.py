@@ -24,6 +24,24 @@ def disposable_domains() -> frozenset[str]:
 
 
 @cache
+def mail_providers() -> dict[str, str]:
+    """Domain of mailboxes for everybody -> the provider's name."""
+    return _owners("mail_providers.txt")
+
+
+@cache
+def mx_suffixes() -> dict[str, str]:
+    """End of a mail exchanger's host name -> the provider's name."""
+    return _owners("mx_suffixes.txt")
+
+
+@cache
+def real_domains() -> frozenset[str]:
+    """Domains that look like a slip in a provider's name and are none."""
+    return frozenset(_lines("real_domains.txt"))
+
+
+@cache
 def countries() -> dict[str, str]:
     """Code or name of a country in lower case -> its ISO 3166-1 alpha-2 code."""
     return _names("countries.txt")
@@ -33,6 +51,11 @@ def countries() -> dict[str, str]:
 def languages() -> dict[str, str]:
     """Code or name of a language in lower case -> its ISO 639-1 code."""
     return _names("languages.txt")
+
+
+def _owners(name: str) -> dict[str, str]:
+    pairs = (line.split("|") for line in _lines(name))
+    return {domain: owner for owner, domains in pairs for domain in domains.split()}
 
 
 def _names(name: str) -> dict[str, str]:

@@ -145,5 +145,5 @@ def test_rejects_are_shown_and_exported_without_formulas(mill, mailmill, tmp_pat
 
 
 def test_check_explains_an_address(mailmill):
-    assert json.loads(mailmill("check", "Info@BÜCHER.example", "--json"))["verdict_reason"] == "role_address"
+    assert json.loads(mailmill("check", "Info@BÜCHER.org", "--json"))["verdict_reason"] == "role_address"
     assert CliRunner().invoke(app, ["check", "a@@b"]).exit_code == 1

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailmill.pipelines.ingest import phones
-from mailmill.pipelines.ingest.addresses import RISKS, check, examine, mask, masked
+from mailmill.pipelines.ingest.addresses import check, examine, mask, masked
 from mailmill.pipelines.ingest.rejects import REASONS
+from mailmill.pipelines.ingest.verdicts import RISKS
 
 
 @pytest.mark.parametrize(

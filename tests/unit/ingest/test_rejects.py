@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest import addresses, columns, decoding, validation
+from mailmill.pipelines.ingest import addresses, columns, decoding, validation, verdicts
 from mailmill.pipelines.ingest import csv as reader
 from mailmill.pipelines.ingest.rejects import REASONS, REJECTED_SCHEMA, as_csv
 from mailmill.pipelines.ingest.validation import BatchFacts, validate
@@ -47,7 +47,7 @@ def test_every_reason_that_code_gives_is_explained():
     given = set()
     for module in (addresses, decoding, reader, validation):
         given |= set(re.findall(r'pl\.lit\("([a-z]+_[a-z_]+)"\)', Path(module.__file__).read_text()))
-    known = {**REASONS, **addresses.RISKS}
+    known = {**REASONS, **verdicts.RISKS}
     assert {reason for reason in given if not reason.startswith("role")} <= known.keys() | {"role_address"}
 
 

@@ -10,6 +10,7 @@ CREATE TABLE tenants (
   postal_address text NOT NULL,
   time_zone text NOT NULL DEFAULT 'UTC',
   spec jsonb NOT NULL,                          -- the YAML document as applied, defaults filled in
+  rules_version text NOT NULL DEFAULT '',       -- of the rules by which all of its contacts were last examined again
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
@@ -141,6 +142,19 @@ CREATE TABLE contact_sources (
   first_batch_id bigint NOT NULL,
   last_batch_id bigint NOT NULL,
   PRIMARY KEY (contact_id, source_id)
+);
+
+-- What DNS said of the mail of a domain. It belongs to no tenant: names of domains, and nothing about a person.
+CREATE TABLE domains (
+  name text PRIMARY KEY,                        -- lower case, IDNA-encoded
+  state text NOT NULL CHECK (state IN ('mx', 'implicit_mx', 'null_mx', 'not_found', 'no_mail', 'unknown')),
+  provider text,                                -- who runs its mailboxes, by its mail exchangers
+  exchangers text[] NOT NULL DEFAULT '{}',      -- the preferred first
+  checked_at timestamptz NOT NULL,              -- when DNS last gave an answer
+  expires_at timestamptz NOT NULL,              -- when it is to be asked again
+  tries smallint NOT NULL DEFAULT 0,            -- how often in a row DNS gave no answer
+  problem text,                                 -- of the last try: timeout, servfail, refused …
+  changed_at timestamptz NOT NULL DEFAULT clock_timestamp()   -- when state or provider last became another
 );
 
 -- A file of the lake is visible because it stands here, never because it lies in a folder.

@@ -1,0 +1,67 @@
+"""What DNS said of domains, in PostgreSQL: one row a domain for all tenants. The caller owns the transaction."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from datetime import datetime
+
+import polars as pl
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.ingest.domains import DOMAINS_SCHEMA, Domain
+
+SQL = statements("domains")
+
+
+def table(conn: psycopg.Connection) -> pl.DataFrame:
+    """Every domain that was ever asked for. Out: DOMAINS_SCHEMA."""
+    answer = io.BytesIO()
+    with conn.cursor() as cursor, cursor.copy(SQL["table"]) as copy:
+        for piece in copy:
+            answer.write(piece)
+    if not answer.tell():
+        return pl.DataFrame(schema=DOMAINS_SCHEMA)
+    answer.seek(0)
+    frame = pl.read_csv(answer, has_header=False, schema={**DOMAINS_SCHEMA, "changed_at": pl.Int64()})
+    changed = pl.from_epoch("changed_at", "us").dt.replace_time_zone("UTC")
+    return frame.with_columns(changed).match_to_schema(DOMAINS_SCHEMA)
+
+
+def newest_change(conn: psycopg.Connection) -> datetime | None:
+    """When a domain's state or provider last became another; None before any was asked for."""
+    row = conn.execute(SQL["newest_change"]).fetchone()
+    return row[0] if row else None
+
+
+def find(conn: psycopg.Connection, names: Sequence[str]) -> dict[str, Domain]:
+    """Those of these domains that were asked for before, by name."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(SQL["find"], {"names": list(names)}).fetchall()
+    return {row["domain"]: Domain(**{**row, "exchangers": tuple(row["exchangers"])}) for row in rows}
+
+
+def due(conn: psycopg.Connection, tenant_id: int, now: datetime) -> list[str]:
+    """Domains of the tenant's contacts to ask DNS for; the new ones first."""
+    return [str(row[0]) for row in conn.execute(SQL["due"], {"tenant_id": tenant_id, "now": now})]
+
+
+def keep(conn: psycopg.Connection, found: Sequence[Domain]) -> int:
+    """Store answers. Out: how many domains are new or have another state or provider than before."""
+    rows = [
+        {
+            "name": one.domain,
+            "state": one.state,
+            "provider": one.provider,
+            "exchangers": list(one.exchangers),
+            "checked_at": one.checked_at.isoformat(),
+            "expires_at": one.expires_at.isoformat(),
+            "tries": one.tries,
+            "problem": one.problem,
+        }
+        for one in found
+    ]
+    return sum(bool(row[0]) for row in conn.execute(SQL["keep"], {"rows": Jsonb(rows)}))
