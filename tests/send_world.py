@@ -67,8 +67,13 @@ class Sink:
         log: Path | None = None,
         port: int = 0,
         tls: Any = None,
+        host: str = "127.0.0.1",
+        offers: Sequence[str] = ("AUTH PLAIN LOGIN",),
     ) -> None:
         self.script, self.pipelining, self.keep_bodies, self.tls = script, pipelining, keep_bodies, tls
+        self.host, self.offers = host, offers
+        self.lines: list[str] = []  # what clients said, whole
+        self.peers: list[str] = []  # from where
         self.taken: list[Taken] = []
         self.refused: list[Taken] = []
         self.handed: list[tuple[float, str]] = []  # when the body came
@@ -102,7 +107,7 @@ class Sink:
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._client, "127.0.0.1", self._port, limit=2**24)
+        server = await asyncio.start_server(self._client, self.host, self._port, limit=2**24)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
@@ -116,6 +121,7 @@ class Sink:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
+        self.peers.append(writer.get_extra_info("peername")[0])
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
         try:
@@ -161,25 +167,29 @@ class Sink:
             line = (await reader.readuntil(b"\n")).decode("utf-8", "replace").strip()
             verb = line.split(" ", 1)[0].upper()
             self.commands.append(verb)
+            self.lines.append(line)
             if verb in ("EHLO", "HELO"):
                 offers = [
                     "sink.example",
                     *(["PIPELINING"] if self.pipelining else []),
                     *(["STARTTLS"] if self.tls else []),
                 ]
-                offers += ["AUTH PLAIN LOGIN"]
+                offers += self.offers
                 usual = "\r\n".join(f"250{'-' if n < len(offers) - 1 else ' '}{o}" for n, o in enumerate(offers))
                 await self._say(reader, writer, "ehlo", "", usual)
             elif verb == "STARTTLS":
                 await self._say(reader, writer, "starttls", "", "220 go ahead")
                 await writer.start_tls(self.tls)
             elif verb == "AUTH":
+                if line.upper().startswith("AUTH LOGIN "):  # the user came with it; now the password
+                    writer.write(b"334 UGFzc3dvcmQ6\r\n")
+                    self.lines.append((await reader.readuntil(b"\n")).decode("ascii").strip())
                 await self._say(reader, writer, "auth", "", "235 2.7.0 welcome")
             elif verb == "MAIL":
                 recipient = ""
                 refused = not (await self._say(reader, writer, "mail", "", "250 2.1.0 sender ok")).startswith("2")
             elif verb == "RCPT":
-                recipient = line.split("<", 1)[1].rstrip(">")
+                recipient = line.split("<", 1)[1].partition(">")[0]
                 usual = "503 5.5.1 no sender" if refused else "250 2.1.5 recipient ok"
                 said = usual if refused else await self._say(reader, writer, "rcpt", recipient, usual)
                 if refused:

@@ -22,7 +22,8 @@ from mailmill.io.postgres import doubts, keys, ledger
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.doubts import Replayed
 from mailmill.io.postgres.ledger_ports import PostgresFollower, PostgresLedger, SenderSession
-from mailmill.io.transports.smtp import SmtpConfig, SmtpRelay
+from mailmill.io.transports.smtp import SmtpRelay
+from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.calls import LONGEST_TROUBLE, Report
 from mailmill.pipelines.send.loop import Sender, Terms
 from mailmill.pipelines.send.messages import Composer

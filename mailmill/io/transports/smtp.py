@@ -1,9 +1,9 @@
-"""SMTP relays: connecting by aiosmtplib (TLS, STARTTLS, AUTH, EHLO), then our own exchange on that connection.
+"""SMTP relays: connecting, TLS, AUTH and EHLO by aiosmtplib, then our own exchange on that connection (smtp_link.py).
 
-A connection that timed out is never used again: its late reply would be taken for the next message's. `tls: required`
-never falls back to the clear; `opportunistic` takes TLS where it is offered and does not look at the certificate.
+`tls: required` never falls back to the clear; `opportunistic` takes TLS where it is offered and does not look at the
+certificate. A connection may go through a SOCKS5 proxy and from a chosen address of this host.
 
-Source: RFC 5321, RFC 3207 (STARTTLS), RFC 2920 (pipelining); time-outs RFC 5321 section 4.5.3.2.
+Source: RFC 5321, RFC 3207 (STARTTLS), RFC 4954 (AUTH), RFC 1928 (SOCKS5).
 """
 
 from __future__ import annotations
@@ -11,56 +11,31 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, cast
 
 import aiosmtplib
+from python_socks import ProxyConnectionError, ProxyError, ProxyTimeoutError
+from python_socks.async_.asyncio import Proxy
 
-from mailmill.errors import TransportUnavailable
-from mailmill.pipelines.send.exchange import Answered, Broken, Envelope, Event, Exchange, Idle, Ready
+from mailmill.errors import Misconfigured, TransportUnavailable
+from mailmill.io.transports.smtp_config import SmtpConfig
+from mailmill.io.transports.smtp_link import SmtpLink
+from mailmill.pipelines.send.exchange import Offers
 from mailmill.pipelines.send.ports import Desk, RouteRefused
 
-IDLE_S = 20.0  # a connection with nothing to do is closed, long before the relay would
+Tell = Callable[[str, str], None]  # (step, what was found), for `mailmill transport test`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SmtpConfig:
-    """A TransportSpec with its secret resolved."""
-
-    host: str
-    port: int
-    tls: str
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    messages_per_connection: int = 1000
-    timeout_s: float = 60.0
-    final_dot_timeout_s: float = 600.0
-
-    @staticmethod
-    def of(kind: str, spec: Mapping[str, Any], secret: Callable[[str], str]) -> SmtpConfig:
-        """Raises: Misconfigured when the password's reference leads nowhere."""
-        sandbox = kind == "sandbox"  # on loopback, in the clear
-        password = spec.get("password")
-        return SmtpConfig(
-            host=spec.get("host", "127.0.0.1"),
-            port=int(spec.get("port", 587)),
-            tls="none" if sandbox else spec.get("tls", "required"),
-            username=spec.get("username"),
-            password=secret(password) if password else None,
-            messages_per_connection=int(spec.get("messages_per_connection", 1000)),
-            timeout_s=float(spec.get("timeout_s", 60)),
-            final_dot_timeout_s=float(spec.get("final_dot_timeout_s", 600)),
-        )
+def _silent(step: str, found: str) -> None:
+    return None
 
 
 class SmtpRelay:
     """Relay over SMTP."""
 
-    def __init__(self, config: SmtpConfig) -> None:
-        self._config = config
+    def __init__(self, config: SmtpConfig, tell: Tell = _silent) -> None:
+        self._config, self._tell = config, tell
 
     async def open(self, desk: Desk, name: str) -> SmtpLink:
         config = self._config
@@ -73,7 +48,7 @@ class SmtpRelay:
         transport = cast("asyncio.Transport | None", client.transport)  # uvloop's is no subclass of it
         if transport is None or transport.is_closing():
             raise TransportUnavailable(f"the relay {config.host}:{config.port} hung up")
-        link = SmtpLink(desk, config, name, pipelining=client.supports_extension("pipelining"))
+        link = SmtpLink(desk, config, name, _offers(client, dsn=config.dsn))
         link.connection_made(transport)
         transport.set_protocol(link)
         return link
@@ -82,18 +57,18 @@ class SmtpRelay:
         """A client that has said EHLO, over TLS and with AUTH as configured."""
         config = self._config
         client = aiosmtplib.SMTP(
-            hostname=config.host,
-            port=config.port,
-            timeout=config.timeout_s,
-            use_tls=config.tls == "implicit",
-            start_tls=False,
-            local_hostname=_hello_name(),
-        )
+            timeout=config.timeout_s, use_tls=config.tls == "implicit", start_tls=False,
+            local_hostname=config.hello or _hello_name(),
+            **await self._way(),
+        )  # fmt: skip
         try:
             await client.connect()
+            self._tell("connect", f"{config.host}:{config.port} says hello")
             await self._hello(client)
             if config.tls in ("required", "opportunistic"):
-                client = await self._secured(client)
+                await self._secured(client)
+            if config.tls != "none":
+                self._tell("tls", _tls_of(client))
             if config.username is not None:
                 await self._authenticated(client)
         except BaseException:
@@ -101,8 +76,28 @@ class SmtpRelay:
             raise
         return client
 
-    @staticmethod
-    async def _hello(client: aiosmtplib.SMTP) -> None:
+    async def _way(self) -> dict[str, Any]:
+        """A socket that is connected to the relay, through the proxy and from the address the operator chose.
+
+        Raises: TransportUnavailable; OSError.
+        """
+        config = self._config
+        source = (config.source_address, 0) if config.source_address else None
+        if config.proxy is None:
+            return {"sock": await _connected_socket(config, source), "hostname": config.host}
+        url = config.secret(config.proxy) if config.proxy.startswith(("env:", "file:")) else config.proxy
+        try:
+            sock = await Proxy.from_url(url).connect(
+                config.host, config.port, timeout=config.connect_timeout_s, local_addr=source
+            )
+        except ValueError:  # its words may hold the password
+            raise Misconfigured("the proxy is no URL such as socks5://host:1080", place="proxy") from None
+        except (ProxyError, ProxyConnectionError, ProxyTimeoutError) as error:
+            raise TransportUnavailable(f"the proxy does not lead to {config.host}:{config.port}: {error}") from error
+        sock.setblocking(False)
+        return {"sock": sock, "hostname": config.host}
+
+    async def _hello(self, client: aiosmtplib.SMTP) -> None:
         try:
             await client.ehlo()
         except aiosmtplib.SMTPHeloError as error:
@@ -112,36 +107,91 @@ class SmtpRelay:
                 await client.helo()
             except aiosmtplib.SMTPHeloError as again:
                 raise RouteRefused("ehlo", again.code, str(again.message)) from again
+        self._tell("ehlo", ", ".join(sorted(client.esmtp_extensions)) or "no extensions")
 
-    async def _secured(self, client: aiosmtplib.SMTP) -> aiosmtplib.SMTP:
-        config = self._config
-        required = config.tls == "required"
+    async def _secured(self, client: aiosmtplib.SMTP) -> None:
+        required = self._config.tls == "required"
         if not client.supports_extension("starttls"):
             if required:
                 raise RouteRefused("starttls", 530, "the relay does not offer STARTTLS and tls is required")
-            return client
+            return
         context = ssl.create_default_context()
         if not required:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
-            await client.starttls(tls_context=context)
+            await client.starttls(tls_context=context, server_hostname=self._config.host)
         except aiosmtplib.SMTPResponseException as error:
             if required:
                 raise RouteRefused("starttls", error.code, str(error.message)) from error
-            return client
+            return
         await self._hello(client)
-        return client
 
     async def _authenticated(self, client: aiosmtplib.SMTP) -> None:
         config = self._config
+        password = config.secret(config.password) if config.password else ""
         try:
-            await client.login(config.username or "", config.password or "")
+            if config.auth == "xoauth2":
+                if "xoauth2" not in client.server_auth_methods:
+                    raise RouteRefused("auth", 530, "the relay does not offer XOAUTH2")
+                await client.auth_xoauth2(config.username or "", password)
+            else:
+                await client.login(config.username or "", password)
         except aiosmtplib.SMTPResponseException as error:
             raise RouteRefused("auth", error.code, str(error.message)) from error
         except (aiosmtplib.SMTPServerDisconnected, aiosmtplib.SMTPTimeoutError):
             raise
         except aiosmtplib.SMTPException as error:  # none offered, or none of ours
             raise RouteRefused("auth", 530, str(error)) from error
+        self._tell("auth", f"let in as {config.username}")
+
+
+async def _connected_socket(config: SmtpConfig, source: tuple[str, int] | None) -> socket.socket:
+    """To the first of the host's addresses that answers, IPv6 and IPv4 alike (of the source's kind, if there is one).
+
+    Raises: OSError of the last one tried; each has its share of the time.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+    if source is not None:
+        wanted = socket.AF_INET6 if ":" in source[0] else socket.AF_INET
+        found = [one for one in found if one[0] == wanted]
+    last = OSError(f"it has no address that {source[0] if source else 'this host'} can reach")
+    for family, kind, protocol, _, address in found:
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        try:
+            if source is not None:
+                sock.bind(source)
+            async with asyncio.timeout(config.connect_timeout_s / len(found)):
+                await loop.sock_connect(sock, address)
+        except OSError as error:  # TimeoutError is one
+            sock.close()
+            last = error if str(error) else OSError("no answer in time")
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise last
+
+
+def _offers(client: aiosmtplib.SMTP, *, dsn: bool) -> Offers:
+    size = client.esmtp_extensions.get("size", "")
+    return Offers(
+        pipelining=client.supports_extension("pipelining"),
+        size=client.supports_extension("size"),
+        most_bytes=int(size) if size.isdecimal() and len(size) < 16 else 0,
+        smtputf8=client.supports_extension("smtputf8"),
+        dsn=dsn and client.supports_extension("dsn"),
+    )
+
+
+def _tls_of(client: aiosmtplib.SMTP) -> str:
+    link = client.get_transport_info("ssl_object") if client.transport is None else None
+    link = link or (client.transport.get_extra_info("ssl_object") if client.transport is not None else None)
+    if link is None:
+        return "not offered: in the clear"
+    return f"{link.version()} {link.cipher()[0]}"
 
 
 def _unavailable(config: SmtpConfig, error: BaseException) -> TransportUnavailable:
@@ -157,142 +207,3 @@ def _unavailable(config: SmtpConfig, error: BaseException) -> TransportUnavailab
 def _hello_name() -> str:
     name = socket.gethostname()
     return name if "." in name else f"{name}.localdomain"
-
-
-class SmtpLink(asyncio.Protocol):
-    """One connection after EHLO: drives an Exchange for a Desk."""
-
-    def __init__(self, desk: Desk, config: SmtpConfig, name: str, *, pipelining: bool) -> None:
-        self._desk, self._config, self._name = desk, config, name
-        self._exchange = Exchange(pipelining=pipelining)
-        self._now = time.monotonic
-        self._transport: asyncio.Transport | None = None
-        self._left = config.messages_per_connection
-        self._deadline = self._now() + IDLE_S
-        self._closing = self._lost = self._resting = False
-        self._why = "the connection was lost"
-
-    # ------------------------------------------------------------ asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        now = self._now()
-        events = self._exchange.receive(data, now)
-        for event in events:
-            self._event(event, now)
-            if self._lost:
-                return
-        if events or self._exchange.out:
-            self._flush(now)
-
-    def eof_received(self) -> bool:
-        self._why = "the relay closed the connection"
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(self._why if exc is None else f"{self._why}: {exc}")
-
-    # ------------------------------------------------------------ Link
-
-    def wake(self) -> None:
-        if self._lost:
-            self._desk.closed(self)
-        elif not self._exchange.busy:
-            now = self._now()
-            self._begin(now)
-            self._flush(now)
-
-    def tick(self) -> None:
-        if self._lost or self._now() <= self._deadline:
-            return
-        if self._exchange.busy:
-            self._why = f"no answer at {self._exchange.stage} in time"
-            self.abort()
-        else:
-            self._leave()
-
-    def close(self) -> None:
-        self._closing = True
-        if not self._lost and not self._exchange.busy:
-            self._leave()
-
-    def abort(self) -> None:
-        """Drop the connection now. What is after its final dot stays in doubt."""
-        transport = self._transport
-        self._lose(self._why)
-        if transport is not None:
-            transport.abort()
-
-    # ------------------------------------------------------------ the exchange
-
-    def _event(self, event: Event, now: float) -> None:
-        match event:
-            case Ready(envelope):
-                if not self._exchange.broken:
-                    self._hand_over(envelope, now)
-            case Answered(envelope, answer):
-                self._desk.answered(envelope, answer, self._name)
-            case Idle():
-                self._begin(now)
-            case Broken(why):
-                self._why = why
-                self.abort()
-
-    def _hand_over(self, envelope: Envelope, now: float) -> None:
-        content = self._desk.hand_over(envelope)
-        if content is None:  # nothing but hanging up keeps the relay from taking an empty message
-            for begun, _, _ in self._exchange.unanswered("given up"):
-                self._desk.returned(begun)
-            self.abort()
-            return
-        following = self._take() if self._exchange.pipelining else None
-        self._exchange.body(content, following, now)
-
-    def _take(self) -> Envelope | None:
-        if self._closing or self._left <= 0:
-            return None
-        envelope = self._desk.take()
-        if envelope is not None:
-            self._left -= 1
-        return envelope
-
-    def _begin(self, now: float) -> None:
-        envelope = self._take()
-        if envelope is not None:
-            self._exchange.begin(envelope, now)
-            self._resting = False
-        elif self._closing or self._left <= 0:
-            self._leave()
-        elif not self._resting:
-            self._resting, self._deadline = True, now + IDLE_S
-
-    def _flush(self, now: float) -> None:
-        out = self._exchange.out
-        if out and self._transport is not None and not self._lost:
-            self._transport.write(bytes(out))
-            out.clear()
-        if self._exchange.busy:
-            at_dot = self._exchange.stage == "dot"
-            self._deadline = now + (self._config.final_dot_timeout_s if at_dot else self._config.timeout_s)
-
-    def _leave(self) -> None:
-        """Say goodbye; nothing is under way."""
-        transport = self._transport
-        self._lose("closed")
-        if transport is not None:
-            with suppress(OSError, RuntimeError):
-                transport.write(b"QUIT\r\n")
-            transport.close()
-
-    def _lose(self, why: str) -> None:
-        if self._lost:
-            return
-        self._lost, self._transport = True, None
-        for envelope, answer, heard in self._exchange.unanswered(why):
-            if answer.code == 0 and not heard:
-                self._desk.returned(envelope)
-            else:
-                self._desk.answered(envelope, answer, self._name)
-        self._desk.closed(self)

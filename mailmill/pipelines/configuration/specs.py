@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    IPvAnyAddress,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -131,9 +132,17 @@ class TransportSpec(TenantOwned):
     username: str | None = None
     password: SecretReference | None = None
     connections: int = Field(default=4, ge=1, le=200)
+    auth: Literal["password", "xoauth2"] = "password"  # xoauth2: password refers to an access token kept fresh
+    proxy: str | None = None  # socks5://host:port; with credentials a reference (env:, file:) to such a URL
+    source_address: IPvAnyAddress | None = None  # of this host; the address that the relay sees
+    hello: DomainName | None = None  # the name said in EHLO; this host's when not given
+    dsn: bool = False  # ask for reports of failure and delay where the relay offers DSN (RFC 3461)
     messages_per_connection: int = Field(default=1000, ge=1)
-    timeout_s: float = Field(default=60, gt=0, le=600)
-    final_dot_timeout_s: float = Field(default=600, gt=0, le=1800)  # RFC 5321 4.5.3.2.6 wants ten minutes
+    # RFC 5321 4.5.3.2: five minutes for a command, two for DATA, ten for the final dot
+    connect_timeout_s: float = Field(default=30, gt=0, le=300)
+    timeout_s: float = Field(default=300, gt=0, le=600)
+    data_timeout_s: float = Field(default=120, gt=0, le=600)
+    final_dot_timeout_s: float = Field(default=600, gt=0, le=1800)
     per_minute: int | None = Field(default=None, ge=1)
     per_day: int | None = Field(default=None, ge=1)
     webhook_secret: SecretReference | None = None  # signs what POSTs to /webhooks/<tenant>/<transport>
@@ -144,6 +153,10 @@ class TransportSpec(TenantOwned):
             raise ValueError("a sandbox is on loopback: host has to be 127.0.0.1, ::1 or localhost")
         if (self.username is None) != (self.password is None):
             raise ValueError("username and password go together")
+        if self.auth == "xoauth2" and self.username is None:
+            raise ValueError("auth xoauth2 needs username, and password referring to the access token")
+        if self.proxy is not None and not re.match(r"^(env:|file:|socks5h?://[^@/]+:\d+$)", self.proxy):
+            raise ValueError("proxy is socks5://host:port, or env: or file: referring to such a URL with credentials")
         if self.username and self.tls == "none" and self.type == "smtp":
             raise ValueError("a password is not sent in the clear: set tls to required or implicit")
         return self

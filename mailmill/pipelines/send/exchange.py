@@ -22,7 +22,7 @@ MAX_LINE = 4096  # of a reply; what a longer one has more is dropped
 MAX_REPLY = 16 * 2**10  # kept of a reply with many lines
 MAX_UNREAD = 8 * 2**20  # of one reply, kept or dropped; a relay that says more is not listened to any longer
 LINE_COST = 128  # what a line counts besides its length: many short ones are work too
-_FINAL_DOT = b".\r\n"
+_FINAL_DOT, _DATA = b".\r\n", b"DATA\r\n"
 
 
 @dataclass(slots=True, eq=False)
@@ -32,10 +32,48 @@ class Envelope:
     return_path: bytes
     recipient: bytes
     tag: object
+    size: int = 0  # octets of the content; 0: not known
+    utf8: bool = False  # an address or a header is beyond ASCII
     begun: float = 0.0
 
-    def commands(self) -> tuple[bytes, bytes, bytes]:
-        return b"MAIL FROM:<%b>\r\n" % self.return_path, b"RCPT TO:<%b>\r\n" % self.recipient, b"DATA\r\n"
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a relay's EHLO offered, as far as it is used. The content is 7-bit, so 8BITMIME is never needed."""
+
+    pipelining: bool = False
+    size: bool = False
+    most_bytes: int = 0  # 0: not said
+    smtputf8: bool = False
+    dsn: bool = False
+
+    def unfit(self, envelope: Envelope) -> tuple[str, str] | None:
+        """Why this relay cannot take a message, as the ledger's reason and in words."""
+        if envelope.utf8 and not self.smtputf8:
+            return "unsupported_address", "the relay does not offer SMTPUTF8, which this address needs"
+        if self.most_bytes and envelope.size > self.most_bytes:
+            return "message_too_big", f"the message has {envelope.size:,} bytes, the relay takes {self.most_bytes:,}"
+        return None
+
+    def commands(self, envelope: Envelope) -> tuple[bytes, bytes, bytes]:
+        """MAIL, RCPT and DATA. Source: RFC 1870 (SIZE), RFC 6531 (SMTPUTF8), RFC 3461 (DSN)."""
+        options = b""
+        if self.size and envelope.size:
+            options += b" SIZE=%d" % envelope.size
+        if envelope.utf8:
+            options += b" SMTPUTF8"
+        if not self.dsn:
+            return (
+                b"MAIL FROM:<%b>%b\r\n" % (envelope.return_path, options),
+                b"RCPT TO:<%b>\r\n" % envelope.recipient,
+                _DATA,
+            )
+        known_as = envelope.return_path.partition(b"@")[0]
+        return (
+            b"MAIL FROM:<%b>%b RET=HDRS ENVID=%b\r\n" % (envelope.return_path, options, known_as.replace(b"+", b"+2B")),
+            b"RCPT TO:<%b> NOTIFY=FAILURE,DELAY\r\n" % envelope.recipient,
+            _DATA,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +108,8 @@ Expected = Literal["mail", "rcpt", "data", "dot", "rset", "void"]
 class Exchange:
     """The state of one connection. After Broken, or when the link is lost, ask `unanswered` and throw it away."""
 
-    def __init__(self, *, pipelining: bool) -> None:
-        self._pipelining = pipelining
+    def __init__(self, offers: Offers) -> None:
+        self._offers, self._pipelining = offers, offers.pipelining
         self._expected: deque[Expected] = deque()
         self._current: Envelope | None = None
         self._next: Envelope | None = None
@@ -121,10 +159,6 @@ class Exchange:
             return "data"
         first = self._expected[0] if self._expected else "mail"
         return first if first in ("rcpt", "data", "dot") else "mail"
-
-    @property
-    def pipelining(self) -> bool:
-        return self._pipelining
 
     @property
     def broken(self) -> bool:
@@ -253,14 +287,14 @@ class Exchange:
     def _send_envelope(self, envelope: Envelope, now: float) -> None:
         envelope.begun = now
         if self._pipelining:
-            for command in envelope.commands():
+            for command in self._offers.commands(envelope):
                 self.out += command
             self._expected.extend(("mail", "rcpt", "data"))
         else:
             self._send("mail", envelope)
 
     def _send(self, stage: Literal["mail", "rcpt", "data"], envelope: Envelope) -> None:
-        self.out += envelope.commands()[("mail", "rcpt", "data").index(stage)]
+        self.out += self._offers.commands(envelope)[("mail", "rcpt", "data").index(stage)]
         self._expected.append(stage)
 
 

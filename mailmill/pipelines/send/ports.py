@@ -213,6 +213,10 @@ class Desk(Protocol):
 
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None: ...
 
+    def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
+        """This relay can never take it; it was not begun. In: the ledger's reason, and words."""
+        ...
+
     def returned(self, envelope: Envelope) -> None:
         """Not begun as far as the relay is concerned."""
         ...

@@ -133,7 +133,8 @@ class Route:
                 continue
             item.content = sent.content
             self.begun.add(item)
-            return Envelope(sent.return_path, sent.recipient, item)
+            utf8 = not sent.recipient.isascii()
+            return Envelope(sent.return_path, sent.recipient, item, size=len(sent.content), utf8=utf8)
         return None
 
     def hand_over(self, envelope: Envelope) -> bytes | None:
@@ -164,6 +165,11 @@ class Route:
                 self._hold(f"{self._faults} refusals in a row, the last {decision.reason}: {answer.reply}")
         elif answer.code:
             self._faults = 0
+
+    def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
+        item = _item(envelope)
+        self.begun.discard(item)
+        self._settle(item, Decision("invalid", reason), Answer("render", 0, why))
 
     def returned(self, envelope: Envelope) -> None:
         item = _item(envelope)

@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 from send_world import Sink, by_address
 
 from mailmill.errors import TransportUnavailable
-from mailmill.io.transports.smtp import SmtpConfig, SmtpRelay
+from mailmill.io.transports.smtp import SmtpRelay
+from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.exchange import Envelope
 from mailmill.pipelines.send.ports import Link, RouteRefused
@@ -44,6 +45,9 @@ class ADesk:
 
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
         self.answers[envelope.tag] = answer
+
+    def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
+        raise AssertionError(why)
 
     def returned(self, envelope: Envelope) -> None:
         self.back.append(envelope.tag)

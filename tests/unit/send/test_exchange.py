@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailmill.pipelines.send.exchange import Answered, Broken, Envelope, Event, Exchange, Idle, Ready
+from mailmill.pipelines.send.exchange import Answered, Broken, Envelope, Event, Exchange, Idle, Offers, Ready
 
 BODY = b"Subject: x\r\n\r\nbody\r\n"
 
@@ -16,7 +16,7 @@ def an_envelope(name: str) -> Envelope:
 
 
 def begun(*, pipelining: bool) -> Exchange:
-    exchange = Exchange(pipelining=pipelining)
+    exchange = Exchange(Offers(pipelining=pipelining))
     exchange.begin(an_envelope("a"), 0.0)
     return exchange
 
@@ -153,7 +153,7 @@ def test_F12_what_is_no_smtp_ends_the_connection(garbage: bytes) -> None:
 
 
 def test_an_answer_to_nothing_ends_the_connection() -> None:
-    exchange = Exchange(pipelining=True)
+    exchange = Exchange(Offers(pipelining=True))
     assert isinstance(exchange.receive(b"421 idle too long\r\n", 0)[0], Broken)
 
 
@@ -163,7 +163,7 @@ REPLIES = (b"250 ok\r\n", b"354 go\r\n", b"550 no\r\n", b"421 bye\r\n", b"250-a\
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(REPLIES)), st.booleans())
 def test_F12_whatever_a_relay_says_every_message_is_answered_once(replies: list[bytes], pipelining: bool) -> None:
-    exchange = Exchange(pipelining=pipelining)
+    exchange = Exchange(Offers(pipelining=pipelining))
     started, settled, number = {"0"}, [], 0
     exchange.begin(an_envelope("0"), 0)
     for reply in replies:

@@ -1,0 +1,28 @@
+"""One send worker in a process of its own: send_worker_process.py SENDER_CONNINFO JOURNAL NAME; says what it took."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from mailmill.io.postgres.database import Database
+from mailmill.io.send_worker import run_worker
+
+
+def main() -> None:
+    conninfo, journal, name = sys.argv[1:]
+    began = time.time()
+    done = run_worker(
+        Database(conninfos={"sender": conninfo}), Path(journal), lambda reference: "", worker=name, until_idle=True,
+        patience_s=0, own_process=True,
+    )  # fmt: skip
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(json.dumps({"began": began, "ended": time.time(), "rss_mb": peak, "counts": dict(done.report.counts),
+                      "problems": done.report.problems}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""One open connection to an SMTP relay, after EHLO: drives an Exchange for a Desk.
+
+A connection that timed out is never used again: its late reply would be taken for the next message's.
+
+Source: time-outs RFC 5321 section 4.5.3.2; SIZE RFC 1870; SMTPUTF8 RFC 6531.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import cast
+
+from mailmill.io.transports.smtp_config import SmtpConfig
+from mailmill.pipelines.send.exchange import Answered, Broken, Envelope, Event, Exchange, Idle, Offers, Ready
+from mailmill.pipelines.send.ports import Desk
+
+IDLE_S = 20.0  # a connection with nothing to do is closed, long before the relay would
+
+
+class SmtpLink(asyncio.Protocol):
+    """One connection after EHLO: drives an Exchange for a Desk."""
+
+    def __init__(self, desk: Desk, config: SmtpConfig, name: str, offers: Offers) -> None:
+        self._desk, self._config, self._name, self._offers = desk, config, name, offers
+        self._exchange = Exchange(offers)
+        self._now = time.monotonic
+        self._transport: asyncio.Transport | None = None
+        self._left = config.messages_per_connection
+        self._deadline = self._now() + IDLE_S
+        self._closing = self._lost = self._resting = False
+        self._why = "the connection was lost"
+
+    # ------------------------------------------------------------ asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        now = self._now()
+        events = self._exchange.receive(data, now)
+        for event in events:
+            self._event(event, now)
+            if self._lost:
+                return
+        if events or self._exchange.out:
+            self._flush(now)
+
+    def eof_received(self) -> bool:
+        self._why = "the relay closed the connection"
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(self._why if exc is None else f"{self._why}: {exc}")
+
+    # ------------------------------------------------------------ Link
+
+    def wake(self) -> None:
+        if self._lost:
+            self._desk.closed(self)
+        elif not self._exchange.busy:
+            now = self._now()
+            self._begin(now)
+            self._flush(now)
+
+    def tick(self) -> None:
+        if self._lost or self._now() <= self._deadline:
+            return
+        if self._exchange.busy:
+            self._why = f"no answer at {self._exchange.stage} in time"
+            self.abort()
+        else:
+            self._leave()
+
+    def close(self) -> None:
+        self._closing = True
+        if not self._lost and not self._exchange.busy:
+            self._leave()
+
+    def abort(self) -> None:
+        """Drop the connection now. What is after its final dot stays in doubt."""
+        transport = self._transport
+        self._lose(self._why)
+        if transport is not None:
+            transport.abort()
+
+    # ------------------------------------------------------------ the exchange
+
+    def _event(self, event: Event, now: float) -> None:
+        match event:
+            case Ready(envelope):
+                if not self._exchange.broken:
+                    self._hand_over(envelope, now)
+            case Answered(envelope, answer):
+                self._desk.answered(envelope, answer, self._name)
+            case Idle():
+                self._begin(now)
+            case Broken(why):
+                self._why = why
+                self.abort()
+
+    def _hand_over(self, envelope: Envelope, now: float) -> None:
+        content = self._desk.hand_over(envelope)
+        if content is None:  # nothing but hanging up keeps the relay from taking an empty message
+            for begun, _, _ in self._exchange.unanswered("given up"):
+                self._desk.returned(begun)
+            self.abort()
+            return
+        following = self._take() if self._offers.pipelining else None
+        self._exchange.body(content, following, now)
+
+    def _take(self) -> Envelope | None:
+        while not self._closing and self._left > 0:
+            envelope = self._desk.take()
+            if envelope is None:
+                return None
+            unfit = self._offers.unfit(envelope)
+            if unfit is None:
+                self._left -= 1
+                return envelope
+            self._desk.unfit(envelope, *unfit)
+        return None
+
+    def _begin(self, now: float) -> None:
+        envelope = self._take()
+        if envelope is not None:
+            self._exchange.begin(envelope, now)
+            self._resting = False
+        elif self._closing or self._left <= 0:
+            self._leave()
+        elif not self._resting:
+            self._resting, self._deadline = True, now + IDLE_S
+
+    def _flush(self, now: float) -> None:
+        out = self._exchange.out
+        if out and self._transport is not None and not self._lost:
+            self._transport.write(bytes(out))
+            out.clear()
+        if self._exchange.busy:
+            self._deadline = now + self._config.patience_s(self._exchange.stage)
+
+    def _leave(self) -> None:
+        """Say goodbye; nothing is under way."""
+        transport = self._transport
+        self._lose("closed")
+        if transport is not None:
+            with suppress(OSError, RuntimeError):
+                transport.write(b"QUIT\r\n")
+            transport.close()
+
+    def _lose(self, why: str) -> None:
+        if self._lost:
+            return
+        self._lost, self._transport = True, None
+        for envelope, answer, heard in self._exchange.unanswered(why):
+            if answer.code == 0 and not heard:
+                self._desk.returned(envelope)
+            else:
+                self._desk.answered(envelope, answer, self._name)
+        self._desk.closed(self)
