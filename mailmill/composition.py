@@ -111,6 +111,10 @@ class Installation:
         """Publish the analysts' files as things stand now, all of them or one tenant's."""
         return self.warehouse.publish(self.database, now=datetime.now(UTC), tenant=tenant)
 
+    def pinned(self, now: datetime) -> set[str]:
+        """Files of the lake that analysts' files still name, or may be read under."""
+        return self.warehouse.pinned(now)
+
     @property
     def public_url(self) -> str:
         """Under which the ingress is reached. Without a setting it is on loopback, which is enough for a sandbox."""

@@ -11,14 +11,14 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from mailmill.assets import campaigns, contacts, events, segments, warehouse  # noqa: E402
+from mailmill.assets import campaigns, contacts, events, lake, segments, warehouse  # noqa: E402
 from mailmill.composition import Installation  # noqa: E402
 from mailmill.sensors import jobs, schedules, sensors  # noqa: E402
 
 
 def definitions(mill: Installation) -> dg.Definitions:
     """The definitions over one installation."""
-    modules = [contacts, segments, campaigns, warehouse]
+    modules = [contacts, segments, campaigns, warehouse, lake]
     return dg.Definitions(
         assets=[*dg.load_assets_from_modules(modules), *events.ALL],
         asset_checks=dg.load_asset_checks_from_modules(modules),

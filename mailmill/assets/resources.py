@@ -1,6 +1,7 @@
 """What assets and sensors are handed: the live objects of the installation, built by definitions.py."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -40,5 +41,7 @@ class Mill(Protocol):
     def send_slice(self, campaign: str, *, max_seconds: float, progress: Callable[[str], None]) -> dict[str, int]: ...
 
     def account(self, campaign_id: int) -> Account: ...
+
+    def pinned(self, now: datetime) -> set[str]: ...
 
     def publish_warehouse(self) -> Sequence[Publication]: ...

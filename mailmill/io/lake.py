@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -14,6 +15,9 @@ import polars as pl
 
 from mailmill.errors import StoreUnavailable
 
+GRACE_S = 86_400.0  # how long a file stays that nobody lists: longer than any read, and any way into the manifest
+NOTES = ".unlisted.json"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LakeFile:
@@ -22,6 +26,17 @@ class LakeFile:
     file: str
     rows: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What a sweep did: files removed, files that nobody lists and whose grace is not over, files listed."""
+
+    files: int
+    bytes: int
+    waiting: int
+    waiting_bytes: int
+    listed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +83,45 @@ class Lake:
             return pl.LazyFrame(schema=schema)
         return pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore", glob=False)
 
-    def sweep(self, listed: Iterable[str], *, older_than_s: float = 3600.0) -> int:
-        """Remove files that no manifest row names and that are too old to be still on their way. Out: how many."""
-        keep, limit, removed = {str(self.root / file) for file in listed}, time.time() - older_than_s, 0
-        for path in self.root.rglob("*.parquet*"):
-            if str(path) not in keep and path.stat().st_mtime < limit:
-                path.unlink(missing_ok=True)
-                removed += 1
-        return removed
+    def sweep(self, listed: Iterable[str], *, older_than_s: float = GRACE_S) -> Swept:
+        """Remove files that nobody lists, once they have been seen so for `older_than_s`.
+
+        A file may be unlisted because it is on its way, because a killed attempt left it, or because a newer generation
+        took its place a moment ago and somebody reads it still: its own age tells none of these. So what is found is
+        noted, and goes by the note's age; listed again, it is forgotten.
+        In:     listed, taken after this was called or just before; pinned files among them.
+        """
+        keep, now, notes = set(listed), time.time(), self._notes()
+        found = {path: path.stat().st_size for path in self.root.rglob("*.parquet*") if path.is_file()}
+        unlisted = {path: str(path.relative_to(self.root)) for path in found}
+        unlisted = {path: name for path, name in unlisted.items() if name not in keep}
+        since = {name: notes.get(name, now) for name in unlisted.values()}
+        removed = [path for path, name in unlisted.items() if now - since[name] > older_than_s]
+        for path in removed:
+            path.unlink(missing_ok=True)
+            del since[unlisted[path]]
+        self._note(since)
+        return Swept(
+            files=len(removed),
+            bytes=sum(found[path] for path in removed),
+            waiting=len(since),
+            waiting_bytes=sum(found[path] for path, name in unlisted.items() if name in since),
+            listed=len(found) - len(unlisted),
+        )
+
+    def _notes(self) -> dict[str, float]:
+        """Unlisted file -> when it was first seen so. Lost or torn notes only give every file its grace anew."""
+        try:
+            return dict(json.loads((self.root / NOTES).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _note(self, since: dict[str, float]) -> None:
+        if not self.root.is_dir():
+            return
+        temporary = self.root / f"{NOTES}.tmp"
+        temporary.write_text(json.dumps(since), encoding="utf-8")
+        temporary.replace(self.root / NOTES)
 
 
 def _fsync(path: Path) -> None:

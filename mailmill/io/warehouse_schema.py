@@ -83,7 +83,9 @@ VIEWS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "tags": "VARCHAR[]", "fields": "VARCHAR", "sources": "VARCHAR[]", "verdict": "VARCHAR",
             "verdict_reason": "VARCHAR", "status": "VARCHAR", "first_seen": "TIMESTAMPTZ",
             "last_seen": "TIMESTAMPTZ", "created_at": "TIMESTAMPTZ", "last_accepted": "TIMESTAMPTZ",
-            "last_opened": "TIMESTAMPTZ", "last_clicked": "TIMESTAMPTZ", "last_bounced": "TIMESTAMPTZ",
+            "last_delivered": "TIMESTAMPTZ", "last_opened": "TIMESTAMPTZ", "last_clicked": "TIMESTAMPTZ",
+            "last_bounced": "TIMESTAMPTZ", "domain": "VARCHAR", "provider": "VARCHAR", "score": "SMALLINT",
+            "suggestion": "VARCHAR", "phone_code": "VARCHAR", "consent": "VARCHAR", "aliases": "VARCHAR[]",
         }.items()
     },
     "segment_members": {"contact_id": ("contact_id", "BIGINT")},

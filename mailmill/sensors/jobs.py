@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from mailmill.assets import campaigns, contacts, segments, warehouse
+from mailmill.assets import campaigns, contacts, lake, segments, warehouse
 
 ingest = dg.define_asset_job(
     "ingest",
@@ -23,7 +23,12 @@ campaign = dg.define_asset_job(
 )
 publish = dg.define_asset_job(
     "publish",
-    selection=dg.AssetSelection.assets(warehouse.warehouse),
-    description="Publish the DuckDB files that analysts open.",
+    selection=dg.AssetSelection.assets(warehouse.warehouse, lake.swept_lake),
+    description="Publish the DuckDB files that analysts open, then remove what nobody lists in the lake.",
 )
-ALL = [ingest, segment, campaign, publish]
+refresh = dg.define_asset_job(
+    "refresh",
+    selection=dg.AssetSelection.assets(contacts.contact_generations),
+    description="Publish every tenant's contacts with what changed without a batch: reactions, suppressions, rules.",
+)
+ALL = [ingest, segment, campaign, publish, refresh]

@@ -74,4 +74,11 @@ warehouse_schedule = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Every ten minutes: publish what analysts open.",
 )
-ALL = [campaign_tick, source_sync, warehouse_schedule]
+contacts_schedule = dg.ScheduleDefinition(
+    job=jobs.refresh,
+    cron_schedule="45 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every hour: publish contacts whose reactions, suppressions or merge rule changed.",
+)
+ALL = [campaign_tick, source_sync, warehouse_schedule, contacts_schedule]

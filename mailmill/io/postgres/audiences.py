@@ -18,7 +18,7 @@ from mailmill.io.lake import Lake, LakeFile
 from mailmill.io.postgres import campaigns, manifest
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.target.audiences import SUPPRESSION_SCHEMA, numbered
 from mailmill.pipelines.target.ports import Draft, Due, Frozen, Generation
 

@@ -12,9 +12,18 @@ import psycopg
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import contacts, ingest, manifest
+from mailmill.io.postgres import contacts, generations, ingest, manifest
 from mailmill.io.postgres.database import Database, driver_errors
-from mailmill.pipelines.ingest.ports import BatchRow, BatchState, Cursor, Kept, LoadCounts, RawBatch, SourceRow
+from mailmill.pipelines.ingest.ports import (
+    BatchRow,
+    BatchState,
+    Cursor,
+    Kept,
+    LoadCounts,
+    Published,
+    RawBatch,
+    SourceRow,
+)
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
 from mailmill.pipelines.ingest.validation import ACCEPTED_SCHEMA, FIELD, Checked
@@ -130,13 +139,8 @@ class IngestStore:
             ingest.withdraw(conn, tenant_id=source.tenant_id, batch_id=batch.id, datasets=["validated"])
             return counts
 
-    def publish(self, tenant_id: int, now: datetime) -> int:
-        with self.database.transaction() as conn:
-            frame = contacts.generation(conn, tenant_id, now)
-            file = self.lake.write(frame, tenant_id=tenant_id, dataset="contacts")
-            facts = {"as_of": now.isoformat(), "rows": frame.height}
-            manifest.replace(conn, [file], tenant_id=tenant_id, dataset="contacts", facts=facts)
-            return frame.height
+    def publish(self, tenant_id: int, now: datetime) -> Published:
+        return generations.publish(self.database, self.lake, tenant_id, now, patience_s=self.patience_s)
 
     # ------------------------------------------------------------ rejects
 

@@ -29,6 +29,11 @@ class ListedFile:
     published_at: datetime
 
 
+def all_files(conn: psycopg.Connection) -> set[str]:
+    """Every visible file, of whatever dataset and tenant."""
+    return {file for (file,) in conn.execute(SQL["all_files"]).fetchall()}
+
+
 def add(
     conn: psycopg.Connection,
     file: LakeFile,

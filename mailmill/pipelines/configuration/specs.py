@@ -65,6 +65,14 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class MergeSpec(Spec):
+    """Which contacts are shown as one person. Nothing is merged for good: switched off, everybody is back."""
+
+    plus_tags: bool = False  # ann+news@x.org is ann@x.org
+    dots: tuple[DomainName, ...] = ()  # at these domains a.nn is ann
+    phone: bool = False  # who has the same phone number is the same person
+
+
 class TenantSpec(Spec):
     """An owner of data and limits. The postal address stands in every mail (it is the law in most places)."""
 
@@ -73,6 +81,7 @@ class TenantSpec(Spec):
     name: Line
     postal_address: Line
     time_zone: TimeZone = "UTC"
+    merge: MergeSpec = MergeSpec()
 
 
 class TenantOwned(Spec):

@@ -14,33 +14,6 @@ import polars as pl
 
 from mailmill.pipelines.ingest.validation import FIELD
 
-_TIME = pl.Datetime("us", "UTC")
-CONTACTS_SCHEMA = pl.Schema(
-    {
-        "contact_id": pl.Int64(),
-        "match_key": pl.String(),
-        "email": pl.String(),
-        "phone": pl.String(),
-        "name": pl.String(),
-        "language": pl.String(),
-        "category": pl.String(),
-        "country": pl.String(),
-        "time_zone": pl.String(),
-        "tags": pl.List(pl.String()),
-        "fields": pl.String(),  # a JSON object: custom field -> text
-        "sources": pl.List(pl.String()),  # slugs
-        "verdict": pl.String(),
-        "verdict_reason": pl.String(),
-        "status": pl.String(),  # 'active', or why the tenant does not mail it
-        "first_seen": _TIME,
-        "last_seen": _TIME,
-        "created_at": _TIME,
-        "last_accepted": _TIME,
-        "last_opened": _TIME,
-        "last_clicked": _TIME,
-        "last_bounced": _TIME,
-    }
-)
 CLAIMS_SCHEMA = pl.Schema(
     {
         "match_key": pl.String(),

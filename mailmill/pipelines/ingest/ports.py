@@ -152,8 +152,8 @@ class ContactStore(Protocol):
         """One validated batch in one transaction. None: somebody else had loaded it."""
         ...
 
-    def publish(self, tenant_id: int, now: datetime) -> int:
-        """Write the CONTACTS generation and put it in the place of the last. Out: rows."""
+    def publish(self, tenant_id: int, now: datetime) -> Published:
+        """Put a CONTACTS generation in the place of the last; its files that are still true stay."""
         ...
 
 
@@ -191,7 +191,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A generation of contacts."""
+    """A generation of contacts, and what it took."""
 
     rows: int
     as_of: datetime
+    files_written: int
+    files_kept: int
+    bytes_written: int
+    merged: int  # contacts that are shown as a part of another one
+    largest_person: int  # contacts of the person who has most of them
+    seconds: float

@@ -160,4 +160,4 @@ def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
 
 def publish_contacts(tenant_id: int, contacts: ContactStore, *, now: datetime) -> Published:
     """Write the tenant's contacts as they are now into the lake, in the place of the last generation."""
-    return Published(rows=contacts.publish(tenant_id, now), as_of=now)
+    return contacts.publish(tenant_id, now)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 import polars as pl
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.generations import GRAVEST
 from mailmill.pipelines.target.segments import custom_field
 from mailmill.pipelines.target.templates import CONSTANTS, TemplateFacts
 
@@ -25,7 +26,7 @@ AUDIENCE_SCHEMA = pl.Schema(
 SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String()})
 
 # Why a contact is not mailed; the first that applies is the one that counts.
-SUPPRESSED = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "imported")
+SUPPRESSED = GRAVEST
 REASONS = ("no_email", "invalid", *SUPPRESSED, "duplicate")
 
 CONTACT_FIELDS = ("email", "phone", "name", "language", "category", "country", "time_zone")
@@ -58,31 +59,44 @@ def judged(members: pl.LazyFrame, suppressions: pl.DataFrame) -> pl.DataFrame:
     In:     CONTACTS_SCHEMA; SUPPRESSION_SCHEMA, live, those in force for this campaign.
     Out:    the contacts' columns, address_key and excluded, by contact_id.
     """
-    rank = pl.col("reason").replace_strict(
-        {reason: at for at, reason in enumerate(SUPPRESSED)}, default=len(SUPPRESSED), return_dtype=pl.Int8()
-    )
     suppressed = (
-        suppressions.with_columns(rank=rank).sort("rank").unique("address_key", keep="first")
+        suppressions.sort(_gravity("reason")).unique("address_key", keep="first")
         .select("address_key", suppressed="reason")
     )  # fmt: skip
     # the match key is the folded address unless the contact was first known by its phone
     key = pl.when(pl.col("match_key").str.contains("@", literal=True)).then("match_key")
-    frame = (
+    frame = _by_alias(
         members.with_columns(address_key=key.otherwise(pl.col("email").str.to_lowercase()))
-        .join(suppressed.lazy(), on="address_key", how="left")
-        .sort("contact_id")
-        .with_columns(
-            excluded=pl.when(pl.col("email").is_null()).then(pl.lit("no_email"))
-            .when(pl.col("verdict") == "invalid").then(pl.lit("invalid"))
-            .otherwise("suppressed")
-        )
+        .join(suppressed.lazy(), on="address_key", how="left").sort("contact_id").collect(),
+        suppressed,
+    ).with_columns(
+        excluded=pl.when(pl.col("email").is_null()).then(pl.lit("no_email"))
+        .when(pl.col("verdict") == "invalid").then(pl.lit("invalid"))
+        .otherwise("suppressed")
     )  # fmt: skip
     # the first of several contacts with one address is mailed, whatever kept the others out
     twice = pl.col("excluded").is_null() & (pl.int_range(pl.len()).over("address_key", "excluded") > 0)
-    return (
-        frame.with_columns(excluded=pl.when(twice).then(pl.lit("duplicate")).otherwise("excluded"))
-        .drop("suppressed").collect()
+    return frame.with_columns(excluded=pl.when(twice).then(pl.lit("duplicate")).otherwise("excluded")).drop(
+        "suppressed"
+    )
+
+
+def _by_alias(frame: pl.DataFrame, suppressed: pl.DataFrame) -> pl.DataFrame:
+    """A person is suppressed by any of their addresses. In: suppressed holds an address's gravest reason."""
+    several = frame.lazy().filter(pl.col("aliases").list.len() > 1).select("contact_id", address_key="aliases")
+    by_alias = (
+        several.explode("address_key").join(suppressed.lazy(), on="address_key")
+        .group_by("contact_id").agg(pl.col("suppressed").sort_by(_gravity("suppressed")).first()).collect()
     )  # fmt: skip
+    if by_alias.is_empty():
+        return frame
+    return frame.update(by_alias, on="contact_id")
+
+
+def _gravity(column: str) -> pl.Expr:
+    return pl.col(column).replace_strict(
+        {reason: at for at, reason in enumerate(SUPPRESSED)}, default=len(SUPPRESSED), return_dtype=pl.Int8()
+    )
 
 
 def count(judged_members: pl.DataFrame) -> dict[str, int]:

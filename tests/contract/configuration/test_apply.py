@@ -15,7 +15,7 @@ from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import keys, manifest
 from mailmill.io.postgres.database import Database
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 
 
 @pytest.fixture

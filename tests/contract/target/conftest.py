@@ -15,7 +15,7 @@ from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.configuration import documents, plan
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.target import planning, ticks
 
 HTML = """<p>Hello {{ name | default("there") }}</p>

@@ -20,7 +20,7 @@ from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.ingest import stage
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.ingest.ports import Feed, Loaded, Received, SourceRow, Validated
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -28,7 +28,7 @@ from mailmill.io.postgres import api_keys, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.read_pool import ReadPool
 from mailmill.io.postgres.server import EmbeddedServer
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.listen.decode import EVENT_SCHEMA
 
 NOW = datetime(2026, 11, 20, 12, 30, tzinfo=UTC)

@@ -17,7 +17,7 @@ from mailmill.io.lake import Lake
 from mailmill.io.postgres import manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.warehouse import Warehouse
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 
 PUBLICATIONS = 20
 # a process of its own, because DuckDB shares an open file within one; it ends when its input does

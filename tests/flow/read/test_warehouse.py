@@ -146,7 +146,7 @@ def test_files_under_a_publication_are_pinned_until_nobody_has_it_open(
     assert old < warehouse.pinned(later)
     much_later = later + timedelta(days=2)
     assert not old <= warehouse.pinned(much_later)
-    assert lake.sweep(warehouse.pinned(much_later), older_than_s=-1) == 2
+    assert lake.sweep(warehouse.pinned(much_later), older_than_s=-1).files == 2
     warehouse.publish(database, now=much_later)
     assert len(list((warehouse.folder / "pins").iterdir())) == 4  # one that is, one that was, for each of two files
 

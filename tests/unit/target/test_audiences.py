@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.target.audiences import (
     AUDIENCE_SCHEMA,
     REASONS,

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from mailmill.pipelines.configuration.specs import SegmentSpec
-from mailmill.pipelines.ingest.contacts import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.rules import parse
 from mailmill.pipelines.target.segments import compare, compile_rule, members

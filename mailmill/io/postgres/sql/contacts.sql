@@ -88,31 +88,3 @@ WITH updated AS (
             IS DISTINCT FROM
             (new.email, new.phone, new.name, new.language, new.category, new.country, new.time_zone, new.tags, new.fields, new.verdict, new.verdict_reason) AS changed)
 SELECT count(*) FILTER (WHERE changed) FROM updated;
-
--- name: lock_generation
--- Two publishers at once: the later snapshot must also be the later generation.
-SELECT pg_advisory_xact_lock(hashtextextended('mailmill:publish:' || %(tenant_id)s::text, 0));
-
--- name: generation
--- CONTACTS_SCHEMA: times as epoch microseconds, lists joined by the unit separator. Of several suppressions the gravest shows.
-COPY (
-  SELECT c.id, c.match_key, c.email, c.phone, c.name, c.language, c.category, c.country, c.time_zone,
-         array_to_string(c.tags, E'\x1f'), c.fields::text, s.slugs, c.verdict, c.verdict_reason, coalesce(x.reason, 'active'),
-         (extract(epoch FROM s.first_seen) * 1000000)::bigint, (extract(epoch FROM s.last_seen) * 1000000)::bigint,
-         (extract(epoch FROM c.created_at) * 1000000)::bigint, e.last_accepted::bigint * 1000000, e.last_opened::bigint * 1000000,
-         e.last_clicked::bigint * 1000000, e.last_bounced::bigint * 1000000
-    FROM contacts c
-    LEFT JOIN (
-      SELECT cs.contact_id, string_agg(src.slug, E'\x1f' ORDER BY src.slug) AS slugs, min(cs.first_seen) AS first_seen,
-             max(cs.last_seen) AS last_seen
-        FROM contact_sources cs JOIN sources src ON src.id = cs.source_id
-       WHERE cs.tenant_id = %(tenant_id)s GROUP BY cs.contact_id) s ON s.contact_id = c.id
-    LEFT JOIN (
-      SELECT DISTINCT ON (channel, address_key) channel, address_key, reason FROM suppressions
-       WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND scope_campaign_id IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)
-       ORDER BY channel, address_key,
-         array_position(ARRAY['forgotten', 'complained', 'unsubscribed', 'bounced', 'manual', 'imported'], reason)) x
-      ON x.address_key = c.match_key AND x.channel = CASE WHEN c.email IS NULL THEN 'phone' ELSE 'email' END
-    LEFT JOIN engagement e ON e.contact_id = c.id
-   WHERE c.tenant_id = %(tenant_id)s ORDER BY c.id
-) TO STDOUT (FORMAT csv);

@@ -10,3 +10,6 @@ DELETE FROM manifest WHERE tenant_id = %(tenant_id)s AND dataset = %(dataset)s A
 SELECT file, part, batch_id, rows, facts, published_at FROM manifest
  WHERE tenant_id = %(tenant_id)s AND dataset = %(dataset)s AND (%(part)s::text IS NULL OR part = %(part)s)
  ORDER BY published_at, file;
+
+-- name: all_files
+SELECT file FROM manifest;

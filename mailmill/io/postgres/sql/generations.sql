@@ -1,0 +1,113 @@
+-- What a generation of contacts is read from, in buckets of 65,536 contact ids. All of it is one snapshot.
+
+-- name: lock
+-- Two publishers at once: the later snapshot must also be the later generation. The session holds it, because a snapshot
+-- that waited here would be old.
+SELECT pg_advisory_lock(hashtextextended('mailmill:publish:' || %(tenant_id)s::text, 0));
+
+-- name: lock_timeout
+SELECT set_config('lock_timeout', %(milliseconds)s, false);
+
+-- name: tenants
+SELECT slug, id FROM tenants t
+ WHERE EXISTS (SELECT FROM manifest m WHERE m.tenant_id = t.id AND m.dataset = 'contacts') ORDER BY slug;
+
+-- name: merge_rule
+SELECT coalesce(spec -> 'merge', '{}') FROM tenants WHERE id = %(tenant_id)s;
+
+-- name: sources
+SELECT id, slug FROM sources WHERE tenant_id = %(tenant_id)s ORDER BY slug;
+
+-- name: origin
+-- Transaction numbers mean something within one server and one making of its tables: a restored backup has others.
+SELECT (SELECT system_identifier FROM pg_control_system()) || '.' || 'contacts'::regclass::oid;
+
+-- name: stage
+-- Who is not mailed now, and why; of several reasons the gravest.
+CREATE TEMP TABLE shown (contact_id bigint PRIMARY KEY, reason text NOT NULL) ON COMMIT DROP;
+
+-- name: fill_shown
+INSERT INTO shown
+SELECT DISTINCT ON (c.id) c.id, s.reason
+  FROM suppressions s JOIN contacts c ON c.tenant_id = %(tenant_id)s AND c.match_key = s.address_key
+ WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = CASE WHEN c.email IS NULL THEN 'phone' ELSE 'email' END
+   AND s.scope_campaign_id IS NULL AND (s.expires_at IS NULL OR s.expires_at > %(now)s)
+ ORDER BY c.id, array_position(%(gravest)s::text[], s.reason);
+
+-- name: fingerprints
+-- A row's transaction number changes with every change of the row, so this changes with any row a bucket is made of.
+SELECT bucket, string_agg(concat(what, ':', n, ':', hash), ' ' ORDER BY what) AS fingerprint
+  FROM (SELECT 'contacts' AS what, id >> %(bits)s AS bucket, count(*) AS n, bit_xor(hashxidextended(xmin, id)) AS hash
+          FROM contacts WHERE tenant_id = %(tenant_id)s GROUP BY 2
+        UNION ALL
+        SELECT 'sources', contact_id >> %(bits)s, count(*),
+               bit_xor(hashxidextended(xmin, hashint8extended(contact_id, source_id)))
+          FROM contact_sources WHERE tenant_id = %(tenant_id)s GROUP BY 2
+        UNION ALL
+        SELECT 'engagement', contact_id >> %(bits)s, count(*), bit_xor(hashxidextended(xmin, contact_id))
+          FROM engagement WHERE tenant_id = %(tenant_id)s GROUP BY 2
+        UNION ALL
+        SELECT 'shown', contact_id >> %(bits)s, count(*), bit_xor(hashtextextended(reason, contact_id))
+          FROM shown GROUP BY 2) p
+ GROUP BY bucket HAVING bool_or(what = 'contacts') ORDER BY bucket;
+
+-- name: contacts
+-- A bucket's contacts, and those of other buckets that are shown in it. Lists are joined by the unit separator. A double
+-- holds microseconds exactly until the year 2255, and is an order faster than numeric.
+COPY (
+  SELECT id, match_key, email, phone, name, language, category, country, time_zone, array_to_string(tags, E'\x1f'),
+         fields::text, verdict, verdict_reason, (date_part('epoch', created_at) * 1000000)::bigint
+    FROM contacts
+   WHERE tenant_id = %(tenant_id)s AND (id BETWEEN %(first)s AND %(last)s OR id = ANY(%(others)s::bigint[]))
+) TO STDOUT (FORMAT csv);
+
+-- name: sightings
+COPY (
+  SELECT contact_id, source_id, (date_part('epoch', first_seen) * 1000000)::bigint,
+         (date_part('epoch', last_seen) * 1000000)::bigint
+    FROM contact_sources
+   WHERE tenant_id = %(tenant_id)s
+     AND (contact_id BETWEEN %(first)s AND %(last)s OR contact_id = ANY(%(others)s::bigint[]))
+) TO STDOUT (FORMAT csv);
+
+-- name: engagement
+COPY (
+  SELECT contact_id, last_accepted::bigint * 1000000, last_delivered::bigint * 1000000, last_opened::bigint * 1000000,
+         last_clicked::bigint * 1000000, last_bounced::bigint * 1000000
+    FROM engagement
+   WHERE tenant_id = %(tenant_id)s
+     AND (contact_id BETWEEN %(first)s AND %(last)s OR contact_id = ANY(%(others)s::bigint[]))
+) TO STDOUT (FORMAT csv);
+
+-- name: shown
+COPY (
+  SELECT contact_id, reason FROM shown
+   WHERE contact_id BETWEEN %(first)s AND %(last)s OR contact_id = ANY(%(others)s::bigint[])
+) TO STDOUT (FORMAT csv);
+
+-- name: keys
+-- What a tenant's rule may hold for one person.
+COPY (SELECT id, match_key, phone FROM contacts
+       WHERE tenant_id = %(tenant_id)s AND id BETWEEN %(first)s AND %(last)s) TO STDOUT (FORMAT csv);
+
+-- name: said
+-- Every value of these contacts with its rank (contacts.provenance).
+COPY (
+  SELECT c.id, f.field, f.value, (r.rank ->> 0)::bigint, (r.rank ->> 1)::bigint, (r.rank ->> 2)::bigint, (r.rank ->> 3)::bigint
+    FROM contacts c
+   CROSS JOIN LATERAL (
+     SELECT * FROM (VALUES ('email', c.email), ('phone', c.phone), ('name', c.name), ('language', c.language),
+       ('category', c.category), ('country', c.country), ('time_zone', c.time_zone)) v (field, value)
+     UNION ALL SELECT 'fields.' || e.key, e.value FROM jsonb_each_text(c.fields) e) f (field, value)
+   CROSS JOIN LATERAL (
+     SELECT coalesce(c.provenance -> f.field, c.provenance -> '*', '[-32768, 0, 0, 0]') AS rank) r
+   WHERE c.tenant_id = %(tenant_id)s AND c.id = ANY(%(members)s::bigint[]) AND f.value IS NOT NULL
+) TO STDOUT (FORMAT csv);
+
+-- name: withdraw
+-- Every file of the generation before but those that stay.
+DELETE FROM manifest WHERE tenant_id = %(tenant_id)s AND dataset = 'contacts' AND NOT file = ANY(%(kept)s::text[]);
+
+-- name: keep
+UPDATE manifest SET facts = u.facts::jsonb FROM unnest(%(files)s::text[], %(facts)s::text[]) u (file, facts)
+ WHERE manifest.file = u.file;

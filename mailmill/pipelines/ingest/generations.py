@@ -1,0 +1,70 @@
+"""What a generation of contacts shows of each contact, and how it is divided into files."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from mailmill.pipelines.ingest import phone_places
+
+BUCKET_BITS = 16  # a file holds the contacts whose ids agree but for their last 16 bits: 65,536 ids
+# why a tenant does not mail somebody, the gravest first
+GRAVEST = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "imported")
+ACTIVE = "active"
+_TIME = pl.Datetime("us", "UTC")
+CONTACTS_SCHEMA = pl.Schema(
+    {
+        "contact_id": pl.Int64(),
+        "match_key": pl.String(),  # of `email`, or else of `phone`
+        "email": pl.String(),
+        "phone": pl.String(),
+        "name": pl.String(),
+        "language": pl.String(),
+        "category": pl.String(),
+        "country": pl.String(),
+        "time_zone": pl.String(),  # the phone number's where nobody gave one
+        "tags": pl.List(pl.String()),
+        "fields": pl.String(),  # a JSON object: custom field -> text
+        "sources": pl.List(pl.String()),  # slugs
+        "verdict": pl.String(),
+        "verdict_reason": pl.String(),
+        "status": pl.String(),  # 'active', or why the tenant does not mail it
+        "first_seen": _TIME,
+        "last_seen": _TIME,
+        "created_at": _TIME,
+        "last_accepted": _TIME,
+        "last_delivered": _TIME,
+        "last_opened": _TIME,
+        "last_clicked": _TIME,
+        "last_bounced": _TIME,
+        "domain": pl.String(),  # of `email`
+        "provider": pl.String(),  # who runs the mailbox
+        "score": pl.Int16(),
+        "suggestion": pl.String(),  # the address that was probably meant
+        "phone_code": pl.String(),  # '+49'
+        "consent": pl.String(),
+        "aliases": pl.List(pl.String()),  # every match key of this person, `match_key` among them; sorted
+    }
+)
+# of contacts.id, as it is held: what is derived comes with `completed`
+DERIVED = ("domain", "provider", "score", "suggestion", "phone_code")
+
+
+def completed(rows: pl.DataFrame) -> pl.DataFrame:
+    """A file of the generation: what follows from a contact's own values is added.
+
+    In:     CONTACTS_SCHEMA but for DERIVED.
+    Out:    CONTACTS_SCHEMA in order of contact_id.
+    """
+    return rows.with_columns(
+        time_zone=pl.coalesce("time_zone", phone_places.zone(pl.col("phone"))),
+        domain=pl.col("email").str.extract("@([^@]+)$"),
+        phone_code=phone_places.calling_code(pl.col("phone")),
+        provider=pl.lit(None, pl.String),
+        score=pl.lit(None, pl.Int16),
+        suggestion=pl.lit(None, pl.String),
+    ).select(CONTACTS_SCHEMA.names()).match_to_schema(CONTACTS_SCHEMA).sort("contact_id")  # fmt: skip
+
+
+def content(frame: pl.DataFrame) -> str:
+    """A fingerprint of a file's rows: equal content, equal text. It says nothing to another version of polars."""
+    return f"{frame.height}:{frame.hash_rows().sum() or 0:x}"

@@ -1,0 +1,177 @@
+"""A generation of contacts: what it costs to publish, and what its readers see meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from mailmill.io.postgres import manifest
+from mailmill.io.postgres.audiences import PostgresContacts
+from mailmill.pipelines.ingest import stage
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+BUCKET = 65_536
+PEOPLE = """
+INSERT INTO contacts (id, tenant_id, match_key, email, phone, name, provenance)
+OVERRIDING SYSTEM VALUE
+SELECT n * %(apart)s, %(tenant_id)s, 'p' || n || '@x.org', 'p' || n || '@x.org', '+4930' || 100000 + n, 'P' || n,
+       '{"*": [0, 0, 1, 1]}' FROM generate_series(1, %(n)s) n;
+"""
+
+
+@pytest.fixture
+def people(mill):
+    """Writes n contacts, `apart` ids from each other. Out: the tenant's id."""
+
+    def write(n: int, apart: int = BUCKET) -> int:
+        tenant_id = mill.tenant()
+        with mill.database.transaction() as conn:
+            conn.execute(PEOPLE.strip().rstrip(";"), {"n": n, "apart": apart, "tenant_id": tenant_id})
+        return tenant_id
+
+    return write
+
+
+def files(mill, tenant_id: int) -> list[str]:
+    with mill.database.transaction() as conn:
+        return sorted(one.file for one in manifest.listed(conn, tenant_id=tenant_id, dataset="contacts"))
+
+
+def publish(mill, tenant_id: int, at: datetime = NOW):
+    return stage.publish_contacts(tenant_id, mill.store, now=at)
+
+
+def run(mill, statement: str) -> None:
+    with mill.database.transaction() as conn:
+        conn.execute(statement)
+
+
+CHANGES = {
+    "a value": "UPDATE contacts SET name = 'Ann' WHERE id = 131072",
+    "a new contact": "INSERT INTO contacts (id, tenant_id, match_key, email, provenance) OVERRIDING SYSTEM VALUE"
+    " SELECT 131073, tenant_id, 'n@x.org', 'n@x.org', '{}' FROM contacts LIMIT 1",
+    "a reaction": "INSERT INTO engagement (contact_id, tenant_id, last_delivered)"
+    " SELECT id, tenant_id, 5 FROM contacts WHERE id = 131072",
+    "a suppression": "INSERT INTO suppressions (tenant_id, address_key, reason)"
+    " SELECT tenant_id, 'p2@x.org', 'manual' FROM contacts LIMIT 1",
+}
+
+
+@pytest.mark.parametrize("statement", CHANGES.values(), ids=CHANGES.keys())
+def test_only_the_bucket_that_changed_is_written_again(mill, people, statement):
+    tenant_id = people(4)
+    first = publish(mill, tenant_id)
+    assert (first.rows, first.files_written, first.files_kept) == (4, 4, 0)
+    before = files(mill, tenant_id)
+    run(mill, statement)
+    again = publish(mill, tenant_id, NOW + timedelta(hours=1))
+    assert (again.files_written, again.files_kept) == (1, 3)
+    assert len(set(before) & set(files(mill, tenant_id))) == 3
+    shown = PostgresContacts(database=mill.database, lake=mill.lake).generation(tenant_id)
+    assert shown.as_of == NOW + timedelta(hours=1)
+    assert shown.contacts.collect().height == mill.rows("SELECT count(*) AS n FROM contacts")[0]["n"]
+
+
+def test_what_changes_no_content_writes_no_file(mill, people):
+    tenant_id = people(2)
+    publish(mill, tenant_id)
+    before = files(mill, tenant_id)
+    run(mill, "UPDATE contacts SET updated_at = now()")
+    assert publish(mill, tenant_id).files_written == 0
+    assert files(mill, tenant_id) == before
+    assert publish(mill, tenant_id).files_written == 0
+
+
+def test_a_bucket_whose_contacts_are_gone_leaves_no_file_and_an_expired_suppression_shows(mill, people):
+    tenant_id = people(3)
+    run(
+        mill,
+        "INSERT INTO suppressions (tenant_id, address_key, reason, expires_at)"
+        " SELECT tenant_id, 'p1@x.org', 'manual', '2026-11-20 13:00+00' FROM contacts LIMIT 1",
+    )
+    publish(mill, tenant_id)
+    run(mill, "DELETE FROM contacts WHERE id = 131072")
+    later = publish(mill, tenant_id, NOW + timedelta(hours=2))
+    assert (later.rows, later.files_written, later.files_kept) == (2, 1, 1)
+    assert mill.lake.scan(files(mill, tenant_id), pl.Schema({"status": pl.String()})).collect()["status"].to_list() == [
+        "active", "active",
+    ]  # fmt: skip
+
+
+def test_a_generation_shows_what_follows_from_address_and_number(mill):
+    source = mill.source(columns={})
+    mill.read(source, "email,phone,time_zone\nann@x.org,+49 30 123456,\nbob@y.org,+12125550100,Asia/Tokyo\n")
+    rows = mill.generation().sort("match_key").to_dicts()
+    said = [(r["domain"], r["phone_code"], r["time_zone"], r["aliases"]) for r in rows]
+    assert said == [
+        ("x.org", "+49", "Europe/Berlin", ["ann@x.org"]),
+        ("y.org", "+1", "Asia/Tokyo", ["bob@y.org"]),
+    ]
+
+
+def test_P05_two_publishers_at_once_leave_one_whole_generation(mill, people):
+    tenant_id = people(20)
+    threads = [threading.Thread(target=publish, args=(mill, tenant_id, NOW + timedelta(seconds=n))) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(files(mill, tenant_id)) == 20
+    assert mill.lake.scan(files(mill, tenant_id), pl.Schema({"contact_id": pl.Int64()})).collect().height == 20
+
+
+def test_P05_a_reader_during_publications_sees_one_generation_each_time(mill, people):
+    """Every contact of a generation carries its number as its name; the old files are swept under the reader."""
+    tenant_id = people(6)
+    run(mill, "UPDATE contacts SET name = '0'")
+    publish(mill, tenant_id)
+    store, seen, stop = PostgresContacts(database=mill.database, lake=mill.lake), [], threading.Event()
+
+    def read() -> None:
+        while not stop.is_set():
+            generation = store.generation(tenant_id)
+            seen.append(generation.contacts.select("name").collect()["name"].to_list())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for n in range(1, 12):
+        run(mill, f"UPDATE contacts SET name = '{n}'")
+        publish(mill, tenant_id, NOW + timedelta(minutes=n))
+        with mill.database.transaction() as conn:
+            mill.lake.sweep(manifest.all_files(conn))
+    stop.set()
+    reader.join(30)
+    assert seen and all(len(names) == 6 and len(set(names)) == 1 for names in seen)
+    assert [int(names[0]) for names in seen] == sorted(int(names[0]) for names in seen)
+
+
+def test_a_sweep_leaves_the_old_generation_its_grace_and_then_takes_it(mill, people):
+    tenant_id = people(2)
+    publish(mill, tenant_id)
+    old = files(mill, tenant_id)
+    store = PostgresContacts(database=mill.database, lake=mill.lake)
+    reader = store.generation(tenant_id)
+    run(mill, "UPDATE contacts SET name = 'new'")
+    publish(mill, tenant_id)
+    listed = set(files(mill, tenant_id))
+    (mill.lake.root / str(tenant_id) / "contacts" / ".killed.parquet.tmp").write_bytes(b"torn")
+    swept = mill.lake.sweep(listed)
+    assert (swept.files, swept.waiting, swept.listed) == (0, 3, 2)
+    assert reader.contacts.collect()["name"].to_list() == ["P1", "P2"]
+    swept = mill.lake.sweep(listed, older_than_s=0)
+    assert (swept.files, swept.waiting) == (3, 0) and swept.bytes > 4
+    assert not any(mill.lake.path(file).exists() for file in old)
+    assert store.generation(tenant_id).contacts.collect()["name"].to_list() == ["new", "new"]
+
+
+def test_a_file_that_is_listed_after_it_was_seen_has_its_whole_grace_again(mill, people):
+    tenant_id = people(1)
+    publish(mill, tenant_id)
+    name = set(files(mill, tenant_id))
+    assert mill.lake.sweep(set()).waiting == 1
+    assert mill.lake.sweep(name).waiting == 0
+    (mill.lake.root / ".unlisted.json").write_text("torn {")
+    assert mill.lake.sweep(set(), older_than_s=0.5).waiting == 1
