@@ -45,7 +45,8 @@ def contacts_frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         }
         for number, row in enumerate(rows, start=1)
     ]
-    return pl.DataFrame(filled, schema=CONTACTS_SCHEMA)
+    frame = pl.DataFrame(filled, schema=CONTACTS_SCHEMA)
+    return frame.with_columns(domain=pl.col("email").str.extract("@([^@]+)$"))
 
 
 class World:

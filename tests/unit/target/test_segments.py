@@ -37,7 +37,7 @@ FRAME = pl.DataFrame(
         for n, (name, contact) in enumerate(CONTACTS.items())
     ],
     schema=CONTACTS_SCHEMA,
-)
+).with_columns(domain=pl.col("email").str.extract("@([^@]+)$"))
 
 
 def taken(rule) -> str:
