@@ -289,7 +289,8 @@ class World:
             "final_dot_timeout_s": 5, "messages_per_connection": 1000, **(transport or {}),
         }  # fmt: skip
         frozen = {
-            "merge_fields": ["name"], "subject": "Hi {{ name }}", "html": HTML, "text": TEXT, "from_name": "Acme",
+            "merge_fields": ["name"], "from_name": "Acme",
+            "variants": [{"subject": "Hi {{ name }}", "html": HTML, "text": TEXT, "links": [0]}],
             "from_address": "news@acme.example", "reply_to": None, "return_path_domain": "bounce.acme.example",
             "list_id": "spring.acme.example", "postal_address": "1 Quay", "tenant_name": "Acme",
             "public_url": "https://t.acme.example", "doubt": "hold", "max_attempts": 8, "give_up_after_s": 259200,

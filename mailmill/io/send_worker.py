@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
 from mailmill.io.journal import FolderJournal, boot_id, folder_of, folders
 from mailmill.io.postgres import doubts, keys, ledger
@@ -25,8 +27,9 @@ from mailmill.io.postgres.ledger_ports import PostgresFollower, PostgresLedger, 
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.calls import LONGEST_TROUBLE, Report
+from mailmill.pipelines.send.dkim import load
 from mailmill.pipelines.send.loop import Sender, Terms
-from mailmill.pipelines.send.messages import Composer
+from mailmill.pipelines.send.messages import Composer, DkimKey, SigningKeys
 from mailmill.pipelines.send.ports import CampaignFacts, RouteFacts
 from mailmill.pipelines.send.tokens import Key
 
@@ -81,7 +84,7 @@ def run_worker(
             ledger=PostgresLedger(session, name, rescue=rescue),
             journal=journal,
             relay=lambda route: _relay(route, secret),
-            composer=lambda facts, content: _composer(signing, facts, content),
+            composer=lambda facts, content: composer(signing, facts, content, secret),
             progress=progress,
         )  # fmt: skip
         report = _run(sender, own_process=own_process)
@@ -218,30 +221,39 @@ def _say_goodbye(session: SenderSession, name: str, trouble: str | None) -> None
 # ------------------------------------------------------------ parts
 
 
-def _signing_keys(session: SenderSession) -> dict[str, Key]:
+def _signing_keys(session: SenderSession) -> SigningKeys:
+    with session.use() as conn:
+        return signing_keys(conn)
+
+
+def signing_keys(conn: psycopg.Connection) -> SigningKeys:
     """The keys that sign now.
 
     Raises: Misconfigured when one is missing.
     """
     found = {}
-    with session.use() as conn:
-        for purpose in ("tracking", "unsubscribe", "return_path"):
-            usable = keys.usable(conn, purpose)
-            if not usable:
-                raise Misconfigured(f"there is no {purpose} key yet", remedy="Run `mailmill apply`, which makes it.")
-            id, value = next(iter(usable.items()))
-            found[purpose] = Key(id, value)
-    return found
+    for purpose in ("tracking", "unsubscribe", "return_path"):
+        usable = keys.usable(conn, purpose)
+        if not usable:
+            raise Misconfigured(f"there is no {purpose} key yet", remedy="Run `mailmill apply`, which makes it.")
+        id, value = next(iter(usable.items()))
+        found[purpose] = Key(id, value)
+    return SigningKeys(**found)
 
 
-def _composer(signing: Mapping[str, Key], facts: CampaignFacts, content: Mapping[str, Any]) -> Composer:
+def composer(
+    signing: SigningKeys, facts: CampaignFacts, content: Mapping[str, Any], secret: Callable[[str], str]
+) -> Composer:
+    """What makes a campaign's messages. Raises: Misconfigured when a key of its identity cannot be read."""
     return Composer(
         content,
         tenant=facts.tenant_id,
         campaign=facts.id,
-        tracking=signing["tracking"],
-        unsubscribe=signing["unsubscribe"],
-        return_path=signing["return_path"],
+        keys=signing,
+        dkim_keys=[
+            DkimKey(domain=one["domain"], selector=one["selector"], key=load(secret(one["key"]), place=one["key"]))
+            for one in content.get("dkim") or ()
+        ],
     )
 
 

@@ -67,6 +67,7 @@ class Item:
     batch: Batch
     id: int
     attempt: int
+    variant: int  # of the campaign's contents
     address: bytes
     values: list[bytes]
     content: bytes = b""
@@ -91,10 +92,10 @@ class Batch:
     def items(self, rows: bytes) -> list[Item]:
         found = []
         for row in rows.split(LINE) if rows else ():
-            id, attempt, address, *values = row.split(FIELD)
+            id, attempt, variant, address, *values = row.split(FIELD)
             if not self.campaign.composer.fields:
                 values = []
-            found.append(Item(self, int(id), int(attempt), address, values))
+            found.append(Item(self, int(id), int(attempt), int(variant), address, values))
         self.left += len(found)
         return found
 

@@ -1,23 +1,25 @@
 """A campaign's frozen content, compiled once, and one message of it for each recipient.
 
-A part that only prints merge fields is encoded once and joined with the values; a part with conditions is rendered by
-Jinja2 for each recipient. Either way the bytes are final: CRLF, quoted-printable, no line begins with a dot.
+What is the same for everybody is encoded once and joined with the recipient's values and tokens; the bytes are final:
+CRLF, quoted-printable, no line begins with a dot, signed by DKIM where the identity has keys.
 
-Source: RFC 5322, RFC 2046 section 5.1.4, RFC 8058 (one-click unsubscribe), RFC 2919 (List-Id).
+Source: RFC 5322, RFC 2046 section 5.1.4, RFC 8058 (one-click unsubscribe), RFC 6376 (DKIM).
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
 
 from mailmill.errors import TerminalError
-from mailmill.pipelines.send import mime
-from mailmill.pipelines.send.parts import MISSING, Part, Subject, compile_part, compile_subject
-from mailmill.pipelines.send.tokens import Key, TrackingSigner, return_path_token, unsubscribe_token
+from mailmill.pipelines.send import dkim, headers, links
+from mailmill.pipelines.send.parts import MISSING, Body, Subject
+from mailmill.pipelines.send.slots import Names
+from mailmill.pipelines.send.tokens import Key, MessageTokens
 
 MAX_BYTES = 5_000_000  # of one message
 # ASCII only: a local part beyond it needs SMTPUTF8, which few relays offer
@@ -45,11 +47,47 @@ class Outgoing:
     content: bytes
 
 
-class Composer:
-    """Makes the messages of one campaign.
+class Row(Protocol):
+    """A recipient as it was claimed."""
 
-    In: content as planning froze it (campaigns.content), the keys that sign now.
-    Raises: Misconfigured when the content cannot be compiled at all.
+    @property
+    def id(self) -> int: ...
+    @property
+    def address(self) -> bytes: ...
+    @property
+    def values(self) -> Sequence[bytes]:
+        """In the order of Composer.fields, UTF-8, MISSING where there is none."""
+        ...
+
+    @property
+    def variant(self) -> int:
+        """Which of the campaign's contents this recipient gets."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKeys:
+    """What signs a campaign's tokens now."""
+
+    tracking: Key
+    unsubscribe: Key
+    return_path: Key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DkimKey:
+    """A key of the identity, loaded."""
+
+    domain: str
+    selector: str
+    key: dkim.PrivateKey
+
+
+class Composer:
+    """Makes the messages of one campaign. Safe in threads: where DKIM's RSA is the cost, batches go to several.
+
+    In:     content as planning froze it (campaigns.content); the keys of the campaign's identity.
+    Raises: Misconfigured, LookupError or ValueError when the content cannot be used at all.
     """
 
     def __init__(
@@ -58,86 +96,121 @@ class Composer:
         *,
         tenant: int,
         campaign: int,
-        tracking: Key,
-        unsubscribe: Key,
-        return_path: Key,
+        keys: SigningKeys,
+        dkim_keys: Sequence[DkimKey] = (),
     ) -> None:
-        self._ids = tenant, campaign
-        self._signer, self._unsubscribe, self._return_path = TrackingSigner(tracking), unsubscribe, return_path
+        self._tokens = MessageTokens(
+            tenant, campaign, tracking=keys.tracking, unsubscribe=keys.unsubscribe, return_path=keys.return_path
+        )
         self.fields: tuple[str, ...] = tuple(content["merge_fields"])
-        self._links = len(content["links"])
-        self._domain = str(content["return_path_domain"])
-        self._base = str(content["public_url"]).rstrip("/")
-        self._subject: Subject = compile_subject(content)
-        self._text: Part = compile_part("text", content)
-        self._html: Part = compile_part("html", content)
-        self._fixed = _fixed_headers(content, tenant=tenant, campaign=campaign)
-        boundary = "=_mailmill_" + hashlib.sha256(repr(self._fixed).encode()).hexdigest()[:16]
-        self._open, self._between, self._close = _multipart(boundary)
+        self._domain = str(content["return_path_domain"]).encode()
+        self._leave_url = f"{str(content['public_url']).rstrip('/')}/u/".encode() + self._tokens.leave_head()
+        self._leave_mail = headers.leave_by_mail(content)
+        seed = f"{tenant}.{campaign}.{content['list_id']}".encode()
+        boundary = "=_mailmill_" + hashlib.sha256(seed).hexdigest()[:16]  # `=_` is never in quoted-printable
+        self._fixed = headers.fixed(content, tenant=tenant, campaign=campaign, boundary=boundary)
+        self._variants = [_Variant(content, one, self._tokens, boundary) for one in content["variants"]]
+        self._signing = _Signing(self._fixed, dkim_keys) if dkim_keys else None
 
-    def compose(self, message: int, address: bytes, values: Sequence[bytes], date: bytes) -> Outgoing:
-        """The message of one recipient.
+    def compose_all(self, rows: Iterable[Row], date: bytes) -> list[Outgoing | Unrenderable]:
+        """The messages of some recipients, in their order; for one that cannot be rendered, why."""
+        return [self._composed(row, date) for row in rows]
 
-        In:     values in the order of `fields`, UTF-8, MISSING where there is none; date as mime.date gives it.
-        Raises: Unrenderable.
-        """
+    def _composed(self, row: Row, date: bytes) -> Outgoing | Unrenderable:
+        try:
+            return self.compose(row.id, row.address, row.values, date, row.variant)
+        except Unrenderable as refused:
+            return refused
+
+    def compose(self, message: int, address: bytes, values: Sequence[bytes], date: bytes, variant: int = 0) -> Outgoing:
+        """The message of one recipient. In: as Row has it; date as mime.date gives it. Raises: Unrenderable."""
         if len(values) != len(self.fields):
             raise Unrenderable("render_error", f"{len(values)} merge values for {len(self.fields)} fields")
         if not _ADDRESS.fullmatch(address):
             raise Unrenderable("unsupported_address", "no address that SMTP can carry without SMTPUTF8")
-        tenant, campaign = self._ids
-        back = return_path_token(self._return_path, tenant, campaign, message)
-        leave = unsubscribe_token(self._unsubscribe, tenant, campaign, message)
-        signed = self._signer.encoded(tenant, campaign, message, self._links)
-        tokens = (leave.encode(), *[signed[at : at + 40] for at in range(0, len(signed), 40)])
-        sender = f"b+{back}@{self._domain}"
+        tokens = self._tokens
+        back, leave = tokens.back(message), tokens.leave(message)
         try:
-            content = b"".join([
-                self._fixed, b"To: ", address, b"\r\n", self._subject.line(values),
-                b"Date: ", date, b"\r\n", self._own_headers(back, leave),
-                self._open, self._text.body(values, tokens),
-                self._between, self._html.body(values, tokens), self._close,
-            ])  # fmt: skip
-        except Unrenderable:
-            raise
+            one = self._variants[variant]
+            body = one.body(values, [leave, *tokens.tracking(message, one.blocks)])
+            subject = one.subject.line(values)
         except Exception as error:  # Jinja2 and its filters raise what they like; it is this recipient's values
             raise Unrenderable("render_error", f"{type(error).__name__}: {error}"[:200]) from None
+        own = [
+            b"To: " + address + b"\r\n", subject, b"Date: " + date + b"\r\n",
+            b"Message-ID: <" + back + b"@" + self._domain + b">\r\n", self._unsubscribe(leave),
+        ]  # fmt: skip
+        signed = [] if self._signing is None else self._signing.lines(own, body, date)
+        content = b"".join([*signed, self._fixed, *own, b"X-Mailmill-Id: ", back, b"\r\n\r\n", body])
         if len(content) > MAX_BYTES:
             raise Unrenderable("render_error", f"the message has {len(content):,} bytes")
-        return Outgoing(sender.encode(), address, content)
+        return Outgoing(b"b+" + back + b"@" + self._domain, address, content)
 
-    def _own_headers(self, back: str, leave: str) -> bytes:
-        return (
-            f"Message-ID: <{back}@{self._domain}>\r\n"
-            # no mailto beside it (RFC 8058 does not ask for one) until something reads that mailbox
-            f"List-Unsubscribe: <{self._base}/u/{leave}>\r\n"
-            f"X-Mailmill-Id: {back}\r\n"
-        ).encode()
+    def _unsubscribe(self, leave: bytes) -> bytes:
+        """One https, one mailto if somebody reads it (RFC 8058 2); folded between them, never within."""
+        by_mail = b",\r\n <" + self._leave_mail + self._tokens.leave_head() + leave + b">" if self._leave_mail else b""
+        return b"List-Unsubscribe: <" + self._leave_url + leave + b">" + by_mail + b"\r\n"
 
 
-def _fixed_headers(content: Mapping[str, Any], *, tenant: int, campaign: int) -> bytes:
-    """What is the same in every message of the campaign."""
-    lines = [mime.mailbox("From", content["from_name"], content["from_address"])]
-    if content.get("reply_to"):
-        lines.append(mime.mailbox("Reply-To", "", content["reply_to"]))
-    list_id = str(content["list_id"])
-    lines.append(f"List-Id: {list_id if '<' in list_id else f'<{list_id}>'}\r\n".encode())
-    lines.append(b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n")
-    lines.append(f"Feedback-ID: {campaign}:{tenant}:bulk:mailmill\r\nPrecedence: bulk\r\n".encode())
-    return b"".join(lines)
+class _Variant:
+    """One of the campaign's contents, compiled."""
+
+    def __init__(
+        self, content: Mapping[str, Any], variant: Mapping[str, Any], tokens: MessageTokens, boundary: str
+    ) -> None:
+        ordinals = [int(link) for link in variant["links"]]  # of the campaign's links, ascending
+        urls = [str(content["links"][ordinal]) for ordinal in ordinals]
+        tracked = [0, *[ordinal + 1 for ordinal in ordinals]]
+        base = str(content["public_url"]).rstrip("/")
+        names = Names(
+            fields=tuple(content["merge_fields"]),
+            constants={name: str(content[name]) for name in ("postal_address", "tenant_name")},
+            urls=(
+                f"{base}/u/{tokens.leave_head().decode()}",
+                *[f"{base}/{'c' if n else 'o'}/{tokens.head(n).decode()}" for n in tracked],
+            ),
+        )
+        self.blocks = tokens.blocks(tracked)
+        self.subject = Subject(str(variant["subject"]), Names(fields=names.fields, constants=names.constants))
+        self._text = Body("text", links.tracked_text(str(variant["text"]), urls), names)
+        self._html = Body("html", links.tracked_html(str(variant["html"]), urls), names)
+        kind = (
+            f"--{boundary}\r\nContent-Type: text/%s; charset=utf-8\r\n"
+            "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
+        )
+        self._open, self._between = (kind % "plain").encode(), ("\r\n" + kind % "html").encode()
+        self._close = f"\r\n--{boundary}--\r\n".encode()
+
+    def body(self, values: Sequence[bytes], tails: Sequence[bytes]) -> bytes:
+        return b"".join([
+            self._open, *self._text.pieces(values, tails),
+            self._between, *self._html.pieces(values, tails), self._close,
+        ])  # fmt: skip
 
 
-def _multipart(boundary: str) -> tuple[bytes, bytes, bytes]:
-    """Around text and HTML. Quoted-printable never holds `=_`, so the boundary cannot occur in a part."""
-    part = (
-        f"--{boundary}\r\nContent-Type: text/%s; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
-    )
-    head = f'MIME-Version: 1.0\r\nContent-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n\r\n'
-    return (
-        (head + part % "plain").encode(),
-        ("\r\n" + part % "html").encode(),
-        f"\r\n--{boundary}--\r\n".encode(),
-    )
+class _Signing:
+    """The signatures of one campaign's messages."""
+
+    def __init__(self, fixed: bytes, keys: Sequence[DkimKey]) -> None:
+        lines = re.findall(rb"[^\r\n]+\r\n(?:[ \t][^\r\n]*\r\n)*", fixed)
+        wanted = {name.lower().encode(): name for name in dkim.SIGNED}
+        kept = [(wanted[name], line) for line in lines if (name := line.partition(b":")[0].lower()) in wanted]
+        own = ("To", "Subject", "Date", "Message-ID", "List-Unsubscribe")
+        names = (*own, *[name for name, _ in kept])
+        self._fixed = b"".join([dkim.relaxed(line) + b"\r\n" for _, line in kept])
+        self._signers = [
+            dkim.Signer(domain=one.domain, selector=one.selector, key=one.key, names=names) for one in keys
+        ]
+        self._at = b"", 0
+
+    def lines(self, own: Sequence[bytes], body: bytes, date: bytes) -> list[bytes]:
+        known, at = self._at
+        if known != date:
+            at = int(parsedate_to_datetime(date.decode()).timestamp())
+            self._at = date, at
+        headers = b"".join([dkim.relaxed(line) + b"\r\n" for line in own]) + self._fixed
+        hashed = dkim.body_hash(body)
+        return [signer.line(headers, hashed, at) for signer in self._signers]
 
 
-__all__ = ["MISSING", "Composer", "Outgoing", "Unrenderable"]
+__all__ = ["MISSING", "Composer", "DkimKey", "Outgoing", "SigningKeys", "Unrenderable"]

@@ -8,16 +8,18 @@ from __future__ import annotations
 import binascii
 import re
 from datetime import datetime
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP
 from email.utils import format_datetime
 
+import idna
+
 LINE = 76
+MAX_HEADER = 900  # characters of a value; the line they make is folded
 _ROOM = 72  # of a wrapped line: leaves place for the soft break and for =2E in front
-_UNSAFE = re.compile(rb"[^ !-<>-~]")
+# a space before a space is escaped too: then relaxed canonicalization (RFC 6376 3.4.4) leaves a body as it is
+_UNSAFE = re.compile(rb"[^ !-<>-~]| (?= )")
 # what ends a header line for some parser: C0, DEL, C1, and Unicode's line and paragraph separators
 _BREAKS_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _WORD_BYTES = 39  # of UTF-8 in an encoded word: 64 characters, which fit beside any of our header names
 
 
@@ -106,11 +108,41 @@ def _encoded_words(text: str) -> list[bytes]:
 def mailbox(name: str, display: str, address: str) -> bytes:
     """A header line with one mailbox, as From and Reply-To have it.
 
+    In:     an address whose local part is ASCII; its domain may be an IDN, and goes out as punycode.
     Raises: ValueError for what is no address or would break the header.
     """
-    message = EmailMessage(policy=SMTP)
-    message[name] = Address(display_name=display, addr_spec=address)
-    return message.as_bytes().rstrip(b"\r\n") + b"\r\n"
+    if breaks_header(display) or breaks_header(address):
+        raise ValueError(f"{name} holds a control character")
+    mail = ascii_address(address)
+    if not display.strip():
+        return f"{name}: {mail}\r\n".encode()
+    words = _phrase(display.strip())
+    lines = f"{name}: ".encode() + b"\r\n ".join(words)
+    last = len(lines) - lines.rfind(b"\n")
+    return lines + (b" " if last + len(mail) < LINE else b"\r\n ") + f"<{mail}>\r\n".encode()
+
+
+def _phrase(display: str) -> list[bytes]:
+    """A display name: atoms, a quoted string, or encoded words (never within quotes, RFC 2047 section 5)."""
+    if not display.isascii() or "=?" in display or len(display) > _ROOM - 14 or "  " in display:
+        return _encoded_words(display)
+    if _ATOMS.fullmatch(display):
+        return [display.encode()]
+    return [b'"' + re.sub(r'(["\\])', r"\\\1", display).encode() + b'"']
+
+
+def ascii_address(address: str) -> str:
+    """An address as it goes on the wire without SMTPUTF8.
+
+    Raises: ValueError when its local part is not ASCII, or its domain is none.
+    """
+    local, at, domain = address.rpartition("@")
+    if not at or not local.isascii():
+        raise ValueError("an address needs a local part in ASCII and a domain")
+    try:
+        return f"{local}@{domain if domain.isascii() else idna.encode(domain, uts46=True).decode()}"
+    except idna.IDNAError as error:
+        raise ValueError(f"{domain} is no domain name: {error}") from None
 
 
 def date(now: datetime) -> bytes:

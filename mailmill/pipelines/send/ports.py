@@ -84,7 +84,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """Rows under a lease: `id FIELD attempt FIELD address FIELD value …`, LINE between them.
+    """Rows under a lease: `id FIELD attempt FIELD variant FIELD address FIELD value …`, LINE between them.
 
     `settled` rows were suppressed or expired instead. `budget_s`: how long what was reserved of a limit holds;
     `retry_s`: the limit has nothing left until then.

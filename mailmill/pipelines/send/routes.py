@@ -127,7 +127,7 @@ class Route:
                 batch.give_back([item])
                 continue
             try:
-                sent = batch.campaign.composer.compose(item.id, item.address, item.values, house.date())
+                sent = batch.campaign.composer.compose(item.id, item.address, item.values, house.date(), item.variant)
             except Unrenderable as error:
                 self._settle(item, Decision("invalid", error.reason), Answer("render", 0, str(error)))
                 continue

@@ -15,8 +15,8 @@ from __future__ import annotations
 import binascii
 import hashlib
 import re
-from base64 import b32decode, b32encode
-from collections.abc import Mapping
+from base64 import b32decode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from struct import Struct
@@ -34,6 +34,9 @@ _BASE32 = re.compile(r"[a-z2-7]{48}", re.ASCII)
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), str.maketrans("-_", "+/")
 _PERSON = {"tracking": b"mm tracking", "unsubscribe": b"mm unsubscribe", "return_path": b"mm return path"}
 _NO_KEY = bytes(32)
+_ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = [bytes([one, two]) for one in _ALPHABET for two in _ALPHABET]
+_PLACES = tuple(range(110, -1, -10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,9 @@ class Key:
 
     id: int
     secret: bytes = field(repr=False)
+
+
+_NONE = Key(0, _NO_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +66,88 @@ class TrackingSigner:
     def __init__(self, key: Key) -> None:
         self._key = key
 
-    def encoded(self, tenant: int, campaign: int, message: int, links: int) -> bytes:
-        """All tokens of one message behind each other, 40 bytes each: the pixel's, then one a link."""
-        out, key, high, low = [], self._key.id, message >> 32, message & 0xFFFFFFFF
-        pack, secret, person = _HEAD.pack, self._key.secret, _PERSON["tracking"]
-        digest = b""
-        for ordinal in range(links + 1):
-            slot = ordinal % IN_BLOCK
-            if slot == 0:
-                digest = hashlib.blake2b(
-                    _SUBJECT.pack(tenant, campaign, message, ordinal // IN_BLOCK),
-                    digest_size=TAG * IN_BLOCK, key=secret, person=person,
-                ).digest()  # fmt: skip
-            out.append(pack(key, ordinal, tenant, campaign, high, low))
-            out.append(digest[slot * TAG : slot * TAG + TAG])
-        return binascii.b2a_base64(b"".join(out), newline=False).translate(_TO_URL)
-
     def tokens(self, tenant: int, campaign: int, message: int, links: int) -> list[str]:
         """[pixel, link 0, link 1, …] of one message."""
-        text = self.encoded(tenant, campaign, message, links).decode()
-        return [text[at : at + 40] for at in range(0, len(text), 40)]
+        maker = MessageTokens(tenant, campaign, tracking=self._key, unsubscribe=_NONE, return_path=_NONE)
+        ordinals = range(links + 1)
+        tails = maker.tracking(message, maker.blocks(ordinals))
+        return [(maker.head(n) + tail).decode() for n, tail in zip(ordinals, tails, strict=True)]
+
+
+class MessageTokens:
+    """Makes every token of one campaign's messages.
+
+    A token's head (key, ordinal, tenant, campaign: 16 characters of base64url) is the same in every message, so it
+    belongs to what is encoded once; per message there is one hash for five links and the tail of 24 characters.
+    """
+
+    def __init__(self, tenant: int, campaign: int, *, tracking: Key, unsubscribe: Key, return_path: Key) -> None:
+        self._ids = tenant, campaign
+        self._keys = {"tracking": tracking, "unsubscribe": unsubscribe, "return_path": return_path}
+        subject = _SUBJECT.pack(tenant, campaign, 0, 0)[:8]
+        self._hashes = {purpose: _hash(key.secret, purpose, subject) for purpose, key in self._keys.items()}
+        self._back_start = -1, b""  # one value, so that threads never see half of it
+
+    def head(self, ordinal: int) -> bytes:
+        """What the tracking token of an ordinal begins with."""
+        return _url(self._head("tracking", ordinal))
+
+    def leave_head(self) -> bytes:
+        """What the unsubscribe token begins with."""
+        return _url(self._head("unsubscribe", 0))
+
+    def blocks(self, ordinals: Sequence[int]) -> list[tuple[bytes, list[slice]]]:
+        """How `tracking` gets at the tags of some ordinals, which ascend: each hash, and the slices of it."""
+        found: dict[int, list[slice]] = {}
+        for ordinal in ordinals:
+            block, slot = divmod(ordinal, IN_BLOCK)
+            found.setdefault(block, []).append(slice(slot * TAG, slot * TAG + TAG))
+        return [(block.to_bytes(4, "big"), slices) for block, slices in found.items()]
+
+    def tracking(self, message: int, blocks: Sequence[tuple[bytes, list[slice]]]) -> list[bytes]:
+        """The tails of a message's tracking tokens, 24 characters each."""
+        low, low48, out = message.to_bytes(8, "big"), message.to_bytes(6, "big"), []
+        for block, slices in blocks:
+            hashed = self._hashes["tracking"].copy()
+            hashed.update(low + block)
+            digest = hashed.digest()
+            for part in slices:
+                out.append(low48)
+                out.append(digest[part])
+        text = binascii.b2a_base64(b"".join(out), newline=False).translate(_TO_URL)
+        return [text[at : at + 24] for at in range(0, len(text), 24)]
+
+    def leave(self, message: int) -> bytes:
+        """The tail of a message's unsubscribe token."""
+        return _url(message.to_bytes(6, "big") + self._tag("unsubscribe", message))
+
+    def back(self, message: int) -> bytes:
+        """The token in return path and Message-ID, whole: 48 characters of lower-case base32."""
+        high, start = self._back_start
+        if message >> 24 != high:  # 15 of its 30 bytes change once in 16 million messages
+            high = message >> 24
+            start = _base32(self._head("return_path", 0) + high.to_bytes(3, "big"))
+            self._back_start = high, start
+        return start + _base32((message & 0xFFFFFF).to_bytes(3, "big") + self._tag("return_path", message))
+
+    def _head(self, purpose: str, ordinal: int) -> bytes:
+        return _HEAD.pack(self._keys[purpose].id, ordinal, *self._ids, 0, 0)[:12]
+
+    def _tag(self, purpose: str, message: int) -> bytes:
+        hashed = self._hashes[purpose].copy()
+        hashed.update(message.to_bytes(8, "big") + b"\0\0\0\0")
+        return hashed.digest()[:TAG]
 
 
 def unsubscribe_token(key: Key, tenant: int, campaign: int, message: int) -> str:
     """The token of the unsubscribe link, base64url."""
-    raw = _raw(key, "unsubscribe", tenant, campaign, message)
-    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL).decode()
+    maker = MessageTokens(tenant, campaign, tracking=_NONE, unsubscribe=key, return_path=_NONE)
+    return (maker.leave_head() + maker.leave(message)).decode()
 
 
 def return_path_token(key: Key, tenant: int, campaign: int, message: int) -> str:
     """The token in return path and Message-ID: lower-case base32, since mail servers may fold case."""
-    return b32encode(_raw(key, "return_path", tenant, campaign, message)).decode().lower()
+    return MessageTokens(tenant, campaign, tracking=_NONE, unsubscribe=_NONE, return_path=key).back(message).decode()
 
 
 def verify(token: str, keys: Mapping[int, bytes], purpose: Purpose) -> Token | None:
@@ -112,17 +169,24 @@ def verify(token: str, keys: Mapping[int, bytes], purpose: Purpose) -> Token | N
     return Token(tenant, campaign, message, ordinal - 1 if ordinal else None)
 
 
-def _raw(key: Key, name: str, tenant: int, campaign: int, message: int) -> bytes:
-    head = _HEAD.pack(key.id, 0, tenant, campaign, message >> 32, message & 0xFFFFFFFF)
-    return head + _tag(key.secret, name, tenant, campaign, message, 0)
-
-
 def _tag(secret: bytes, name: str, tenant: int, campaign: int, message: int, ordinal: int) -> bytes:
     block, slot = divmod(ordinal, IN_BLOCK)
-    digest = hashlib.blake2b(
-        _SUBJECT.pack(tenant, campaign, message, block), digest_size=TAG * IN_BLOCK, key=secret, person=_PERSON[name]
-    ).digest()
+    digest = _hash(secret, name, _SUBJECT.pack(tenant, campaign, message, block)).digest()
     return digest[slot * TAG : slot * TAG + TAG]
+
+
+def _hash(secret: bytes, name: str, subject: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(subject, digest_size=TAG * IN_BLOCK, key=secret, person=_PERSON[name])
+
+
+def _url(raw: bytes) -> bytes:
+    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL)
+
+
+def _base32(raw: bytes) -> bytes:
+    """Fifteen bytes in 24 characters; four times as fast as base64.b32encode, which every message would pay for."""
+    n, pairs = int.from_bytes(raw, "big"), _PAIRS
+    return b"".join([pairs[n >> at & 1023] for at in _PLACES])
 
 
 def _decoded(token: str, purpose: Purpose) -> bytes | None:

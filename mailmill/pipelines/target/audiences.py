@@ -144,12 +144,13 @@ def _check_fields(values: pl.DataFrame, template: TemplateFacts, contacts: pl.La
         raise Misconfigured(
             f"no contact has a field {name!r}", place=f"{place}, {part} line {line}" if line else place, remedy=known
         )
-    for name, n in missing.items():
-        if n and name in template.bare:
+    for names in sorted(template.bare):
+        n = values.filter(pl.all_horizontal(pl.col(f"field:{name}").is_null() for name in names)).height
+        if n:
             raise Misconfigured(
-                f"{name!r} is missing for {n:,} of {values.height:,} recipients",
+                f"{' or '.join(map(repr, names))} is missing for {n:,} of {values.height:,} recipients",
                 place=place,
-                remedy=f'Write {{{{ {name} | default("…") }}}}, or leave these contacts out of the segment.',
+                remedy=f'Write {{{{ {names[-1]} | default("…") }}}}, or leave these contacts out of the segment.',
             )
 
 

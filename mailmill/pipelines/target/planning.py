@@ -136,7 +136,9 @@ def _content(
     domain = str(identity["from_address"]).rpartition("@")[2]
     return {
         "merge_fields": list(facts.merge_fields),
-        **{part: template[part] for part in ("subject", "html", "text")},
+        "variants": [
+            {**{part: template[part] for part in ("subject", "html", "text")}, "links": [*range(len(facts.links))]}
+        ],
         **{key: identity.get(key) for key in ("from_name", "from_address", "reply_to", "return_path_domain")},
         "list_id": f"{spec.segment}.{draft.tenant}.{domain}",
         "postal_address": draft.postal_address,

@@ -1,7 +1,8 @@
 """Templates: a small Jinja2 whose output is linear in its input, checked before the first mail.
 
-There are no loops, macros, method calls beyond a short list, and nothing that repeats or pads text: so a template that
-passes `check` ends, and cannot make fifty megabytes of one name. Values are escaped in HTML and nowhere else.
+There are no macros, no loop in a loop, no method calls beyond a short list, and nothing that repeats or pads text: so a
+template that passes `check` ends, and cannot make fifty megabytes of one name. A loop runs MAX_TURNS times at most.
+Values are escaped in HTML and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError, nod
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.target import names
+from mailmill.pipelines.target import grammar, names
 from mailmill.pipelines.target.anchors import Anchor, anchors, without_comments
 
 Kind = Literal["html", "text"]  # the subject is text
@@ -26,6 +27,8 @@ REQUIRED = ("unsubscribe_url", "postal_address")
 MAX_CHARACTERS = 500_000  # of one part; Gmail shows the first 102 KB
 MAX_LINKS = 500
 MAX_SUBJECT = 998
+MAX_TURNS = 1000  # of a loop; what comes after them is not shown
+MAX_RENDERED = 4_000_000  # characters
 SAMPLE = "Example"
 
 # what neither repeats nor pads, and does not switch escaping off
@@ -71,15 +74,45 @@ def environment(kind: Kind) -> _Sandbox:
     return found
 
 
-def compile(kind: Kind, source: str, *, place: str = "template") -> Template:
-    """A part ready to render. Null is passed by leaving the name out, so that `default` sees it.
+def parse(kind: Kind, source: str, *, place: str = "template") -> nodes.Template:
+    """A part as a tree, whose loops end.
 
     Raises: Misconfigured with the line of a syntax error.
     """
     try:
-        return environment(kind).from_string(source)
+        tree = environment(kind).parse(source)
     except TemplateSyntaxError as error:
         raise _refused(str(error.message), f"{place}:{error.lineno}") from None
+    except RecursionError:
+        raise _refused("is nested too deeply", place) from None
+    for loop in tree.find_all(nodes.For):
+        first = nodes.Slice(None, nodes.Const(MAX_TURNS), None)
+        loop.iter = nodes.Getitem(loop.iter, first, "load", lineno=loop.lineno)
+    return tree
+
+
+def compiled(kind: Kind, tree: nodes.Template) -> Template:
+    """A tree ready to render. Null is passed by leaving the name out, so that `default` sees it."""
+    home = environment(kind)
+    tree.set_environment(home)
+    code = home.compile(tree)
+    return Template.from_code(home, code, home.make_globals(None))
+
+
+def compile(kind: Kind, source: str, *, place: str = "template") -> Template:
+    """A part ready to render. Raises: Misconfigured with the line of a syntax error."""
+    return compiled(kind, parse(kind, source, place=place))
+
+
+def render(template: Template, values: Mapping[str, Any]) -> str:
+    """What a template shows. Raises: whatever Jinja2 and its filters raise; ValueError when it becomes too long."""
+    out, length = [], 0
+    for piece in template.generate(values):
+        out.append(piece)
+        length += len(piece)
+        if length > MAX_RENDERED:
+            raise ValueError(f"more than {MAX_RENDERED:,} characters")
+    return "".join(out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +120,13 @@ class TemplateFacts:
     """What a template needs and shows.
 
     `merge_fields` in the order they first appear (subject, html, text); `bare` are those printed somewhere without a
-    `default` or an `if`; `links` are the http(s) addresses that clicks are counted for; `places` are part and line
-    (`html:12`) in which a merge field stands first.
+    `default` or an `if`, each with what stands in for it: of `{{ name or company }}` one is enough; `links` are the
+    http(s) addresses that clicks are counted for; `places` are part and line (`html:12`) in which a merge field stands
+    first.
     """
 
     merge_fields: tuple[str, ...]
-    bare: frozenset[str]
+    bare: frozenset[tuple[str, ...]]
     links: tuple[str, ...]
     places: Mapping[str, str] = field(default_factory=dict)
 
@@ -102,24 +136,25 @@ def check(subject: str, html: str, text: str) -> TemplateFacts:
 
     Raises: Misconfigured with part and line of the first thing that is wrong.
     """
-    used: dict[str, bool] = {}  # name -> printed bare somewhere
+    used: dict[str, None] = {}
+    bare: set[tuple[str, ...]] = set()
     places: dict[str, str] = {}
     for part, source in {"subject": subject, "html": html, "text": text}.items():
         kind: Kind = "html" if part == "html" else "text"
         _check_size(part, source)
         tree = _parsed(kind, source, part)
         found, lines = names.uses(tree), names.lines(tree)
+        bare |= {one for one in found.bare if not set(one) & set(CONSTANTS)}
         if part != "subject":
             _check_required(part, kind, source)
-        elif found.keys() & set(REQUIRED):
+        elif found.names.keys() & set(REQUIRED):
             raise _refused("unsubscribe_url and postal_address do not belong into the subject", "subject:1")
-        for name, bare in found.items():
-            used[name] = used.get(name, False) or bare
+        used |= found.names
+        for name in found.names:
             places.setdefault(name, f"{part}:{lines[name]}")
         _try(kind, source, part, found)
     fields = tuple(name for name in used if name not in CONSTANTS)
-    bare_fields = frozenset(name for name in fields if used[name])
-    return TemplateFacts(merge_fields=fields, bare=bare_fields, links=links(html), places=places)
+    return TemplateFacts(merge_fields=fields, bare=frozenset(bare), links=links(html), places=places)
 
 
 def links(html: str) -> tuple[str, ...]:
@@ -157,13 +192,8 @@ def _check_size(part: str, source: str) -> None:
 
 
 def _parsed(kind: Kind, source: str, part: str) -> nodes.Template:
-    try:
-        tree = environment(kind).parse(source)
-    except TemplateSyntaxError as error:
-        raise _refused(str(error.message), f"{part}:{error.lineno}") from None
-    except RecursionError:
-        raise _refused("is nested too deeply", part) from None
-    wrong = names.forbidden(tree, filters=FILTERS, tests=TESTS, methods=METHODS)
+    tree = parse(kind, source, place=part)
+    wrong = grammar.forbidden(tree, filters=FILTERS, tests=TESTS, methods=METHODS)
     if wrong is not None:
         raise _refused(wrong.message, f"{part}:{wrong.line}")
     return tree
@@ -181,11 +211,12 @@ def _check_required(part: str, kind: Kind, source: str) -> None:
             )
 
 
-def _try(kind: Kind, source: str, part: str, found: Mapping[str, bool]) -> None:
+def _try(kind: Kind, source: str, part: str, found: names.Uses) -> None:
     """Render once with every name filled in and once with what may be missing left out: what breaks, breaks here."""
-    for values in (dict.fromkeys(found, SAMPLE), {name: SAMPLE for name, bare in found.items() if bare}):
+    template = compile(kind, source, place=part)
+    for values in (dict.fromkeys(found.names, SAMPLE), {one[-1]: SAMPLE for one in found.bare}):
         try:
-            shown = compile(kind, source, place=part).render(values)
+            shown = render(template, values)
         except UndefinedError as error:
             raise _refused(str(error.message), part) from None
         except Exception as error:  # a filter of Jinja may raise anything, e.g. ValueError; it is the template's fault

@@ -71,7 +71,7 @@ def test_P06_an_audience_and_its_content_stay_as_they_were_started(world, frame,
     world.tick()
     assert world.rows("SELECT id, address, state FROM messages ORDER BY id") == before
     assert world.value("SELECT content FROM campaigns") == content
-    assert content["subject"] == "Spring"
+    assert content["variants"][0]["subject"] == "Spring"
 
 
 def test_F46_the_next_campaign_sees_the_edit_and_the_running_one_does_not(world, project):

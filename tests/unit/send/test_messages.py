@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailmill.pipelines.send.messages import MISSING, Composer, Outgoing, Unrenderable
+from mailmill.pipelines.send.messages import MISSING, Composer, Outgoing, SigningKeys, Unrenderable
 from mailmill.pipelines.send.tokens import Key, Token, verify
 from mailmill.pipelines.target.templates import compile as compile_template
 
@@ -34,9 +34,13 @@ TEXT = (
 CONDITION = "{% if city %}in {{ city | upper }}{% else %}somewhere{% endif %}"
 
 
+PARTS = {"subject": "Hi {{ first }}", "html": HTML, "text": TEXT}
+
+
 def a_content(**changed: Any) -> dict[str, Any]:
     return {
-        "merge_fields": ["first", "city"], "subject": "Hi {{ first }}", "html": HTML, "text": TEXT,
+        "merge_fields": ["first", "city"],
+        "variants": [{part: changed.pop(part, source) for part, source in PARTS.items()} | {"links": [0, 1]}],
         "from_name": "Harbor, Café", "from_address": "news@harbor.example", "reply_to": None,
         "return_path_domain": "bounce.harbor.example", "list_id": "spring.harbor.example",
         "postal_address": "1 <Quay> Street", "tenant_name": "Harbor", "public_url": "https://t.example",
@@ -46,7 +50,8 @@ def a_content(**changed: Any) -> dict[str, Any]:
 
 def composer(**changed: Any) -> Composer:
     content = a_content(**changed)
-    return Composer(content, tenant=7, campaign=8, tracking=KEYS["t"], unsubscribe=KEYS["u"], return_path=KEYS["r"])
+    keys = SigningKeys(tracking=KEYS["t"], unsubscribe=KEYS["u"], return_path=KEYS["r"])
+    return Composer(content, tenant=7, campaign=8, keys=keys)
 
 
 def compose(values: list[str | None], address: str = "anna@example.org", **changed: Any) -> Outgoing:

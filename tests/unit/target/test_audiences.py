@@ -33,7 +33,7 @@ def suppressed(*pairs) -> pl.DataFrame:
     return pl.DataFrame(pairs, schema=SUPPRESSION_SCHEMA, orient="row")
 
 
-def facts(*fields: str, bare: tuple[str, ...] = ()) -> TemplateFacts:
+def facts(*fields: str, bare: tuple[tuple[str, ...], ...] = ()) -> TemplateFacts:
     return TemplateFacts(merge_fields=fields, bare=frozenset(bare), links=())
 
 
@@ -120,7 +120,7 @@ def test_an_audience_without_merge_fields_has_empty_values_and_contiguous_ids():
 
 def test_a_missing_value_counts_among_recipients_only():
     members = contacts({"email": "a@x.example", "name": "Ann"}, {"email": "b@x.example"}, {"email": "c@x.example"})
-    template = facts("name", bare=("name",))
+    template = facts("name", bare=(("name",),))
     with pytest.raises(Misconfigured, match=r"'name' is missing for 2 of 3 recipients"):
         freeze(judged(members, suppressed()), template, members)
     out = suppressed(("b@x.example", "unsubscribed"), ("c@x.example", "bounced"))

@@ -21,29 +21,38 @@ def facts(html: str = "", *, subject: str = "Hello", text: str = ""):
 @pytest.mark.parametrize(
     ("source", "bare"),
     [
-        ("{{ name }}", {"name"}),
-        ("{{ name | upper }}", {"name"}),
+        ("{{ name }}", {("name",)}),
+        ("{{ name | upper }}", {("name",)}),
         ("{{ name | default('you') }}", set()),
         ("{{ name | d('you') | title }}", set()),
-        ("{{ name | upper | default('you') }}", {"name"}),  # upper comes first and has nothing to work on
+        ("{{ name | upper | default('you') }}", {("name",)}),  # upper comes first and has nothing to work on
         ("{{ name or 'you' }}", set()),
-        ("{{ name or company }}", {"company"}),
+        ("{{ name or company }}", {("name", "company")}),
+        ("{{ name or company or country }}", {("name", "company", "country")}),
+        ("{{ name or company or 'you' }}", set()),
+        ("{{ name or company | upper }}", {("name", "company")}),
+        ("{{ name | upper or company }}", {("name",), ("company",)}),
         ("{{ name if name else 'you' }}", set()),
-        ("{{ name if company }}", {"name"}),
+        ("{{ name if company }}", {("name",)}),
         ("{% if name %}{{ name }}{% endif %}", set()),
-        ("{% if name %}x{% else %}{{ name }}{% endif %}", {"name"}),
+        ("{% if name %}x{% else %}{{ name }}{% endif %}", {("name",)}),
         ("{% if not name %}you{% else %}{{ name }}{% endif %}", set()),
         ("{% if name is defined %}{{ name }}{% endif %}", set()),
         ("{% if name and company %}{{ name }} {{ company }}{% endif %}", set()),
-        ("{% if name or company %}{{ name }}{% endif %}", {"name"}),
+        ("{% if name or company %}{{ name }}{% endif %}", {("name",)}),
+        ("{% if name or company %}{{ name or company }}{% endif %}", set()),
         ("{% if country == 'DE' %}{{ country }}{% else %}x{% endif %}", set()),
         ("{% if country in ['DE', 'AT'] %}{{ country }}{% endif %}", set()),
-        ("{% if country != 'DE' %}{{ country }}{% endif %}", {"country"}),
+        ("{% if country != 'DE' %}{{ country }}{% endif %}", {("country",)}),
         ("{% if not name %}a{% elif company %}{{ name }} {{ company }}{% endif %}", set()),
         ("{% set first = name | default('you') %}{{ first }}", set()),
-        ("{% set first = name %}{{ first }}", {"name"}),
-        ("{{ name | default(company) }}", {"company"}),
-        ("{{ name.split(' ')[0] }}", {"name"}),
+        ("{% set first = name %}{{ first }}", {("name",)}),
+        ("{{ name | default(company) }}", {("name", "company")}),
+        ("{{ name.split(' ')[0] }}", {("name",)}),
+        ("{% for item in name.split(' ') %}{{ item }}{{ loop.index }}{% endfor %}", {("name",)}),
+        ("{% if name %}{% for item in name.split(' ') %}{{ item }}{% endfor %}{% endif %}", set()),
+        ("{% for name in company.split(' ') %}{{ name }}{% endfor %}", {("company",)}),
+        ("{% for item in 'a b'.split(' ') %}{{ item }}{{ name }}{% endfor %}", {("name",)}),
     ],
 )
 def test_a_field_is_bare_where_its_absence_would_be_an_error(source, bare):
@@ -51,11 +60,12 @@ def test_a_field_is_bare_where_its_absence_would_be_an_error(source, bare):
     assert found.bare == bare
     template = compile("html", source)
     values = dict.fromkeys(found.merge_fields, "x")
-    for name in set(values) - bare:  # what is not bare may be missing, alone or with the others
+    for name in set(values) - {name for group in bare for name in group}:
+        # what is not bare may be missing, alone or with the others
         template.render({key: value for key, value in values.items() if key != name})
-    template.render({key: value for key, value in values.items() if key in bare})
-    for name in bare:
-        without = ({}, {key: "x" for key in values if key != name})
+    template.render({group[-1]: "x" for group in bare})
+    for group in bare:
+        without = ({}, {key: "x" for key in values if key not in group})
         assert any(_breaks(source, given) for given in without)
 
 
@@ -91,7 +101,11 @@ def test_a_field_has_the_part_and_line_in_which_it_stands_first():
         "{{ lipsum() }}",
         "{{ self._TemplateReference__context }}",
         "{{ range(1000000000) }}",
-        "{% for i in name %}{% endfor %}",
+        "{% for i in name %}{% for j in name %}{% endfor %}{% endfor %}",
+        "{% for i in name %}{% if i %}{% for j in name %}{% endfor %}{% endif %}{% endfor %}",
+        "{% for i in name recursive %}{{ loop(i) }}{% endfor %}",
+        "{% for i, j in name %}{% endfor %}",
+        "{% for i in name %}{{ loop.cycle('a') }}{% endfor %}",
         "{{ 'x' * 1000000000 }}",
         "{{ 9 ** 9 ** 9 }}",
         "{{ '%1000000000d' % 1 }}",
@@ -113,6 +127,15 @@ def test_a_field_has_the_part_and_line_in_which_it_stands_first():
 def test_F42_what_reaches_out_of_the_sandbox_or_grows_is_refused(source):
     with pytest.raises(Misconfigured):
         facts(source)
+
+
+def test_F42_a_loop_ends_and_a_long_text_is_an_error():
+    from mailmill.pipelines.target.templates import MAX_RENDERED, MAX_TURNS, render
+
+    looped = compile("text", "{% for i in name %}{{ name }}{% endfor %}")
+    assert render(compile("text", "{% for i in name %}x{% endfor %}"), {"name": "y" * 5000}) == "x" * MAX_TURNS
+    with pytest.raises(ValueError, match="characters"):
+        render(looped, {"name": "y" * (MAX_RENDERED // MAX_TURNS + 1)})
 
 
 def test_F42_html_in_a_value_is_escaped_in_html_and_kept_in_text():

@@ -326,6 +326,7 @@ CREATE TABLE messages (
   queued boolean NOT NULL DEFAULT true,         -- queued, deferred or held; the claim's index looks at this, so that updates of state stay HOT
   due_at timestamptz NOT NULL DEFAULT '-infinity',
   attempt smallint NOT NULL DEFAULT 0,          -- attempts begun
+  variant smallint NOT NULL DEFAULT 0,          -- which of campaigns.content -> 'variants' this recipient gets
   lease_token bigint,
   transport_id int,
   code smallint,                                -- of the last answer

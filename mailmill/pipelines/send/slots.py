@@ -1,0 +1,152 @@
+"""A template as pieces: text that is the same for everybody, and slots for what is not.
+
+Most slots print a merge field, and need no Jinja2. Any other expression, condition or loop is a block: Jinja2 renders
+it once for each combination of the merge fields it names, since countries, languages and first names repeat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jinja2 import Template, nodes
+from markupsafe import escape
+
+from mailmill.errors import TerminalError
+from mailmill.pipelines.target import templates
+from mailmill.pipelines.target.templates import Kind
+
+MISSING = b"\x02"  # what the frozen audience holds where a contact has no value
+MARK = "\0"  # around a token's number in what a block renders; no template and no value holds it
+_TOKEN = re.compile(r"_token_(\d+)")
+
+
+class NoValue(TerminalError):
+    """A merge field that has to be printed has no value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """What a campaign's templates may name. `urls`: what stands before each token's tail, by its number."""
+
+    fields: Sequence[str]
+    constants: Mapping[str, str]  # the same for every recipient
+    urls: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a merge value goes. `default` stands in for a missing value, with `empty` also for an empty one."""
+
+    field: int
+    default: bytes | None = None
+    empty: bool = False
+
+    def pick(self, values: Sequence[bytes]) -> bytes:
+        value = values[self.field]
+        if value == MISSING or (self.empty and not value):
+            if self.default is None:
+                raise NoValue(f"merge field {self.field} has no value")
+            return self.default
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Where the tail of a token goes."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What Jinja2 renders. `fields` are those it names; it depends on nothing else."""
+
+    template: Template = field(repr=False)
+    fields: tuple[int, ...]
+    names: Names = field(repr=False)
+
+    def key(self, values: Sequence[bytes]) -> bytes:
+        """The same for recipients who get the same."""
+        return b"\x1f".join([values[at] for at in self.fields])
+
+    def text(self, values: Sequence[bytes]) -> str:
+        """What it shows, with MARK number MARK for each token. Raises: whatever Jinja2 raises."""
+        context = dict(self.names.constants)
+        for at in self.fields:
+            if values[at] != MISSING:
+                context[self.names.fields[at]] = values[at].decode("utf-8", "replace").replace(MARK, "")
+        for number, url in enumerate(self.names.urls):
+            context[f"_token_{number}"] = f"{url}{MARK}{number}{MARK}"
+        if self.names.urls:
+            context["unsubscribe_url"] = context["_token_0"]
+        return templates.render(self.template, context)
+
+
+Piece = str | Slot | Token | Block
+
+
+def pieces(kind: Kind, source: str, names: Names) -> list[Piece]:
+    """A template in pieces, in its order.
+
+    Raises: Misconfigured with the line of a syntax error.
+    """
+    tree = templates.parse(kind, source)
+    if next(tree.find_all(nodes.Assign), None) is not None:  # what is set in one place may be used in any other
+        return [_block(kind, tree.body, names)]
+    out: list[Piece] = []
+    for node in tree.body:
+        if isinstance(node, nodes.Output):
+            for child in node.nodes:
+                out += _printed(kind, child, names)
+        else:
+            out.append(_block(kind, [node], names))
+    return out
+
+
+def _printed(kind: Kind, node: nodes.Node, names: Names) -> list[Piece]:
+    if isinstance(node, nodes.TemplateData):
+        return [node.data]
+    name, default, empty = _plain(node)
+    if name in names.fields:
+        shown = None if default is None else default.encode()
+        return [Slot(list(names.fields).index(name), shown, empty)]
+    if name in names.constants:
+        return [_shown(kind, names.constants[name])]
+    token = _TOKEN.fullmatch("_token_0" if name == "unsubscribe_url" else name)
+    if token and names.urls:
+        return [_shown(kind, names.urls[int(token[1])]), Token(int(token[1]))]
+    return [_block(kind, [nodes.Output([node], lineno=node.lineno)], names)]
+
+
+def _shown(kind: Kind, text: str) -> str:
+    return str(escape(text)) if kind == "html" else text
+
+
+def _plain(node: nodes.Node) -> tuple[str, str | None, bool]:
+    """Name, default and whether the default also stands for an empty value; no name when it is none of these."""
+    match node:
+        case nodes.Name():
+            return node.name, None, False
+        case nodes.Or(left=nodes.Name() as inner, right=nodes.Const(value=str() as default)):
+            return inner.name, default, True
+        case nodes.Filter(
+            name="default" | "d", node=nodes.Name() as inner, args=[nodes.Const(value=str() as default), *rest],
+            kwargs=[], dyn_args=None, dyn_kwargs=None,
+        ):  # fmt: skip
+            if not rest:
+                return inner.name, default, False
+            if len(rest) == 1 and isinstance(rest[0], nodes.Const) and isinstance(rest[0].value, bool):
+                return inner.name, default, rest[0].value
+    return "", None, False
+
+
+def _block(kind: Kind, body: list[nodes.Node], names: Names) -> Block:
+    used = {name.name for node in body for name in _names(node)}
+    fields = tuple(at for at, name in enumerate(names.fields) if name in used)
+    return Block(templates.compiled(kind, nodes.Template(body, lineno=1)), fields, names)
+
+
+def _names(node: nodes.Node) -> list[nodes.Name]:
+    return [node] if isinstance(node, nodes.Name) else list(node.find_all(nodes.Name))
