@@ -139,11 +139,11 @@ class Installation:
         with self.database.transaction() as conn:
             return ingest.source(conn, name)
 
-    def feed(self, source: SourceRow, files: Sequence[Path] = ()) -> Feed:
-        """What reads a source: these files, or all that is new in its folder or at its API."""
+    def feed(self, source: SourceRow, files: Sequence[Path] = (), *, full: bool = False) -> Feed:
+        """What reads a source: these files, or all that is new in its folder or at its API; full: all it has."""
         from mailmill.io.sources.feeds import feed_of
 
-        return feed_of(source, project=self.project, secret=self.secret, files=files)
+        return feed_of(source, project=self.project, secret=self.secret, files=files, full=full)
 
     def _planner(self) -> tuple[PostgresCampaigns, PostgresContacts]:
         """What planning works on."""

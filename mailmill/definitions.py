@@ -14,6 +14,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 from mailmill.assets import campaigns, contacts, events, lake, segments, warehouse  # noqa: E402
 from mailmill.composition import Installation  # noqa: E402
 from mailmill.sensors import jobs, schedules, sensors  # noqa: E402
+from mailmill.sensors.lines import lines  # noqa: E402
 
 
 def definitions(mill: Installation) -> dg.Definitions:
@@ -26,6 +27,7 @@ def definitions(mill: Installation) -> dg.Definitions:
         schedules=schedules.ALL,
         sensors=sensors.ALL,
         resources={"mill": mill},
+        loggers={"console": dg.colored_console_logger, "lines": lines},
         # a step in a process of its own costs seconds to start (measured: 4 s against 0.05 s)
         executor=dg.in_process_executor,
     )

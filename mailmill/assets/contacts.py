@@ -1,8 +1,8 @@
 """From a source's rows to contacts: raw -> validated and rejected -> contacts; a partition a source."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import dagster as dg
 import polars as pl
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from mailmill.assets import partitions, reports
 from mailmill.assets.resources import Mill
+from mailmill.errors import MailmillError, TransientError
 from mailmill.io.postgres import generations
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.ingest import stage
@@ -18,35 +19,74 @@ from mailmill.pipelines.ingest.ports import Published, SourceRow
 OWNERS = ["team:data"]
 
 
-class IngestConfig(dg.Config):
+class ReadConfig(dg.Config):
     """What to read. Without files: what is new in the source's folder, or at its API."""
 
-    files: list[str] = Field(default_factory=list)
-    force: bool = False  # load also where more rows were rejected than the source allows
+    files: list[str] = Field(default_factory=list)  # relative ones lie in the project folder
+    full: bool = False  # an API from its beginning, so that what it has no more is seen
+    accept_columns: bool = False  # let in what is held because its columns changed
 
 
-def _source(context: dg.AssetExecutionContext, mill: Mill) -> SourceRow:
-    return mill.source("/".join(partitions.parts(context.partition_key)))
+class ValidateConfig(dg.Config):
+    """What to divide. By default what is new."""
+
+    retry: bool = False  # what was divided before and has rejected rows
+    batch: int = 0  # then this batch alone; 0: all of them
+
+
+class LoadConfig(dg.Config):
+    force: bool = False  # also where more rows were rejected, or contacts withdrawn, than is allowed without a person
+
+
+@contextmanager
+def _work(context: dg.AssetExecutionContext, mill: Mill) -> Iterator[SourceRow]:
+    """The source of this partition. What goes wrong is remembered with it, and said without a stack trace."""
+    source = mill.source("/".join(partitions.parts(context.partition_key)))
+    try:
+        yield source
+    except MailmillError as error:
+        mill.ingest.remember(source, str(error))
+        raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from error
 
 
 @dg.asset(partitions_def=partitions.sources, group_name="ingest", kinds={"parquet"}, owners=OWNERS)
 def raw_contacts(
-    context: dg.AssetExecutionContext, config: IngestConfig, mill: dg.ResourceParam[Mill]
+    context: dg.AssetExecutionContext, config: ReadConfig, mill: dg.ResourceParam[Mill]
 ) -> dg.MaterializeResult:
     """What a source said, as it said it, batch by batch. The same content twice is one batch."""
-    source = _source(context, mill)
-    files = tuple(Path(file) for file in config.files)
-    received = stage.receive(source, mill.feed(source, files), mill.ingest, progress=context.log.info)
-    if config.files and received.refused and not received.batches and not received.known:
-        raise dg.Failure(received.refused[0].message, allow_retries=False)
+    with _work(context, mill) as source:
+        feed = mill.feed(source, [mill.project / file for file in config.files], full=config.full)
+        received = stage.receive(
+            source, feed, mill.ingest, accept_columns=config.accept_columns, progress=context.log.info
+        )
+        mill.ingest.remember(source, "; ".join(f"{r.origin}: {r.message}" for r in received.refused) or None)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": received.rows,
             "batches": len(received.batches),
             "known_before": received.known,
             "refused": reports.table([{"origin": r.origin, "why": r.message} for r in received.refused]),
+            "held": reports.table([{"batch": h.batch_id, "origin": h.origin, "why": h.why} for h in received.held]),
             "notes": list(received.notes),
         }
+    )
+
+
+@dg.asset_check(
+    asset=raw_contacts,
+    partitions_def=partitions.sources,
+    description="No batch is held because its columns are not those of the batch before (on_change: hold).",
+)
+def columns_are_known(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
+    held = mill.ingest.held(mill.source("/".join(partitions.parts(context.partition_key))))
+    return dg.AssetCheckResult(
+        passed=not held,
+        severity=dg.AssetCheckSeverity.WARN,  # what is not held goes on
+        metadata={
+            "held": reports.table([{"batch": h.batch_id, "origin": h.origin, "why": h.why} for h in held]),
+            "remedy": "Look at the file, then correct `columns` of the source and apply it, or let it in as it is: "
+            f"mailmill ingest {'/'.join(partitions.parts(context.partition_key))} --accept-columns",
+        },
     )
 
 
@@ -73,10 +113,15 @@ def raw_contacts(
     name="validate_contacts",
 )
 def validate_contacts(
-    context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]
+    context: dg.AssetExecutionContext, config: ValidateConfig, mill: dg.ResourceParam[Mill]
 ) -> Iterator[dg.MaterializeResult]:
     """Divide raw rows into those that hold and those that do not; nothing is dropped."""
-    validated = stage.validate(_source(context, mill), mill.ingest, progress=context.log.info)
+    with _work(context, mill) as source:
+        if config.retry:
+            only = config.batch or None
+            validated = stage.retry_rejects(source, mill.ingest, batch_id=only, progress=context.log.info)
+        else:
+            validated = stage.validate(source, mill.ingest, progress=context.log.info)
     share = validated.rejected / validated.read if validated.read else 0.0
     yield dg.MaterializeResult(
         asset_key="validated_contacts",
@@ -92,6 +137,7 @@ def validate_contacts(
         metadata={
             "dagster/row_count": validated.rejected,
             "share": share,
+            "share_allowed": source.spec.max_reject_share,
             "reasons": reports.counts(validated.reasons, what="reason"),
             "chart": reports.bars(validated.reasons, title="rejected by reason"),
         },
@@ -104,16 +150,20 @@ def validate_contacts(
     partitions_def=partitions.sources,
     description="No batch that waits to be loaded has more rejected rows than its source allows (max_reject_share).",
 )
-def rejects_are_few(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
+def rejects_are_few(
+    context: dg.AssetCheckExecutionContext, config: LoadConfig, mill: dg.ResourceParam[Mill]
+) -> dg.AssetCheckResult:
     source = mill.source("/".join(partitions.parts(context.partition_key)))
     waiting = mill.ingest.batches(source, "validated")
     over = [batch for batch in waiting if stage.too_many_rejected(source, batch)]
     # one bad file does not hold up the others: it is withheld, and loaded by hand or after a correction
+    stops = len(over) == len(waiting) and not config.force
     return dg.AssetCheckResult(
         passed=not over,
-        severity=dg.AssetCheckSeverity.WARN if len(over) < len(waiting) else dg.AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR if stops else dg.AssetCheckSeverity.WARN,
         metadata={
             "waiting": len(waiting),
+            "share_allowed": source.spec.max_reject_share,
             "withheld": reports.table(
                 [{"batch": b.id, "origin": b.origin, "read": b.rows_read, "rejected": b.rows_rejected} for b in over]
             ),
@@ -129,12 +179,12 @@ def rejects_are_few(context: dg.AssetCheckExecutionContext, mill: dg.ResourcePar
     owners=OWNERS,
 )
 def contacts(
-    context: dg.AssetExecutionContext, config: IngestConfig, mill: dg.ResourceParam[Mill]
+    context: dg.AssetExecutionContext, config: LoadConfig, mill: dg.ResourceParam[Mill]
 ) -> dg.MaterializeResult:
     """One person, one contact, across all sources of the tenant; each field says which source and batch it is from."""
-    source = _source(context, mill)
-    loaded = stage.load(source, mill.ingest, mill.ingest, force=config.force, progress=context.log.info)
-    published = stage.publish_contacts(source.tenant_id, mill.ingest, now=datetime.now(UTC))
+    with _work(context, mill) as source:
+        loaded = stage.load(source, mill.ingest, mill.ingest, force=config.force, progress=context.log.info)
+        published = stage.publish_contacts(source.tenant_id, mill.ingest, now=datetime.now(UTC))
     counts = loaded.counts
     what_became = {
         "new": counts.new,

@@ -16,6 +16,10 @@ from mailmill.pipelines.target.planning import Planned
 class IngestStore(RawStore, BatchStore, ContactStore, Protocol):
     """Everything ingest keeps."""
 
+    def remember(self, source: SourceRow, error: str | None) -> None:
+        """What was wrong with the source's last import, None where nothing was."""
+        ...
+
 
 class Mill(Protocol):
     """The installation as assets see it. Nothing is opened before it is asked for."""
@@ -34,7 +38,7 @@ class Mill(Protocol):
 
     def source(self, name: str) -> SourceRow: ...
 
-    def feed(self, source: SourceRow, files: Sequence[Path] = ()) -> Feed: ...
+    def feed(self, source: SourceRow, files: Sequence[Path] = (), *, full: bool = False) -> Feed: ...
 
     def start_due(self, campaign_id: int, *, by: str) -> Planned | None: ...
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -28,6 +29,15 @@ app = typer.Typer(
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
+
+
+class OrShow(typer.core.TyperGroup):
+    """A group of verbs whose command `show` is meant where none is named: `mailmill rejects acme/list`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("--help", "-h")):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
 
 
 @app.callback()

@@ -44,7 +44,7 @@ run_retries: {{enabled: true, max_retries: 1, retry_on_asset_or_op_failure: fals
 retention:
   sensor: {{purge_after_days: {{skipped: 1, started: 30, success: 7, failure: 30}}}}
   schedule: {{purge_after_days: {{skipped: 1, started: 30, success: 7, failure: 30}}}}
-python_logs: {{python_log_level: WARNING}}
+python_logs: {{python_log_level: INFO}}
 """
 
 

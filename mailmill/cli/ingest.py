@@ -2,139 +2,66 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from mailmill.cli import imports
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import ingest as sources
-from mailmill.io.postgres.ingest_store import IngestStore
-from mailmill.io.sources.feeds import feed_of
 from mailmill.io.sources.manual import Typed
 from mailmill.pipelines.ingest import addresses, rejects, stage, verdicts
 from mailmill.pipelines.ingest.columns import ALIASES
-from mailmill.pipelines.ingest.ports import Feed, Loaded, Published, Received, SourceRow, Validated
+from mailmill.pipelines.ingest.ports import SourceRow
 
 contacts = typer.Typer(no_args_is_help=True, help="Contacts by hand.")
 app.add_typer(contacts, name="contacts")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ingested:
-    """What one import did, from the source to the published contacts."""
-
-    source: str
-    received: Received
-    validated: Validated
-    loaded: Loaded
-    published: Published
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        counts = self.loaded.counts
-        return {
-            "source": self.source,
-            "read": self.validated.read,
-            "accepted": self.validated.accepted,
-            "rejected": self.validated.rejected,
-            "new": counts.new,
-            "changed": counts.changed,
-            "duplicates_within": counts.duplicates_within,
-            "duplicates_across": counts.duplicates_across,
-            "known_before": self.received.known,
-            "contacts": self.published.rows,
-        }
-
-
-def run(mill: Installation, source: SourceRow, feed: Feed, *, force: bool = False) -> Ingested:
-    """Receive, validate, load and publish; says on stderr how far it is."""
-    store = IngestStore(database=mill.database, lake=mill.lake)
-    received = stage.receive(source, feed, store, progress=say)
-    return _taken_in(source, store, received, stage.validate(source, store, progress=say), force)
-
-
-def run_again(mill: Installation, source: SourceRow, *, force: bool = False) -> Ingested:
-    """Look again at every batch with rejected rows, load what is new of it and publish."""
-    store = IngestStore(database=mill.database, lake=mill.lake)
-    return _taken_in(source, store, Received(), stage.retry_rejects(source, store, progress=say), force)
-
-
-def _taken_in(source: SourceRow, store: IngestStore, received: Received, validated: Validated, force: bool) -> Ingested:
-    loaded = stage.load(source, store, store, force=force, progress=say)
-    published = stage.publish_contacts(source.tenant_id, store, now=datetime.now(UTC))
-    return Ingested(source=source.name, received=received, validated=validated, loaded=loaded, published=published)
-
-
-def say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="tenant/source")],
-    file: Annotated[list[Path] | None, typer.Option("--file", help="A CSV file; once for each.")] = None,
+    source: Annotated[str | None, typer.Argument(help="tenant/source; without it every folder and API.")] = None,
+    file: Annotated[list[Path] | None, typer.Option("--file", help="A file; once for each.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="An API from its beginning, not only what is new.")] = False,
+    accept_columns: Annotated[
+        bool, typer.Option("--accept-columns", help="Let in what is held because its columns changed.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Load also where more than max_reject_share is bad.")] = False,
     json: Json = False,
 ) -> None:
-    """Take in what a source has: its files, or what its API gives since the last time."""
+    """Take in what a source has: its files, or what its API gives since the last time, as a run that the UI shows."""
     mill = installation()
-    with mill.database.transaction() as conn:
-        row = sources.source(conn, source)
-    feed = feed_of(row, project=mill.project, secret=mill.secret, files=file or ())
-    done = run(mill, row, feed, force=force)
-    show(done, json)
-    complain(done)
-
-
-def show(done: Ingested, json: bool) -> None:
-    notes = list(dict.fromkeys((*done.received.notes, *done.validated.notes)))
-    if json:
-        answer_json({**done.summary, "reasons": done.validated.reasons, "notes": notes,
-                     "refused": done.received.refused, "withheld": done.loaded.withheld})  # fmt: skip
-        return
-    answer_table([done.summary])
-    if done.validated.reasons:
-        rows = [
-            {"rows": n, "reason": reason, "meaning": rejects.REASONS.get(reason, "")}
-            for reason, n in done.validated.reasons.items()
-        ]
-        answer_table(rows, title="rejected, by reason")
-    for note in notes:
-        print(f"note: {note}")
-
-
-def complain(done: Ingested) -> None:
-    """What a person has to look at makes the verb fail, after everything else has been done.
-
-    Raises: Misconfigured.
-    """
-    if done.received.refused:
-        raise Misconfigured(_refused(done.received))
-    if done.loaded.withheld:
-        names = ", ".join(f"{batch.origin} (batch {batch.id})" for batch in done.loaded.withheld)
-        raise Misconfigured(
-            f"too many rows of {names} were rejected, so none of them was loaded",
-            remedy=f"Look at them with `mailmill rejects {done.source}`, then run this again with --force.",
-        )
-
-
-def _refused(received: Received) -> str:
-    """What could not be read and why, each with its name once."""
-    said = [
-        refusal.message if refusal.message.startswith(refusal.origin) else f"{refusal.origin}: {refusal.message}"
-        for refusal in received.refused
+    done = [
+        imports.take_in(mill, row, files=file or (), full=full, accept_columns=accept_columns, force=force)
+        for row in _sources(mill, source, by_hand=bool(file or full or accept_columns or force))
     ]
-    rest = received.batches or received.known
-    if len(said) == 1 and not rest:
-        return said[0]
-    listed = "\n  ".join(said)
-    return f"{len(said)} could not be read{'; the rest is taken in' if rest else ''}:\n  {listed}"
+    imports.show(done, json)
+    imports.complain(done)
+
+
+def _sources(mill: Installation, name: str | None, *, by_hand: bool) -> list[SourceRow]:
+    """The source of this name; without one all that can be read as they are, or the only one.
+
+    Raises: Misconfigured when there is none, or when options for one source could mean several.
+    """
+    with mill.database.transaction() as conn:
+        if name is not None:
+            return [sources.source(conn, name)]
+        found = [
+            row
+            for row in sources.sources(conn)
+            if row.spec.folder or row.spec.url or (by_hand and row.spec.type == "csv")
+        ]
+    if not found:
+        raise Misconfigured("no source has a folder or an API", place="SOURCE", remedy="Apply a YAML file with one.")
+    if by_hand and len(found) > 1:
+        names = ", ".join(row.name for row in found[:20])
+        raise Misconfigured("these options are for one source", place="SOURCE", remedy=f"Name it. There are: {names}.")
+    return found
 
 
 @contacts.command("add")
@@ -156,11 +83,16 @@ def add(
         raise Misconfigured("a contact needs --email or --phone")
     with mill.database.transaction() as conn:
         found = sources.sources(conn, tenant=tenant, slug=source, kind="manual")
-    done = run(mill, _only(found, tenant), Typed(rows=[given], at=datetime.now(UTC)))
-    if done.validated.rejected:
-        reason = next(iter(done.validated.reasons))
+    person = _only(found, tenant)
+    stage.receive(person, Typed(rows=[given], at=datetime.now(UTC)), mill.ingest)
+    validated = stage.validate(person, mill.ingest)
+    if validated.rejected:
+        reason = next(iter(validated.reasons))
         raise Misconfigured(f"the contact was not taken in: {rejects.REASONS.get(reason, reason)}", place=reason)
-    show(done, json)
+    counts = stage.load(person, mill.ingest, mill.ingest).counts
+    published = stage.publish_contacts(person.tenant_id, mill.ingest, now=datetime.now(UTC))
+    answer = {"source": person.name, "new": counts.new, "changed": counts.changed, "contacts": published.rows}
+    answer_json(answer) if json else answer_table([answer])
 
 
 def _fields(pairs: list[str]) -> dict[str, str]:

@@ -1,51 +1,43 @@
-"""The verb about rows that were not taken in: show them, export them, read them again."""
+"""The verbs about rows that were not taken in: show them, export them, read them again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
+import polars as pl
 import typer
 
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation
-from mailmill.cli.ingest import complain, run_again, show
-from mailmill.composition import Installation
+from mailmill.cli import imports
+from mailmill.cli.app import Json, OrShow, answer_json, answer_table, app, installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import ingest as sources
-from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.pipelines.ingest import rejects
 
 LAST_BATCH = 2**63 - 1  # PostgreSQL's bigint
+group = typer.Typer(
+    cls=OrShow, help="Rows that were not taken in: WHAT, or `show WHAT`, shows them; `retry` reads again."
+)
+app.add_typer(group, name="rejects")
 
 
-@app.command("rejects")
-def show_rejects(
+@group.command("show")
+def show(
     what: Annotated[str | None, typer.Argument(help="tenant, tenant/source, or a batch's number")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those rejected for this reason.")] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="Write them to this file, for a spreadsheet.")] = None,
     limit: Annotated[int, typer.Option(help="How many to show.", min=1)] = 50,
-    retry: Annotated[
-        bool, typer.Option("--retry", help="Read a source's rejected rows again, as it is applied now.")
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="With --retry: load also where more than max_reject_share is bad.")
-    ] = False,
     json: Json = False,
 ) -> None:
     """Rows that were not taken in: source, line, field, reason and the text as it came."""
-    mill = installation()
-    if retry or force:
-        if not retry or csv is not None:
-            raise Misconfigured("--force goes with --retry, and --csv without it")
-        _retry(mill, what, force, json)
-        return
-    found = IngestStore(database=mill.database, lake=mill.lake).rejected(**_scope(what))
+    if reason is not None and reason not in rejects.REASONS:
+        known = ", ".join(rejects.REASONS)
+        raise Misconfigured(f"there is no reason {reason!r}", place="--reason", remedy=f"There are: {known}.")
+    found = installation().ingest.rejected(**_scope(what))
+    if reason is not None:
+        found = found.filter(pl.col("reason") == reason)
     if csv is not None:
-        rows = found.collect()
-        try:
-            csv.write_bytes(rejects.as_csv(rows))
-        except OSError as error:
-            raise Misconfigured(f"cannot be written: {error.strerror}", place=str(csv)) from None
-        print(f"{rows.height:,} rejected rows in {csv}")
+        _export(found, csv, json)
         return
     counts = rejects.counted(found.select("reason").collect())
     shown = found.head(limit).collect().to_dicts()
@@ -58,12 +50,29 @@ def show_rejects(
         answer_table([{**row, "raw": str(row["raw"])[:60]} for row in shown], title=f"the newest {len(shown)}")
 
 
-def _retry(mill: Installation, what: str | None, force: bool, json: bool) -> None:
+def _export(found: pl.LazyFrame, csv: Path, json: bool) -> None:
+    rows = found.collect()
+    try:
+        csv.write_bytes(rejects.as_csv(rows))
+    except OSError as error:
+        raise Misconfigured(f"cannot be written: {error.strerror}", place=str(csv)) from None
+    answer_json({"rows": rows.height, "file": str(csv)}) if json else print(f"{rows.height:,} rejected rows in {csv}")
+
+
+@group.command("retry")
+def retry(
+    what: Annotated[str, typer.Argument(help="tenant/source, or a batch's number")],
+    force: Annotated[bool, typer.Option("--force", help="Load also where more than max_reject_share is bad.")] = False,
+    json: Json = False,
+) -> None:
+    """Read rejected rows again, as the source is applied now, and take in what holds, as a run that the UI shows."""
+    mill = installation()
+    batch = _scope(what).get("batch_id", 0)
     with mill.database.transaction() as conn:
-        row = sources.source(conn, what or "")
-    done = run_again(mill, row, force=force)
-    show(done, json)
-    complain(done)
+        row = sources.of_batch(conn, batch) if batch else sources.source(conn, what)
+    done = [imports.again(mill, row, batch=batch, force=force)]
+    imports.show(done, json)
+    imports.complain(done)
 
 
 def _scope(what: str | None) -> dict[str, Any]:

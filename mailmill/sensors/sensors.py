@@ -8,7 +8,7 @@ import dagster as dg
 from mailmill.assets import partitions
 from mailmill.assets.resources import Mill
 from mailmill.io.postgres import control
-from mailmill.sensors import jobs
+from mailmill.sensors import jobs, lost_runs
 
 SETTLED_S = 2.0  # a file that changed more recently may still be copied
 
@@ -53,6 +53,7 @@ def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> 
     job=jobs.segment,
 )
 def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
+    lost_runs.end(context.instance, mill.database)
     with mill.database.transaction("owner") as conn:
         things = {
             partitions.sources: control.sources(conn),

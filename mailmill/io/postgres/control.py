@@ -84,6 +84,17 @@ def live_workers(conn: psycopg.Connection) -> int:
     return int(row[0]) if row else 0
 
 
+def hold_run(conn: psycopg.Connection, run_id: str) -> None:
+    """Show as long as this connection lives that somebody works at the run."""
+    conn.execute(SQL["hold_run"], {"run_id": run_id})
+
+
+def run_is_held(conn: psycopg.Connection, run_id: str) -> bool:
+    """Whether somebody works at the run; in a transaction of its own, which ends the probe."""
+    row = conn.execute(SQL["probe_run"], {"run_id": run_id}).fetchone()
+    return not (row and row[0])
+
+
 def audience(conn: psycopg.Connection, campaign_id: int) -> Audience:
     """What was frozen for a campaign; zeros where nothing is yet."""
     with conn.cursor(row_factory=class_row(Audience)) as cursor:

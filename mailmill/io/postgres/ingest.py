@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.configuration.specs import SourceSpec
-from mailmill.pipelines.ingest.ports import BatchRow, BatchState, Cursor, LoadCounts, RawBatch, SourceRow
+from mailmill.pipelines.ingest.ports import BatchRow, BatchState, Cursor, Held, LoadCounts, RawBatch, SourceRow
 from mailmill.pipelines.ingest.validation import Checked
 
 SQL = statements("ingest")
@@ -41,6 +41,14 @@ def source(conn: psycopg.Connection, name: str) -> SourceRow:
     )
 
 
+def of_batch(conn: psycopg.Connection, batch_id: int) -> SourceRow:
+    """The source a batch is of. Raises: Misconfigured when there is no such batch."""
+    row = conn.execute(SQL["of_batch"], {"batch_id": batch_id}).fetchone()
+    if row is None:
+        raise Misconfigured(f"there is no batch {batch_id}", place="WHAT", remedy="`mailmill sources` lists sources.")
+    return source(conn, row[0])
+
+
 def cursor_of(conn: psycopg.Connection, source: SourceRow) -> Cursor | None:
     row = conn.execute(SQL["cursor"], {"tenant_id": source.tenant_id, "source_id": source.id}).fetchone()
     return row[0] if row else None
@@ -62,7 +70,22 @@ def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[str, ...]
     return tuple(row[0] or ()) if row else ()
 
 
-def add_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch) -> int | None:
+def release(conn: psycopg.Connection, source: SourceRow, *, accept: bool) -> int:
+    mapping = Jsonb(source.spec.columns)
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "accept": accept, "mapping": mapping}
+    return conn.execute(SQL["release"], facts).rowcount
+
+
+def remember(conn: psycopg.Connection, source: SourceRow, error: str | None) -> None:
+    conn.execute(SQL["remember"], {"tenant_id": source.tenant_id, "source_id": source.id, "error": error})
+
+
+def held(conn: psycopg.Connection, source: SourceRow) -> list[Held]:
+    with conn.cursor(row_factory=class_row(Held)) as cursor:
+        return cursor.execute(SQL["held"], {"tenant_id": source.tenant_id, "source_id": source.id}).fetchall()
+
+
+def add_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch, *, hold: bool = False) -> int | None:
     """The id of the new batch; None when this content is already there."""
     facts = {
         "tenant_id": source.tenant_id,
@@ -71,6 +94,7 @@ def add_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch) -> i
         "origin": batch.origin,
         "seen_at": batch.seen_at,
         "rows": batch.table.frame.height,
+        "hold": hold,
     }
     row = conn.execute(SQL["add_batch"], facts).fetchone()
     return int(row[0]) if row else None

@@ -18,6 +18,7 @@ from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
     Cursor,
+    Held,
     Kept,
     LoadCounts,
     Published,
@@ -56,7 +57,23 @@ class IngestStore:
     def _be_patient(self, conn: psycopg.Connection) -> None:
         conn.execute(ingest.SQL["lock_timeout"], {"milliseconds": str(int(self.patience_s * 1000))})
 
-    def keep(self, source: SourceRow, batch: RawBatch) -> Kept:
+    def columns(self, source: SourceRow) -> tuple[str, ...]:
+        with self.database.transaction() as conn:
+            return ingest.last_columns(conn, source)
+
+    def release(self, source: SourceRow, *, accept: bool) -> int:
+        with self.database.transaction() as conn:
+            return ingest.release(conn, source, accept=accept)
+
+    def held(self, source: SourceRow) -> list[Held]:
+        with self.database.transaction() as conn:
+            return ingest.held(conn, source)
+
+    def remember(self, source: SourceRow, error: str | None) -> None:
+        with self.database.transaction() as conn:
+            ingest.remember(conn, source, error)
+
+    def keep(self, source: SourceRow, batch: RawBatch, *, surprise: str | None = None, hold: bool = False) -> Kept:
         with self.database.transaction() as conn:
             known = ingest.find_batch(conn, source, batch.key)
             if known is not None:
@@ -65,8 +82,7 @@ class IngestStore:
                 return Kept(batch_id=known, new=False)
         file = self.lake.write(batch.table.frame, tenant_id=source.tenant_id, dataset="raw")
         with self.database.transaction() as conn:
-            before = ingest.last_columns(conn, source)
-            batch_id = ingest.add_batch(conn, source, batch)
+            batch_id = ingest.add_batch(conn, source, batch, hold=hold)
             new = batch_id is not None
             if batch_id is not None:
                 manifest.add(
@@ -76,14 +92,19 @@ class IngestStore:
                     dataset="raw",
                     part=source.slug,
                     batch_id=batch_id,
-                    facts={"columns": list(batch.table.columns), "origin": batch.origin},
+                    facts={
+                        "columns": list(batch.table.columns),
+                        "origin": batch.origin,
+                        "mapping": source.spec.columns,
+                        "surprise": surprise,
+                    },
                 )
             else:
                 batch_id = ingest.find_batch(conn, source, batch.key)
                 assert batch_id is not None
             if batch.cursor is not None:
                 ingest.move_cursor(conn, source, batch.cursor)
-            return Kept(batch_id=batch_id, new=new, columns_before=before)
+            return Kept(batch_id=batch_id, new=new)
 
     # ------------------------------------------------------------ BatchStore
 

@@ -11,13 +11,18 @@ from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest.ports import Feed, SourceRow
 
 
-def feed_of(source: SourceRow, *, project: Path, secret: Callable[[str], str], files: Sequence[Path] = ()) -> Feed:
+def feed_of(
+    source: SourceRow, *, project: Path, secret: Callable[[str], str], files: Sequence[Path] = (), full: bool = False
+) -> Feed:
     """The feed of a source.
 
-    In:     project, which `folder` is relative to; secret resolves a reference; files, read in place of the folder.
+    In:     project, which `folder` is relative to; secret resolves a reference; files, read in place of the folder;
+            full: an API from its beginning.
     Raises: Misconfigured when there is nothing this source could be read from.
     """
     spec = source.spec
+    if full and spec.type not in ("scraper_pro", "backlink_engine"):
+        raise Misconfigured(f"{source.name} is no HTTP API, so there is nothing to synchronize anew", place="--full")
     if spec.type == "csv":
         if not files and spec.folder is None:
             raise Misconfigured(
@@ -42,5 +47,6 @@ def feed_of(source: SourceRow, *, project: Path, secret: Callable[[str], str], f
             name=source.name,
             page_size=spec.page_size,
             timeout_s=spec.timeout_s,
-        )
+        ),
+        full=full,
     )

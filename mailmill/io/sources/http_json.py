@@ -58,8 +58,8 @@ class _Page:
 class HttpFeed:
     """Walks the pages from where the last import stopped."""
 
-    def __init__(self, config: HttpSource) -> None:
-        self._config = config
+    def __init__(self, config: HttpSource, *, full: bool = False) -> None:
+        self._config, self._full = config, full
         path, self._fields = RESOURCES[config.type]
         self._endpoint = config.url.rstrip("/") + path
         self._place = f"{config.name} ({self._endpoint})" if config.name else self._endpoint

@@ -106,6 +106,7 @@ class SourceSpec(TenantOwned):
     columns: dict[FieldName, str] = {}  # field -> header of the column it is in, where the names differ
     max_reject_share: float = Field(default=0.5, ge=0, le=1)  # above it the check fails and nothing is loaded
     consent: ConsentPolicy | None = None  # of single rows: columns consent_at, consent_basis, consent_proof
+    on_change: Literal["report", "hold"] = "report"  # what becomes of a batch whose columns are not the last one's
     # csv
     folder: str | None = None  # where files are dropped, relative to the project folder
     encoding: str | None = None  # found by itself when not given
@@ -113,6 +114,7 @@ class SourceSpec(TenantOwned):
     # scraper_pro, backlink_engine
     url: str | None = None
     api_key: SecretReference | None = None
+    on_delete: Literal["keep", "withdraw"] = "keep"  # what it means for a contact that the API has it no more
     page_size: int = Field(default=500, ge=1, le=5000)
     timeout_s: float = Field(default=30, gt=0, le=300)
 
@@ -125,6 +127,8 @@ class SourceSpec(TenantOwned):
             raise ValueError(f"url and api_key do not belong to a source of type {self.type}")
         if self.type != "csv" and (self.folder or self.encoding or self.delimiter):
             raise ValueError(f"folder, encoding and delimiter do not belong to a source of type {self.type}")
+        if not http and self.on_delete != "keep":
+            raise ValueError(f"on_delete does not belong to a source of type {self.type}")
         if http and not (self.url or "").startswith(("http://", "https://")):
             raise ValueError("url has to begin with http:// or https://")
         return self

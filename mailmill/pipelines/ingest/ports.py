@@ -14,7 +14,7 @@ from mailmill.pipelines.configuration.specs import SourceSpec
 from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.validation import Checked
 
-BatchState = Literal["raw", "validated", "loaded"]
+BatchState = Literal["held", "raw", "validated", "loaded"]
 Cursor = dict[str, Any]
 
 
@@ -82,7 +82,15 @@ class Kept:
 
     batch_id: int
     new: bool
-    columns_before: tuple[str, ...] = ()  # of the source's batch before this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A raw batch of which nothing is taken in before a person agrees to its columns."""
+
+    batch_id: int
+    origin: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +104,7 @@ class BatchRow:
     rows_read: int
     rows_accepted: int
     rows_rejected: int
+    withdrawn: int = 0  # of the rejected rows: what the source says it has deleted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +133,23 @@ class RawStore(Protocol):
         """
         ...
 
-    def keep(self, source: SourceRow, batch: RawBatch) -> Kept:
-        """Rows, batch and cursor in one transaction; content that is already there adds nothing."""
+    def columns(self, source: SourceRow) -> tuple[str, ...]:
+        """The columns of the source's newest batch that is not held; empty before the first."""
+        ...
+
+    def keep(self, source: SourceRow, batch: RawBatch, *, surprise: str | None = None, hold: bool = False) -> Kept:
+        """Rows, batch and cursor in one transaction; content that is already there adds nothing.
+
+        In: surprise, what is odd about the batch's columns; hold: nothing of it is to be taken in.
+        """
+        ...
+
+    def release(self, source: SourceRow, *, accept: bool) -> int:
+        """Let in what is held: all, or what was held under another mapping than the source has now. Out: how many."""
+        ...
+
+    def held(self, source: SourceRow) -> list[Held]:
+        """What is held, oldest first."""
         ...
 
 
@@ -165,6 +189,7 @@ class Received:
     known: int = 0  # batches whose content had come before
     rows: int = 0
     refused: tuple[Refusal, ...] = ()
+    held: tuple[Held, ...] = ()  # of this import and of earlier ones
     notes: tuple[str, ...] = ()
 
 

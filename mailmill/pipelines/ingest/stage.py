@@ -33,10 +33,14 @@ def _silent(message: str) -> None:
     return None
 
 
-def receive(source: SourceRow, feed: Feed, store: RawStore, *, progress: Progress = _silent) -> Received:
+def receive(
+    source: SourceRow, feed: Feed, store: RawStore, *, accept_columns: bool = False, progress: Progress = _silent
+) -> Received:
     """Keep what the source has to say, batch by batch; what it said before is recognised and adds nothing.
 
-    A batch whose columns do not say where an address is, is refused before anything of it is kept.
+    A batch whose columns do not say where an address is, is refused before anything of it is kept. One whose columns
+    are not those of the last time is reported and, where the source says `on_change: hold`, kept and not taken in,
+    until its columns are accepted or the source's mapping is another.
     Raises: SourceUnavailable (what was kept stays kept), Misconfigured when a source with a cursor must not go on.
     """
     new: list[int] = []
@@ -46,6 +50,9 @@ def receive(source: SourceRow, feed: Feed, store: RawStore, *, progress: Progres
     if isinstance(feed, ReportingFeed):
         feed.report_to(progress)
     with store.importing(source) as cursor:
+        if released := store.release(source, accept=accept_columns):
+            progress(f"let in {released} batches that were held")
+        columns = store.columns(source)
         for said in feed.batches(cursor):
             outcome = said if isinstance(said, Refusal) else _refusal(source, said)
             if outcome is not None:
@@ -53,17 +60,20 @@ def receive(source: SourceRow, feed: Feed, store: RawStore, *, progress: Progres
                 progress(f"refused {outcome.origin}")  # why, says who called
                 continue
             assert isinstance(said, RawBatch)
-            kept = store.keep(source, said)
+            surprise = changed(columns, said.table.columns)
+            hold = surprise is not None and source.spec.on_change == "hold" and not accept_columns
+            kept = store.keep(source, said, surprise=surprise, hold=hold)
             notes += [f"{said.origin}: {note}" for note in said.notes]
             if not kept.new:
                 known += 1
                 continue
             new.append(kept.batch_id)
             rows += said.table.frame.height
-            surprise = changed(kept.columns_before, said.table.columns)
             notes += [f"{said.origin}: {surprise}"] if surprise else []
-            progress(f"received {said.origin}: {said.table.frame.height:,} rows")
-    return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), notes=tuple(notes))
+            progress(f"{'held' if hold else 'received'} {said.origin}: {said.table.frame.height:,} rows")
+            columns = columns if hold or not said.table.columns else said.table.columns
+        held = tuple(store.held(source))
+    return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), held=held, notes=tuple(notes))
 
 
 def _refusal(source: SourceRow, batch: RawBatch) -> Refusal | None:
@@ -83,12 +93,21 @@ def validate(source: SourceRow, store: BatchStore, *, progress: Progress = _sile
     return _validated(source, store, store.batches(source, "raw"), progress)
 
 
-def retry_rejects(source: SourceRow, store: BatchStore, *, progress: Progress = _silent) -> Validated:
-    """Divide again, by the rules of today, every batch that has rejected rows. `load` then takes in what is new.
+def retry_rejects(
+    source: SourceRow, store: BatchStore, *, batch_id: int | None = None, progress: Progress = _silent
+) -> Validated:
+    """Divide again, by the rules of today, every batch that has rejected rows, or this one.
+    `load` then takes in what is new.
 
     A batch whose columns the source does not name any more stays as it is, with a note: another one had them.
     """
-    again = [batch for batch in store.batches(source, None) if batch.rows_rejected and batch.state != "raw"]
+    again = [
+        batch
+        for batch in store.batches(source, None)
+        if batch.rows_rejected > batch.withdrawn
+        and batch.state in ("validated", "loaded")
+        and batch_id in (None, batch.id)
+    ]
     return _validated(source, store, again, progress, lenient=True)
 
 
@@ -155,7 +174,8 @@ def load(
 
 def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
     """Whether so much of a batch was rejected that a person should look first. Nothing accepted is nothing to hold."""
-    return batch.rows_accepted > 0 and batch.rows_rejected > source.spec.max_reject_share * batch.rows_read
+    read, rejected = batch.rows_read - batch.withdrawn, batch.rows_rejected - batch.withdrawn
+    return batch.rows_accepted > 0 and rejected > source.spec.max_reject_share * read
 
 
 def publish_contacts(tenant_id: int, contacts: ContactStore, *, now: datetime) -> Published:

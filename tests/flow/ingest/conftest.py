@@ -13,7 +13,14 @@ import polars as pl
 import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+from pydantic import SecretStr
+from typer.testing import CliRunner
 
+from mailmill.cli import ingest as ingest_verbs
+from mailmill.cli import rejects as rejects_verbs
+from mailmill.cli.app import app
+from mailmill.composition import Installation
+from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import ingest, manifest
 from mailmill.io.postgres.database import Database
@@ -22,6 +29,7 @@ from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.ingest.ports import Feed, Loaded, Received, SourceRow, Validated
+from mailmill.settings import Settings
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -112,6 +120,33 @@ def database(module_database: Database) -> Database:
     with module_database.transaction() as conn:
         conn.execute("TRUNCATE tenants, contacts, contact_sources, engagement RESTART IDENTITY CASCADE")
     return module_database
+
+
+@pytest.fixture
+def installed(mill: Mill, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installation:
+    """The test's database and lake as an installation, for verbs run in this process by way of Dagster."""
+    url = database.conninfo("owner")
+    made = Installation(Settings(home=tmp_path / "home", project=mill.folder, database_url=SecretStr(url)))
+    made.__dict__.update(database=database, any_database=database, lake=mill.lake)
+    for module in (ingest_verbs, rejects_verbs):
+        monkeypatch.setattr(module, "installation", lambda: made)
+    for name in ("DAGSTER_HOME", "MAILMILL_DAGSTER_STORAGE", "DAGSTER_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "")  # so that what a run sets is taken back
+    return made
+
+
+@pytest.fixture
+def mailmill(installed: Installation) -> Callable[..., str]:
+    """Runs one verb here. Out: what it says on stdout. Raises: the Misconfigured that `main` shows and exits 1 with."""
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, list(words))
+        if isinstance(result.exception, Misconfigured):
+            raise result.exception
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.stdout
+
+    return run
 
 
 @pytest.fixture

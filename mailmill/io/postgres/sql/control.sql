@@ -56,3 +56,9 @@ SELECT coalesce(sum(uniq) FILTER (WHERE kind = 'accepted'), 0)::bigint AS accept
        coalesce(sum(uniq) FILTER (WHERE kind = 'bounced_hard'), 0)::bigint AS bounced_hard,
        coalesce(sum(uniq) FILTER (WHERE kind = 'complained'), 0)::bigint AS complained
   FROM counters WHERE campaign_id = %(campaign_id)s;
+
+-- name: hold_run
+SELECT pg_advisory_lock_shared(hashtextextended('mailmill:run:' || %(run_id)s, 0));
+
+-- name: probe_run
+SELECT pg_try_advisory_xact_lock(hashtextextended('mailmill:run:' || %(run_id)s, 0));

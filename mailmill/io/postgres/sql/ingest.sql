@@ -6,6 +6,10 @@ SELECT s.id, s.tenant_id, t.slug AS tenant, s.slug, s.priority, s.spec
    AND (%(kind)s::text IS NULL OR s.kind = %(kind)s)
  ORDER BY t.slug, s.slug;
 
+-- name: of_batch
+SELECT t.slug || '/' || s.slug FROM batches b JOIN sources s ON s.id = b.source_id JOIN tenants t ON t.id = s.tenant_id
+ WHERE b.id = %(batch_id)s;
+
 -- name: lock_timeout
 SELECT set_config('lock_timeout', %(milliseconds)s, false);
 
@@ -19,22 +23,41 @@ SELECT cursor FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)
 -- name: move_cursor
 UPDATE sources SET cursor = %(cursor)s WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
+-- name: remember
+UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(error)s::text IS NOT NULL THEN clock_timestamp() END
+ WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND (last_error IS NOT NULL OR %(error)s::text IS NOT NULL);
+
 -- name: find_batch
 SELECT id FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
 
 -- name: last_columns
--- The columns of the source's newest batch.
+-- The columns of the source's newest batch that has any and is not held.
 SELECT m.facts -> 'columns' FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
- WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s ORDER BY b.id DESC LIMIT 1;
+ WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state <> 'held' AND m.facts -> 'columns' <> '[]'
+ ORDER BY b.id DESC LIMIT 1;
+
+-- name: release
+-- Held batches are let in: all of them, or those held under another mapping than the source has now.
+UPDATE batches b SET state = 'raw' FROM manifest m
+ WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state = 'held'
+   AND m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
+   AND (%(accept)s OR m.facts -> 'mapping' IS DISTINCT FROM %(mapping)s);
+
+-- name: held
+SELECT b.id AS batch_id, b.origin, coalesce(m.facts ->> 'surprise', '') AS why
+  FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
+ WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state = 'held' ORDER BY b.id;
 
 -- name: add_batch
-INSERT INTO batches (tenant_id, source_id, key, origin, seen_at, rows_read)
-VALUES (%(tenant_id)s, %(source_id)s, %(key)s, %(origin)s, %(seen_at)s, %(rows)s)
+INSERT INTO batches (tenant_id, source_id, key, origin, seen_at, rows_read, state)
+VALUES (%(tenant_id)s, %(source_id)s, %(key)s, %(origin)s, %(seen_at)s, %(rows)s,
+  CASE WHEN %(hold)s THEN 'held' ELSE 'raw' END::batch_state)
 ON CONFLICT (source_id, key) DO NOTHING
 RETURNING id;
 
 -- name: batches
-SELECT id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected FROM batches
+SELECT id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected,
+       coalesce((reject_reasons ->> 'withdrawn')::bigint, 0) AS withdrawn FROM batches
  WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND (%(state)s::batch_state IS NULL OR state = %(state)s)
  ORDER BY id;
 

@@ -22,6 +22,8 @@ CREATE TABLE sources (
   priority smallint NOT NULL DEFAULT 0,         -- higher wins where sources disagree about a field
   spec jsonb NOT NULL,
   cursor jsonb,                                 -- how far an HTTP source was read; moves with the rows it covers
+  last_error text,                              -- of its last import, null when that went well
+  last_error_at timestamptz,
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (tenant_id, slug)
 );
@@ -86,7 +88,7 @@ CREATE TABLE api_keys (
 
 -- ---------------------------------------------------------------- ingest
 
-CREATE TYPE batch_state AS ENUM ('raw', 'validated', 'loaded');
+CREATE TYPE batch_state AS ENUM ('held', 'raw', 'validated', 'loaded');  -- held: a person has to agree to its columns
 
 CREATE TABLE batches (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
