@@ -17,6 +17,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "backup": "backup", "restore": "backup",
     "ingest": "ingest", "contacts": "ingest", "rejects": "rejects", "check": "ingest",
     "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
+    "transport": "transports",
     "send": "send", "account": "send", "doubts": "send", "workers": "send", "release": "send",
     "listen": "listen", "dead-letters": "listen",
     "ingress": "ingress", "sandbox": "sandbox",

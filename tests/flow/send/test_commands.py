@@ -131,3 +131,47 @@ def test_what_is_wrong_is_said_in_a_line(world: World, mailmill: Verb, arguments
     world.campaign(1)
     told = mailmill(*arguments)
     assert told.code == 1 and told.err.startswith("mailmill: ") and "Traceback" not in told.err
+
+
+def test_transport_test_says_each_step_and_hands_over_one_message(world: World, mailmill: Verb) -> None:
+    with Sink(keep_bodies=True) as sink:
+        world.campaign(0, port=sink.port, state="draft")
+        world.sql(
+            "INSERT INTO identities (tenant_id, slug, spec) SELECT id, 'news', '{\"from_address\": \"n@acme.example\"}'"
+            " FROM tenants"
+        )
+        name = f"acme/relay-{sink.port}"
+        told = mailmill("transport", "test", name, "--to", "me@example.org", "--json")
+        assert told.code == 0, told.err
+        steps = json.loads(told.out)["steps"]
+        assert [one["step"] for one in steps] == ["dns", "connect", "ehlo", "message"]
+        assert steps[-1]["found"].startswith("250 at dot") and sink.copies == {"me@example.org": 1}
+        assert b"From: n@acme.example" in sink.taken[0].body
+        told = mailmill("transport", "test", name)
+        assert told.code == 0 and "--to ADDRESS" in told.out and len(sink.taken) == 1
+        assert mailmill("suppress", "acme", "me@example.org").code == 0
+        told = mailmill("transport", "test", name, "--to", "me@example.org")
+        assert told.code == 1 and "suppressed" in told.err and len(sink.taken) == 1
+    listed = json.loads(mailmill("transport", "list", "acme", "--json").out)
+    assert [row["transport"] for row in listed] == [name] and listed[0]["held_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "transport", "step", "remedy"),
+    [({"banner": "554 go away"}, {}, "banner", "before a word"),
+     ({}, {"host": "no.such.host.invalid"}, "dns", "`host`"), ({}, {"tls": "required"}, "starttls", "`tls`"),
+     ({"rcpt": "550 5.7.1 relaying denied"}, {}, "message", "its words")],
+)  # fmt: skip
+def test_F10_transport_test_says_what_is_wrong_and_what_to_do(
+    world: World, mailmill: Verb, answers: dict[str, str], transport: dict[str, str], step: str, remedy: str
+) -> None:
+    with Sink(by_address(answers)) as sink:
+        world.campaign(0, port=sink.port, state="draft", transport=transport)
+        world.sql(
+            "INSERT INTO identities (tenant_id, slug, spec) SELECT id, 'news', '{\"from_address\": \"n@acme.example\"}'"
+            " FROM tenants"
+        )
+        told = mailmill("transport", "test", f"acme/relay-{sink.port}", "--to", "me@example.org", "--json")
+    answer = json.loads(told.out)
+    assert told.code == 1 and not answer["ok"] and not sink.taken
+    assert answer["steps"][-1]["step"] == step and remedy in answer["steps"][-1]["remedy"]

@@ -1,0 +1,129 @@
+"""One try of a relay, step by step, for a person who sets it up: DNS, connection, TLS, AUTH, and one message."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import formatdate, make_msgid
+
+from mailmill.errors import MailmillError, TransportUnavailable
+from mailmill.io.transports.smtp import SmtpRelay
+from mailmill.io.transports.smtp_config import SmtpConfig
+from mailmill.pipelines.send.answers import Answer
+from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.ports import Link, RouteRefused
+
+REMEDIES = {
+    "dns": "Correct `host`; it has no address.",
+    "connect": "Look at `host`, `port`, the proxy and firewalls; many networks close port 25, relays listen on 587.",
+    "banner": "The relay refuses this host before a word: ask its operator, or look at the address it sees.",
+    "ehlo": "Set `hello` to a name that leads to the address the relay sees.",
+    "starttls": "Set `tls` to what the relay offers (implicit for port 465), or give it a certificate that holds.",
+    "auth": "Look at `username`, what `password` refers to, and `auth`; some relays want an app password or XOAUTH2.",
+    "message": "The relay does not take mail from this sender or to this recipient; its words say why.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one step found. `remedy` where it failed."""
+
+    step: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def letter(sender: str, recipient: str) -> bytes:
+    """A short message, its lines ready for DATA."""
+    message = EmailMessage(policy=SMTP)
+    message["From"], message["To"] = sender, recipient
+    message["Subject"] = "mailmill: a test of the transport"
+    message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain=sender.rpartition("@")[2])
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content("This message shows that the relay takes mail from mailmill. Nobody needs to answer it.\n")
+    return message.as_bytes().replace(b"\r\n.", b"\r\n..")
+
+
+def check(config: SmtpConfig, *, sender: str, recipient: str | None) -> list[Step]:
+    """The steps in order, the first one that fails is the last. Without a recipient no message is handed over."""
+    return asyncio.run(_check(config, sender, recipient))
+
+
+async def _check(config: SmtpConfig, sender: str, recipient: str | None) -> list[Step]:
+    steps: list[Step] = []
+
+    def tell(step: str, found: str) -> None:
+        steps.append(Step(step=step, ok=True, found=found))
+
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
+        tell("dns", ", ".join(dict.fromkeys(str(one[4][0]) for one in found)))
+    except OSError as error:
+        if config.proxy is None:  # a proxy may know the name all the same
+            return [_failed("dns", f"{config.host}: {error.strerror or error}")]
+    desk = _OneLetter(sender, recipient)
+    try:
+        link = await SmtpRelay(config, tell).open(desk, "test")
+    except RouteRefused as error:
+        return [*steps, _failed(error.stage, str(error))]
+    except TransportUnavailable as error:
+        return [*steps, _failed("connect", str(error))]
+    except MailmillError as error:  # a reference that leads nowhere
+        return [*steps, _failed("auth", str(error))]
+    if recipient is None:
+        link.close()
+        return steps
+    return [*steps, await desk.handed_over(link)]
+
+
+def _failed(step: str, found: str) -> Step:
+    return Step(step=step, ok=False, found=found, remedy=REMEDIES.get(step, REMEDIES["connect"]))
+
+
+class _OneLetter:
+    """A Desk with one message."""
+
+    def __init__(self, sender: str, recipient: str | None) -> None:
+        self._content = letter(sender, recipient) if recipient else b""
+        self._waiting = (
+            [Envelope(sender.encode(), recipient.encode(), None, len(self._content), not recipient.isascii())]
+            if recipient
+            else []
+        )
+        self._told: asyncio.Future[Step] = asyncio.get_running_loop().create_future()
+
+    async def handed_over(self, link: Link) -> Step:
+        link.wake()
+        while not self._told.done():
+            link.tick()
+            await asyncio.wait([self._told], timeout=0.1)
+        link.close()
+        return self._told.result()
+
+    def take(self) -> Envelope | None:
+        return self._waiting.pop() if self._waiting else None
+
+    def hand_over(self, envelope: Envelope) -> bytes | None:
+        return self._content
+
+    def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
+        words = f"{answer.code or 'no answer'} at {answer.stage}: {answer.reply}"
+        taken = answer.stage == "dot" and 200 <= answer.code < 300
+        self._tell(Step(step="message", ok=True, found=words) if taken else _failed("message", words))
+
+    def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
+        self._tell(_failed("message", why))
+
+    def returned(self, envelope: Envelope) -> None:
+        self._tell(_failed("message", "the relay hung up before it answered"))
+
+    def closed(self, link: Link) -> None:
+        self._tell(_failed("message", "the relay hung up"))
+
+    def _tell(self, step: Step) -> None:
+        if not self._told.done():
+            self._told.set_result(step)
