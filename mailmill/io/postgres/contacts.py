@@ -26,7 +26,11 @@ def take_in(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, accept
     rows = rules.contact_rows(accepted, origin)
     conn.execute(SQL["lock"], {"tenant_id": source.tenant_id})
     conn.execute(SQL["stage"])
-    _copy_in(conn, "copy_incoming", rows.join(rules.sightings(accepted), on="match_key", how="left"))
+    _copy_in(
+        conn,
+        "copy_incoming",
+        rows.join(accepted.select("match_key", "first_seen", "last_seen"), on="match_key", how="left"),
+    )
     conn.execute("ANALYZE incoming")
     known = conn.execute(SQL["find_known"], facts).rowcount
     changed = 0
@@ -39,10 +43,10 @@ def take_in(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, accept
     conn.execute(SQL["add_sources"], facts)
     return LoadCounts(
         batches=1,
-        accepted=accepted.height,
+        accepted=int(accepted["copies"].sum()),
         new=new,
         changed=changed,
-        duplicates_within=accepted.height - rows.height,
+        duplicates_within=int(accepted["copies"].sum()) - rows.height,
         duplicates_across=known,
     )
 

@@ -11,8 +11,16 @@ from psycopg.types.json import Jsonb
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.configuration.specs import SourceSpec
-from mailmill.pipelines.ingest.ports import BatchRow, BatchState, Cursor, Held, LoadCounts, RawBatch, SourceRow
-from mailmill.pipelines.ingest.validation import Checked
+from mailmill.pipelines.ingest.ports import (
+    BatchRow,
+    BatchState,
+    Cursor,
+    Held,
+    LoadCounts,
+    RawBatch,
+    Recorded,
+    SourceRow,
+)
 
 SQL = statements("ingest")
 
@@ -59,10 +67,11 @@ def move_cursor(conn: psycopg.Connection, source: SourceRow, cursor: Cursor) -> 
     conn.execute(SQL["move_cursor"], facts)
 
 
-def find_batch(conn: psycopg.Connection, source: SourceRow, key: str) -> int | None:
+def find_batch(conn: psycopg.Connection, source: SourceRow, key: str) -> tuple[int, int] | None:
+    """Id and rows of the source's batch with this content."""
     facts = {"tenant_id": source.tenant_id, "source_id": source.id, "key": key}
     row = conn.execute(SQL["find_batch"], facts).fetchone()
-    return int(row[0]) if row else None
+    return (int(row[0]), int(row[1])) if row else None
 
 
 def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[str, ...]:
@@ -85,7 +94,9 @@ def held(conn: psycopg.Connection, source: SourceRow) -> list[Held]:
         return cursor.execute(SQL["held"], {"tenant_id": source.tenant_id, "source_id": source.id}).fetchall()
 
 
-def add_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch, *, hold: bool = False) -> int | None:
+def add_batch(
+    conn: psycopg.Connection, source: SourceRow, batch: RawBatch, *, rows: int, hold: bool = False
+) -> int | None:
     """The id of the new batch; None when this content is already there."""
     facts = {
         "tenant_id": source.tenant_id,
@@ -93,7 +104,7 @@ def add_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch, *, h
         "key": batch.key,
         "origin": batch.origin,
         "seen_at": batch.seen_at,
-        "rows": batch.table.frame.height,
+        "rows": rows,
         "hold": hold,
     }
     row = conn.execute(SQL["add_batch"], facts).fetchone()
@@ -119,14 +130,14 @@ def withdraw(conn: psycopg.Connection, *, tenant_id: int, batch_id: int, dataset
     conn.execute(SQL["withdraw"], {"tenant_id": tenant_id, "batch_id": batch_id, "datasets": datasets})
 
 
-def mark_validated(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, checked: Checked) -> bool:
+def mark_validated(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, recorded: Recorded) -> bool:
     facts = {
         "tenant_id": source.tenant_id,
         "batch_id": batch.id,
         "from": batch.state,
-        "accepted": checked.accepted.height,
-        "rejected": checked.rejected.height,
-        "reasons": Jsonb(checked.reasons),
+        "accepted": recorded.accepted,
+        "rejected": recorded.rejected,
+        "reasons": Jsonb(dict(recorded.reasons)),
     }
     return conn.execute(SQL["validated"], facts).fetchone() is not None
 

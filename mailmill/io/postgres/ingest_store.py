@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 import psycopg
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
+from mailmill.io.lake_writer import LakeWriter
 from mailmill.io.postgres import contacts, generations, ingest, manifest
 from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.io.spool import spool
+from mailmill.pipelines.ingest.duplicates import Spool
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
@@ -23,6 +28,7 @@ from mailmill.pipelines.ingest.ports import (
     LoadCounts,
     Published,
     RawBatch,
+    Recorded,
     SourceRow,
 )
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA
@@ -79,32 +85,31 @@ class IngestStore:
             if known is not None:
                 if batch.cursor is not None:
                     ingest.move_cursor(conn, source, batch.cursor)
-                return Kept(batch_id=known, new=False)
-        file = self.lake.write(batch.table.frame, tenant_id=source.tenant_id, dataset="raw")
+                return Kept(batch_id=known[0], new=False, rows=known[1])
+        with LakeWriter(self.lake, tenant_id=source.tenant_id, dataset="raw") as writer:
+            writer.add(pl.DataFrame(schema=RAW_SCHEMA))  # so that there is a file, also of no rows
+            for frame in batch.table.frames:
+                writer.add(frame)
         with self.database.transaction() as conn:
-            batch_id = ingest.add_batch(conn, source, batch, hold=hold)
+            batch_id = ingest.add_batch(conn, source, batch, rows=writer.rows, hold=hold)
             new = batch_id is not None
             if batch_id is not None:
-                manifest.add(
-                    conn,
-                    file,
-                    tenant_id=source.tenant_id,
-                    dataset="raw",
-                    part=source.slug,
-                    batch_id=batch_id,
-                    facts={
-                        "columns": list(batch.table.columns),
-                        "origin": batch.origin,
-                        "mapping": source.spec.columns,
-                        "surprise": surprise,
-                    },
-                )
+                facts = {
+                    "columns": list(batch.table.columns), "origin": batch.origin, "mapping": source.spec.columns,
+                    "surprise": surprise,
+                }  # fmt: skip
+                for file in writer.files:
+                    manifest.add(
+                        conn, file, tenant_id=source.tenant_id, dataset="raw", part=source.slug, batch_id=batch_id,
+                        facts=facts,
+                    )  # fmt: skip
             else:
-                batch_id = ingest.find_batch(conn, source, batch.key)
-                assert batch_id is not None
+                known = ingest.find_batch(conn, source, batch.key)
+                assert known is not None
+                batch_id = known[0]
             if batch.cursor is not None:
                 ingest.move_cursor(conn, source, batch.cursor)
-            return Kept(batch_id=batch_id, new=new)
+            return Kept(batch_id=batch_id, new=new, rows=writer.rows)
 
     # ------------------------------------------------------------ BatchStore
 
@@ -112,41 +117,54 @@ class IngestStore:
         with self.database.transaction() as conn:
             return ingest.batches(conn, source, state)
 
-    def raw(self, source: SourceRow, batch: BatchRow) -> pl.DataFrame:
-        return self._read(source, batch, "raw", RAW_SCHEMA, CELL)
+    def raw(self, source: SourceRow, batch: BatchRow) -> Iterator[pl.DataFrame]:
+        for file, facts in self._files(source, batch, "raw"):
+            names = {CELL + name: pl.String() for name in facts["columns"]}
+            yield self.lake.scan([file], pl.Schema({**RAW_SCHEMA, **names})).collect()
 
-    def _read(self, source: SourceRow, batch: BatchRow, dataset: str, schema: pl.Schema, prefix: str) -> pl.DataFrame:
+    def _files(self, source: SourceRow, batch: BatchRow, dataset: str) -> list[tuple[str, dict[str, Any]]]:
         with self.database.transaction() as conn:
-            files = ingest.batch_files(conn, tenant_id=source.tenant_id, dataset=dataset, batch_id=batch.id)
-        names = [prefix + name for name in (files[0][1]["columns"] if files else [])]
-        whole = pl.Schema({**schema, **{name: pl.String() for name in names}})
-        return self.lake.scan([file for file, _ in files], whole).collect()
+            return ingest.batch_files(conn, tenant_id=source.tenant_id, dataset=dataset, batch_id=batch.id)
 
-    def record(self, source: SourceRow, batch: BatchRow, checked: Checked) -> bool:
+    def spool(self, source: SourceRow) -> AbstractContextManager[Spool]:
+        return spool(self.lake.root / str(source.tenant_id))
+
+    def record(self, source: SourceRow, batch: BatchRow, pieces: Iterable[Checked]) -> Recorded | None:
         tenant_id = source.tenant_id
-        accepted = self.lake.write(checked.accepted, tenant_id=tenant_id, dataset="validated")
-        rejected = self.lake.write(checked.rejected, tenant_id=tenant_id, dataset="rejected")
-        custom = [name.removeprefix(FIELD) for name in checked.accepted.columns if name.startswith(FIELD)]
+        reasons: Counter[str] = Counter()
+        custom: set[str] = set()
+        taken = 0
+        with (
+            LakeWriter(self.lake, tenant_id=tenant_id, dataset="validated") as accepted,
+            LakeWriter(self.lake, tenant_id=tenant_id, dataset="rejected") as rejected,
+        ):
+            for piece in pieces:
+                reasons.update(piece.reasons)
+                taken += int(piece.accepted["copies"].sum())
+                custom |= {name.removeprefix(FIELD) for name in piece.accepted.columns if name.startswith(FIELD)}
+                accepted.add(piece.accepted)
+                rejected.add(piece.rejected)
+        recorded = Recorded(accepted=taken, rejected=rejected.rows, reasons=dict(reasons.most_common()))
         with self.database.transaction() as conn:
-            if not ingest.mark_validated(conn, source, batch, checked):
-                return False
+            if not ingest.mark_validated(conn, source, batch, recorded):
+                return None
             ingest.withdraw(conn, tenant_id=tenant_id, batch_id=batch.id, datasets=["validated", "rejected"])
-            for dataset, file in (("validated", accepted), ("rejected", rejected)):
+            for dataset, file in [
+                *(("validated", file) for file in accepted.files), *(("rejected", file) for file in rejected.files)
+            ]:  # fmt: skip
+                facts = {"columns": sorted(custom)} if dataset == "validated" else {"reasons": recorded.reasons}
                 manifest.add(
-                    conn,
-                    file,
-                    tenant_id=tenant_id,
-                    dataset=dataset,
-                    part=source.slug,
-                    batch_id=batch.id,
-                    facts={"columns": custom} if dataset == "validated" else {"reasons": checked.reasons},
+                    conn, file, tenant_id=tenant_id, dataset=dataset, part=source.slug, batch_id=batch.id, facts=facts
                 )
-            return True
+            return recorded
 
     # ------------------------------------------------------------ ContactStore
 
     def load(self, source: SourceRow, batch: BatchRow) -> LoadCounts | None:
-        accepted = self._read(source, batch, "validated", ACCEPTED_SCHEMA, FIELD)
+        files = self._files(source, batch, "validated")
+        custom = sorted({FIELD + name for _, facts in files for name in facts["columns"]})
+        whole = pl.Schema({**ACCEPTED_SCHEMA, **{name: pl.String() for name in custom}})
+        accepted = self.lake.scan([file for file, _ in files], whole).collect()
         with self.database.transaction() as conn:
             self._be_patient(conn)
             try:

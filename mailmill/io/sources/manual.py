@@ -42,4 +42,4 @@ def table_of(rows: Sequence[Mapping[str, str | None]]) -> RawTable:
             **cells,
         }
     )
-    return RawTable(frame=frame, columns=tuple(names))
+    return RawTable(frames=[frame], columns=tuple(names))

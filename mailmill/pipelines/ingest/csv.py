@@ -1,42 +1,48 @@
 """Bytes of a CSV file -> raw rows with their line numbers. Nothing is half-read: a row is whole, or it says why not.
 
 Lines that are plain, or quoted as RFC 4180 says, go through polars. Only what is tangled (a quoted field with line
-breaks, stray quotes) goes through Python's csv, record by record.
+breaks, stray quotes) goes through Python's csv, record by record (records.py).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.columns import headers, looks_like_data
-from mailmill.pipelines.ingest.decoding import Lines, decode
+from mailmill.pipelines.ingest.decoding import Lines, decode, known, surveyed
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA, RawTable
+from mailmill.pipelines.ingest.records import MAX_FIELD, record, untangle
 from mailmill.pipelines.ingest.rejects import RAW_TEXT_LIMIT
 
 DELIMITERS = (",", ";", "\t", "|")
-MAX_FIELD = 1_000_000  # characters
 
 
-def read_csv(content: bytes, *, encoding: str | None = None, delimiter: str | None = None) -> RawTable:
+def read_csv(
+    content: bytes | Iterable[bytes], *, encoding: str | None = None, delimiter: str | None = None
+) -> RawTable:
     """The rows of a file as they came, each with the line it begins at; bad lines with their problem.
 
-    In:     encoding and delimiter where the operator names them, else they are found.
-    Out:    RawTable; an empty file has no rows and no columns. Blank lines are no rows.
-    Raises: Misconfigured when there is no header line to tell several columns apart.
+    In:     content whole or in blocks; blocks are walked twice where no encoding is named, else once. Encoding and
+            delimiter where they are known, else they are found.
+    Out:    RawTable, its rows read chunk by chunk; an empty file has no rows and no columns. Blank lines are no rows.
+    Raises: Misconfigured when there is no header line to tell several columns apart, or no such encoding.
     """
-    lines = decode(content, encoding)
-    start = _first_line(lines.text)
-    if start is None:
-        return RawTable(frame=pl.DataFrame(schema=RAW_SCHEMA), columns=(), encoding=lines.encoding)
-    sep = lines.text[start]
+    blocks = [content] if isinstance(content, bytes) else content
+    encoding = surveyed(blocks) if encoding is None else known(encoding)
+    chunks = decode(blocks, encoding)
+    line, first = _first_lines(chunks)
+    if first is None:
+        return RawTable(frames=[], columns=(), encoding=encoding)
+    sep, skipped = first.text[0], 0
     if sep.lower().startswith("sep=") and len(sep.strip()) <= 5:  # Excel's own way to name its delimiter
-        delimiter, start = delimiter or sep[4:5] or None, start + 1
-    delimiter = delimiter or _delimiter(lines.text[start : start + 50])
-    cells, used = _header(lines.text, start, delimiter)
+        delimiter, skipped = delimiter or sep[4:5] or None, 1
+    delimiter = delimiter or _delimiter(first.text[skipped : skipped + 50])
+    cells, used = _header(first, skipped, delimiter)
     if looks_like_data(cells):
         if len(cells) > 1:
             raise Misconfigured(
@@ -44,15 +50,20 @@ def read_csv(content: bytes, *, encoding: str | None = None, delimiter: str | No
                 remedy="Put a header line above them, for example: email,name,phone.",
             )
         cells, used = ["email"], 0
-    names = headers(cells)
-    frame = _rows(lines, start + used, delimiter, names)
-    return RawTable(frame=frame, columns=tuple(names), encoding=lines.encoding, delimiter=delimiter)
+    reader = _Reader(delimiter=delimiter, names=headers(cells))
+    frames = reader.frames(first.since(skipped + used), chunks, line + skipped + used)
+    return RawTable(frames=frames, columns=tuple(reader.names), encoding=encoding, delimiter=delimiter)
 
 
-def _first_line(text: pl.Series) -> int | None:
-    """Index of the first line that is not blank."""
-    filled = (text.str.strip_chars() != "").arg_true()
-    return int(filled[0]) if len(filled) else None
+def _first_lines(chunks: Iterator[Lines]) -> tuple[int, Lines | None]:
+    """Number of the first line that is not blank, and the lines from there on; None when all are blank."""
+    line = 1
+    for lines in chunks:
+        filled = (lines.text.str.strip_chars() != "").arg_true()
+        if len(filled):
+            return line + int(filled[0]), lines.since(int(filled[0]))
+        line += len(lines.text)
+    return line, None
 
 
 def _delimiter(sample: pl.Series) -> str:
@@ -66,120 +77,101 @@ def _delimiter(sample: pl.Series) -> str:
     return str(max(scores)[3]) if scores else ","
 
 
-def _header(text: pl.Series, start: int, delimiter: str) -> tuple[list[str], int]:
+def _header(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int]:
     """The first record's cells and how many lines it takes; names with a stray quote are taken as they stand."""
-    record = _record(text, start, delimiter)
-    if isinstance(record, str):
-        return text[start].replace('"', "").split(delimiter), 1
-    return record
+    if start >= len(lines.text):
+        return ["email"], 0
+    found = record(lines, start, delimiter)
+    if found is None or isinstance(found, str):
+        return lines.text[start].replace('"', "").split(delimiter), 1
+    return found
 
 
-def _rows(lines: Lines, start: int, delimiter: str, names: list[str]) -> pl.DataFrame:
-    """RAW_SCHEMA and a column a name, in the order of the file."""
-    frame = _classified(lines, start, delimiter, len(names))
-    tangled = frame["index"].filter((frame["kind"] == "tangled").fill_null(False))
-    whole, broken, covered = _untangle(lines.text, tangled, delimiter, len(names))
-    if covered:
-        frame = frame.filter(~pl.col("index").is_in(covered))
-    frame = frame.filter((pl.col("kind") != "tangled") & (pl.col("kind") != "blank"))
-    good = frame.filter(pl.col("kind") == "good")
-    parts = [_parsed(good, delimiter, names)]
-    if good.height < frame.height:
-        bad = frame.filter(pl.col("kind") != "good").select(line=_LINE, problem="kind", raw=_cut(pl.col("text")))
-        parts.append(bad)
-    if broken:
-        parts.append(pl.DataFrame(broken, schema=RAW_SCHEMA, orient="row").with_columns(raw=_cut(pl.col("raw"))))
-    if whole:
-        schema = {"line": pl.Int64(), **{CELL + name: pl.String() for name in names}}
-        parts.append(pl.DataFrame(whole, schema=schema, orient="row"))
-    return parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal").sort("line")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reader:
+    """Reads lines below a header."""
 
+    delimiter: str
+    names: Sequence[str]
 
-_LINE = pl.col("index").cast(pl.Int64) + 1
+    def frames(self, lines: Lines, following: Iterator[Lines], line: int) -> Iterator[pl.DataFrame]:
+        """RAW_SCHEMA and a column a name, in the order of the file, a frame a chunk. In: line, number of the first."""
+        while True:
+            frame, taken = self._rows(lines, line)
+            if frame.height:
+                yield frame
+            if lines.last:
+                return
+            line += taken
+            lines = lines.since(taken) + next(following)
+
+    def _rows(self, lines: Lines, line: int) -> tuple[pl.DataFrame, int]:
+        """The rows of a chunk, and how many of its lines they take: not those of a record that goes on behind it."""
+        frame = self._classified(lines)
+        tangled = frame["index"].filter(frame["kind"] == "tangled")
+        done = untangle(lines, tangled, self.delimiter, len(self.names))
+        taken = len(lines.text) if done.open_at is None else done.open_at
+        if len(tangled):
+            covered = pl.Series(done.covered, dtype=frame["index"].dtype)
+            frame = frame[:taken].filter(~pl.col("index").is_in(covered.implode()))
+        number = pl.col("index").cast(pl.Int64) + line
+        parts = [self._parsed(frame.filter(pl.col("kind") == "good"), number)]
+        if frame.height > parts[0].height:
+            bad = frame.filter(~pl.col("kind").is_in(["good", "blank"]))
+            parts.append(bad.select(line=number, problem="kind", raw=_cut(pl.col("text"))))
+        if done.broken:
+            broken = [(line + index, reason, lines.text[index]) for index, reason in done.broken]
+            parts.append(pl.DataFrame(broken, schema=RAW_SCHEMA, orient="row").with_columns(raw=_cut(pl.col("raw"))))
+        if done.whole:
+            whole = [(line + index, *cells) for index, cells in done.whole]
+            schema = {"line": pl.Int64(), **{CELL + name: pl.String() for name in self.names}}
+            parts.append(pl.DataFrame(whole, schema=schema, orient="row"))
+        return (parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal").sort("line")), taken
+
+    def _classified(self, lines: Lines) -> pl.DataFrame:
+        """index, text and kind of each line: good, blank, tangled, or the reason code of what is wrong with it."""
+        sep = "\\" + self.delimiter if self.delimiter == "|" else self.delimiter
+        field = rf'(?:"(?:[^"]|"")*"|[^"{sep}]*)'
+        text = pl.col("text")
+        frame = pl.DataFrame({"text": lines.text, "bad": lines.undecodable}).with_row_index("index")
+        quoted = frame.select(text.str.contains('"', literal=True)).to_series()
+        parts = []
+        for part, bare, rough in (
+            (frame.filter(~quoted), text, pl.lit(False)),
+            (frame.filter(quoted), text.str.replace_all(r'"(?:[^"]|"")*"', ""),
+             ~text.str.contains(f"^{field}(?:{sep}{field})*$")),
+        ):  # fmt: skip
+            kind = (
+                pl.when("bad").then(pl.lit("bad_encoding"))
+                .when(text.str.contains("\x00", literal=True)).then(pl.lit("nul_character"))
+                .when((text.str.len_bytes() > MAX_FIELD) | rough).then(pl.lit("tangled"))  # a field may be too long
+                .when(text.str.contains(rf"^[\s{sep}]*$")).then(pl.lit("blank"))
+                .when(bare.str.count_matches(self.delimiter, literal=True) + 1 != len(self.names))
+                .then(pl.lit("ragged_line"))
+                .otherwise(pl.lit("good"))
+            )  # fmt: skip
+            if part.height:
+                parts.append(part.select("index", "text", kind=kind))
+        if not parts:
+            return pl.DataFrame(schema={"index": frame["index"].dtype, "text": pl.String(), "kind": pl.String()})
+        return parts[0] if len(parts) == 1 else pl.concat(parts).sort("index")
+
+    def _parsed(self, good: pl.DataFrame, number: pl.Expr) -> pl.DataFrame:
+        """Lines that are known to be whole, through polars."""
+        meta = good.select(line=number, problem=pl.lit(None, pl.String), raw=pl.lit(None, pl.String))
+        columns = [CELL + name for name in self.names]
+        if good.is_empty():
+            return meta.with_columns(pl.lit(None, pl.String).alias(name) for name in columns)
+        content = good["text"].str.join("\n").item().encode()
+        cells = pl.read_csv(
+            content, separator=self.delimiter, has_header=False, new_columns=columns, infer_schema=False
+        )
+        if cells.shape != (good.height, len(columns)):  # polars and we disagree about a line: then not polars
+            rows = list(csv.reader(good["text"], delimiter=self.delimiter))
+            cells = pl.DataFrame(rows, schema={name: pl.String() for name in columns}, orient="row")
+        return meta.hstack(cells)
 
 
 def _cut(text: pl.Expr) -> pl.Expr:
     long = text.str.slice(0, RAW_TEXT_LIMIT) + pl.lit(" … [cut]")
     return pl.when(text.str.len_chars() > RAW_TEXT_LIMIT).then(long).otherwise(text)
-
-
-def _classified(lines: Lines, start: int, delimiter: str, width: int) -> pl.DataFrame:
-    """index, text and kind of each line: good, blank, tangled, or the reason code of what is wrong with it."""
-    sep = "\\" + delimiter if delimiter == "|" else delimiter
-    field = rf'(?:"(?:[^"]|"")*"|[^"{sep}]*)'
-    text = pl.col("text")
-    frame = pl.DataFrame({"text": lines.text, "bad": lines.undecodable}).with_row_index("index")[start:]
-    frame = frame.with_columns(quoted=text.str.contains('"', literal=True))
-    bare = pl.when("quoted").then(text.str.replace_all(r'"(?:[^"]|"")*"', "")).otherwise(text)
-    fields = bare.str.count_matches(delimiter, literal=True) + 1
-    kind = (
-        pl.when("bad").then(pl.lit("bad_encoding"))
-        .when(text.str.contains("\x00", literal=True)).then(pl.lit("nul_character"))
-        .when(text.str.len_bytes() > MAX_FIELD).then(pl.lit("tangled"))  # a field may be too long
-        .when(pl.col("quoted") & ~text.str.contains(f"^{field}(?:{sep}{field})*$")).then(pl.lit("tangled"))
-        .when(text.str.contains(rf"^[\s{sep}]*$")).then(pl.lit("blank"))
-        .when(fields != width).then(pl.lit("ragged_line"))
-        .otherwise(pl.lit("good"))
-    )  # fmt: skip
-    return frame.select("index", "text", kind=kind)
-
-
-def _untangle(
-    text: pl.Series, tangled: pl.Series, delimiter: str, width: int
-) -> tuple[list[list[int | str]], list[tuple[int, str, str]], list[int]]:
-    """Records that polars does not read: whole ones, broken ones (line, reason, raw), and the lines they cover.
-
-    A record that does not come out with `width` fields gives back the lines after its first: an unclosed quote must
-    not swallow the rows that follow it.
-    """
-    whole: list[list[int | str]] = []
-    broken: list[tuple[int, str, str]] = []
-    covered: list[int] = []
-    resume = -1
-    for index in tangled:
-        if index < resume:
-            continue
-        record = _record(text, index, delimiter)
-        if isinstance(record, str) or len(record[0]) != width:
-            broken.append((index + 1, record if isinstance(record, str) else "ragged_line", text[index]))
-            resume = index + 1
-        else:
-            whole.append([index + 1, *record[0]])
-            resume = index + record[1]
-        covered.extend(range(index, resume))
-    return whole, broken, covered
-
-
-def _record(text: pl.Series, start: int, delimiter: str) -> tuple[list[str], int] | str:
-    """The record that begins at a line and how many lines it takes, or the reason why there is none."""
-    csv.field_size_limit(MAX_FIELD)
-    reader = csv.reader(_bounded(text, start), delimiter=delimiter, strict=True)
-    try:
-        return next(reader), reader.line_num
-    except (csv.Error, StopIteration) as error:
-        return "field_too_long" if "field limit" in str(error) else "broken_quote"
-
-
-def _bounded(text: pl.Series, start: int) -> Iterator[str]:
-    """The lines from `start`, as far as one record may reach."""
-    taken = 0
-    for index in range(start, len(text)):
-        line = text[index]
-        yield line + "\n" if index + 1 < len(text) else line
-        taken += len(line)
-        if taken > MAX_FIELD:
-            return
-
-
-def _parsed(good: pl.DataFrame, delimiter: str, names: Sequence[str]) -> pl.DataFrame:
-    """Lines that are known to be whole, through polars."""
-    meta = good.select(line=_LINE, problem=pl.lit(None, pl.String), raw=pl.lit(None, pl.String))
-    columns = [CELL + name for name in names]
-    if good.is_empty():
-        return meta.with_columns(pl.lit(None, pl.String).alias(name) for name in columns)
-    content = good["text"].str.join("\n").item().encode()
-    cells = pl.read_csv(content, separator=delimiter, has_header=False, new_columns=columns, infer_schema=False)
-    if cells.shape != (good.height, len(names)):  # polars and we disagree about a line: then not polars
-        rows = list(csv.reader(good["text"], delimiter=delimiter))
-        cells = pl.DataFrame(rows, schema={name: pl.String() for name in columns}, orient="row")
-    return meta.hstack(cells)

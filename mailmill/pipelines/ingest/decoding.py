@@ -1,15 +1,17 @@
-"""Bytes of a text file -> its lines, whatever program wrote them."""
+"""Bytes of a text file -> its lines, chunk by chunk, whatever program wrote them."""
 
 from __future__ import annotations
 
 import codecs
 import io
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import polars as pl
 
 from mailmill.errors import Misconfigured
 
+CHUNK = 16 * 2**20  # bytes of text that are looked at together: some 250,000 rows
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -17,36 +19,88 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_UNDEFINED = bytes([0x81, 0x8D, 0x8F, 0x90, 0x9D])  # mean nothing in Windows-1252
 
 BYTE_ORDER_MARKS = tuple(mark for mark, _ in _MARKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lines:
-    """The lines of a file, without their ends, and those that are not in its encoding (as booleans)."""
+    """Lines of a file that follow each other, without their ends, and which are not in its encoding (booleans)."""
 
     text: pl.Series
     undecodable: pl.Series
-    encoding: str
+    last: bool  # the file ends here
+
+    def __add__(self, other: Lines) -> Lines:
+        return Lines(
+            text=pl.concat([self.text, other.text]),
+            undecodable=pl.concat([self.undecodable, other.undecodable]),
+            last=other.last,
+        )
+
+    def since(self, index: int) -> Lines:
+        return Lines(text=self.text[index:], undecodable=self.undecodable[index:], last=self.last)
 
 
-def decode(content: bytes, encoding: str | None = None) -> Lines:
-    """The lines of `content`. CR, LF and CRLF all end a line, mixed as they may be.
+class Survey:
+    """Finds a file's encoding while its bytes pass by: a byte order mark, UTF-16 by its NULs, UTF-8 where it fits,
+    else Windows-1252. A file with more lines that prove UTF-8 than lines that contradict it is UTF-8."""
 
-    In:     encoding as the operator names it; None finds it: a byte order mark, UTF-16 by its NULs, UTF-8 where it
-            fits, else Windows-1252. A file that is UTF-8 but for a few lines keeps the others; those are marked.
-    Raises: Misconfigured when Python knows no such encoding.
+    def __init__(self) -> None:
+        self._sure: str | None = None
+        self._begun = False
+        self._open = b""  # the line that the last block cut
+        self._proofs = self._breaks = 0
+        self._undefined = False
+
+    def update(self, block: bytes) -> None:
+        if not self._begun and block:
+            self._begun = True
+            marked = (name for mark, name in _MARKS if block.startswith(mark))
+            self._sure = next(marked, None) or wide_without_mark(block)
+        if self._sure is None:
+            whole, self._open = _cut_at_line(self._open + block)
+            self._count(whole)
+
+    def encoding(self) -> str:
+        """What was found, as Python calls it."""
+        self._count(self._open)
+        self._open = b""
+        if self._sure is not None:
+            return self._sure
+        if self._breaks == 0 or self._proofs > self._breaks:
+            return "utf-8"
+        return "latin-1" if self._undefined else "cp1252"
+
+    def _count(self, lines: bytes) -> None:
+        if lines.isascii():
+            return
+        if self._breaks == 0 and _is_utf8(lines):
+            text = _sound(_with_lf(lines)).text
+            self._proofs += int((text.str.len_bytes() != text.str.len_chars()).sum())
+            return
+        for line in _with_lf(lines).split(b"\n"):
+            if not line.isascii():
+                fits = _is_utf8(line)
+                self._proofs += fits
+                self._breaks += not fits
+        self._undefined = self._undefined or len(lines.translate(None, _UNDEFINED)) < len(lines)
+
+
+def surveyed(blocks: Iterable[bytes]) -> str:
+    """The encoding of these bytes."""
+    survey = Survey()
+    for block in blocks:
+        survey.update(block)
+    return survey.encoding()
+
+
+def known(encoding: str) -> str:
+    """Python's name of an encoding that a person wrote.
+
+    Raises: Misconfigured when there is none of that name.
     """
-    if encoding is not None:
-        return _strictly(content, _known(encoding))
-    for mark, name in _MARKS:
-        if content.startswith(mark):
-            return _strictly(content, name)
-    guess = wide_without_mark(content)
-    return _strictly(content, guess) if guess else _utf8_or_western(_with_lf(content))
-
-
-def _known(encoding: str) -> str:
     try:
         name = codecs.lookup(encoding).name
         "".encode(name)  # refuses codecs that are no text encoding, such as base64
@@ -59,8 +113,104 @@ def _known(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
+def decode(blocks: Iterable[bytes], encoding: str) -> Iterator[Lines]:
+    """The lines in chunks of some CHUNK bytes. CR, LF and CRLF all end a line, mixed as they may be.
+
+    In:     blocks of any length; encoding as Survey found it, or as `known` gives it.
+    Out:    at least one; what is not in the encoding is marked, never guessed at.
+    """
+    utf8 = encoding.startswith("utf-8")
+    before: Lines | None = None
+    for text in _whole_lines(blocks if utf8 else _decoded(blocks, encoding)):
+        if before is not None:
+            yield before
+        elif utf8:
+            text = text.removeprefix(codecs.BOM_UTF8)
+        before = _sound(text) if _is_utf8(text) else _damaged(text, shown="latin-1" if utf8 else "utf-8")
+    before = before or _sound(b"")
+    yield Lines(text=before.text, undecodable=before.undecodable, last=True)
+
+
+def _decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
+    """As UTF-8, with the byte FF, which UTF-8 does not have, in the place of what cannot be decoded."""
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    for block, last in _with_last(blocks):
+        state = decoder.getstate()
+        try:
+            text = decoder.decode(block, last).encode("utf-8", "replace")
+        except UnicodeDecodeError:
+            lenient = codecs.getincrementaldecoder(encoding)("mailmill.marked")
+            lenient.setstate(state)
+            text = lenient.decode(block, last).encode("utf-8", "surrogatepass").replace(b"\xed\xb3\xbf", b"\xff")
+            decoder.setstate(lenient.getstate())
+        yield text
+
+
+# a lone surrogate, which no text holds
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end
+
+
+codecs.register_error("mailmill.marked", _mark)
+
+
+def _with_last(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    before = b""
+    for block in blocks:
+        if before:
+            yield before, False
+        before = block
+    yield before, True
+
+
+def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Pieces of some CHUNK bytes that end where a line ends, with LF as the only end of a line."""
+    rest: list[bytes] = []
+    held = 0
+    for block in blocks:
+        rest.append(block)
+        held += len(block)
+        if held >= CHUNK:
+            whole, left = _cut_at_line(b"".join(rest))
+            rest, held = [left], 0 if whole else -len(left)  # a line of many chunks is joined a few times only
+            if whole:
+                yield _with_lf(whole)
+    if last := _with_lf(b"".join(rest)):
+        yield last
+
+
+def _cut_at_line(text: bytes) -> tuple[bytes, bytes]:
+    """Behind the last end of a line. A CR at the very end may yet be half of a CRLF."""
+    end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, max(0, len(text) - 1))) + 1
+    return text[:end], text[end:]
+
+
 def _with_lf(content: bytes) -> bytes:
     return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
+
+
+def _sound(text: bytes) -> Lines:
+    lines = pl.read_lines(io.BytesIO(text)).to_series().alias("text") if text else pl.Series("text", [], pl.String)
+    return Lines(text=lines, undecodable=pl.repeat(False, len(lines), dtype=pl.Boolean, eager=True), last=False)
+
+
+def _damaged(text: bytes, *, shown: str) -> Lines:
+    """Line by line; what cannot be decoded is shown as Latin-1, in which every byte means something, or with U+FFFD."""
+    lines = text.removesuffix(b"\n").split(b"\n")
+    bad = [not _is_utf8(line) for line in lines]
+    texts = [line.decode(shown if broken else "utf-8", "replace") for line, broken in zip(lines, bad, strict=True)]
+    return Lines(text=pl.Series("text", texts, pl.String), undecodable=pl.Series(bad, dtype=pl.Boolean), last=False)
+
+
+def _is_utf8(text: bytes) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def wide_without_mark(content: bytes) -> str | None:
@@ -72,54 +222,3 @@ def wide_without_mark(content: bytes) -> str | None:
     if odd > 0.4 and even < 0.1:
         return "utf-16-le"
     return "utf-16-be" if even > 0.4 and odd < 0.1 else None
-
-
-def _strictly(content: bytes, encoding: str) -> Lines:
-    """In this encoding; lines with bytes that it does not have are marked."""
-    try:
-        text, damaged = content.decode(encoding), False
-    except UnicodeDecodeError:
-        text, damaged = content.decode(encoding, "replace"), True
-    lines = _lines(_with_lf(text.encode("utf-8", "replace")))
-    marked = lines.str.contains("\ufffd", literal=True) if damaged else None
-    return Lines(text=lines, undecodable=_flags(lines, marked), encoding=encoding)
-
-
-def _utf8_or_western(content: bytes) -> Lines:
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        return _mixed(content)
-    lines = _lines(content)
-    return Lines(text=lines, undecodable=_flags(lines, None), encoding="utf-8")
-
-
-def _mixed(content: bytes) -> Lines:
-    """Not all UTF-8. More lines that prove UTF-8 than lines that contradict it: the latter were pasted in."""
-    broken, proofs, shown = [], 0, []
-    for line in content.split(b"\n"):
-        try:
-            text, bad = line.decode("utf-8"), False
-            proofs += not line.isascii()
-        except UnicodeDecodeError:
-            text, bad = line.decode("latin-1"), True
-        broken.append(bad)
-        shown.append(text)
-    if proofs > sum(broken):
-        return Lines(text=pl.Series("text", shown), undecodable=pl.Series(broken), encoding="utf-8")
-    try:
-        western, name = content.decode("cp1252"), "cp1252"
-    except UnicodeDecodeError:  # five bytes mean nothing in Windows-1252
-        western, name = content.decode("latin-1"), "latin-1"
-    lines = _lines(western.encode())
-    return Lines(text=lines, undecodable=_flags(lines, None), encoding=name)
-
-
-def _lines(content: bytes) -> pl.Series:
-    if not content:
-        return pl.Series("text", [], dtype=pl.String)
-    return pl.read_lines(io.BytesIO(content)).to_series().alias("text")
-
-
-def _flags(lines: pl.Series, marked: pl.Series | None) -> pl.Series:
-    return marked if marked is not None else pl.repeat(False, len(lines), dtype=pl.Boolean, eager=True)

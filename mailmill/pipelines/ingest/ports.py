@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import polars as pl
 
 from mailmill.pipelines.configuration.specs import SourceSpec
+from mailmill.pipelines.ingest.duplicates import Spool
 from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.validation import Checked
 
@@ -82,6 +83,7 @@ class Kept:
 
     batch_id: int
     new: bool
+    rows: int  # it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ class RawStore(Protocol):
         """Rows, batch and cursor in one transaction; content that is already there adds nothing.
 
         In: surprise, what is odd about the batch's columns; hold: nothing of it is to be taken in.
+        Raises: Misconfigured when the batch turns out unreadable as it is read; nothing of it is kept then.
         """
         ...
 
@@ -153,6 +156,15 @@ class RawStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A batch as it was divided. Accepted rows are counted as the source has them, those merged into others too."""
+
+    accepted: int
+    rejected: int
+    reasons: Mapping[str, int]
+
+
 class BatchStore(Protocol):
     """Moves batches from raw to validated."""
 
@@ -160,12 +172,19 @@ class BatchStore(Protocol):
         """The source's batches in this state (None: all), oldest first."""
         ...
 
-    def raw(self, source: SourceRow, batch: BatchRow) -> pl.DataFrame:
-        """RAW_SCHEMA with the source's columns."""
+    def raw(self, source: SourceRow, batch: BatchRow) -> Iterator[pl.DataFrame]:
+        """RAW_SCHEMA with the source's columns, piece by piece."""
         ...
 
-    def record(self, source: SourceRow, batch: BatchRow, checked: Checked) -> bool:
-        """Accepted and rejected rows, counts and state in one transaction. False: the state had changed meanwhile."""
+    def spool(self, source: SourceRow) -> AbstractContextManager[Spool]:
+        """Room on disk for as long as one batch is validated."""
+        ...
+
+    def record(self, source: SourceRow, batch: BatchRow, pieces: Iterable[Checked]) -> Recorded | None:
+        """Accepted and rejected rows, counts and state in one transaction. None: the state had changed meanwhile.
+
+        In: pieces, walked once; no match_key is accepted in two of them.
+        """
         ...
 
 

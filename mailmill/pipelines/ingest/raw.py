@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
@@ -18,12 +19,20 @@ RAW_SCHEMA = pl.Schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawTable:
-    """Rows of one file or answer: RAW_SCHEMA and the source's own columns, in its order."""
+    """Rows of one file or answer, piece by piece: RAW_SCHEMA and the source's own columns, in its order.
 
-    frame: pl.DataFrame
+    The pieces of a file are read from it as they are walked, once.
+    """
+
+    frames: Iterable[pl.DataFrame]
     columns: tuple[str, ...]
     encoding: str = "utf-8"
     delimiter: str = ","
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """All rows at once, of what is small."""
+        return pl.concat([pl.DataFrame(schema=RAW_SCHEMA), *self.frames], how="diagonal")
 
 
 def raw_text(frame: pl.DataFrame) -> pl.Expr:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest import validation
 from mailmill.pipelines.ingest.columns import changed, mapped
+from mailmill.pipelines.ingest.duplicates import Buckets
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchStore,
@@ -62,18 +63,31 @@ def receive(
             assert isinstance(said, RawBatch)
             surprise = changed(columns, said.table.columns)
             hold = surprise is not None and source.spec.on_change == "hold" and not accept_columns
-            kept = store.keep(source, said, surprise=surprise, hold=hold)
+            try:
+                kept = store.keep(source, said, surprise=surprise, hold=hold)
+            except Misconfigured as error:
+                if said.cursor is not None:
+                    raise
+                refused.append(Refusal(origin=said.origin, message=str(error)))
+                progress(f"refused {said.origin}")
+                continue
+            if not kept.rows:  # an answer, and one that a person should not overlook
+                notes.append(f"{said.origin}: the file {_emptiness(said)}")
             notes += [f"{said.origin}: {note}" for note in said.notes]
             if not kept.new:
                 known += 1
                 continue
             new.append(kept.batch_id)
-            rows += said.table.frame.height
+            rows += kept.rows
             notes += [f"{said.origin}: {surprise}"] if surprise else []
-            progress(f"{'held' if hold else 'received'} {said.origin}: {said.table.frame.height:,} rows")
+            progress(f"{'held' if hold else 'received'} {said.origin}: {kept.rows:,} rows")
             columns = columns if hold or not said.table.columns else said.table.columns
         held = tuple(store.held(source))
     return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), held=held, notes=tuple(notes))
+
+
+def _emptiness(batch: RawBatch) -> str:
+    return "has a header and no rows" if batch.table.columns else "is empty"
 
 
 def _refusal(source: SourceRow, batch: RawBatch) -> Refusal | None:
@@ -119,25 +133,31 @@ def _validated(
     notes: list[str] = []
     sample: list[dict[str, object]] = []
     read = accepted = 0
+
+    def watched(pieces: Iterable[validation.Checked], origin: str) -> Iterator[validation.Checked]:
+        for piece in pieces:
+            notes.extend(f"{origin}: {note}" for note in piece.notes)
+            sample.extend(validation.sample(piece.accepted, 5 - len(sample)) if len(sample) < 5 else [])
+            yield piece
+
     for batch in batches:
         try:
-            checked = validation.validate(store.raw(source, batch), _facts(source, batch))
+            with store.spool(source) as spool:
+                buckets = Buckets(spool, rows=batch.rows_read)
+                pieces = validation.divided(store.raw(source, batch), _facts(source, batch), buckets)
+                recorded = store.record(source, batch, watched(pieces, batch.origin))
         except Misconfigured as error:
             if not lenient:
                 raise
             notes.append(f"left as it is: {error}")
             continue
-        if not store.record(source, batch, checked):
+        if recorded is None:
             continue  # another process validated it
         done.append(batch.id)
-        read += checked.accepted.height + checked.rejected.height
-        accepted += checked.accepted.height
-        reasons.update(checked.reasons)
-        notes += [f"{batch.origin}: {note}" for note in checked.notes]
-        sample += validation.sample(checked.accepted, 5 - len(sample)) if len(sample) < 5 else []
-        progress(
-            f"validated {batch.origin}: {checked.accepted.height:,} accepted, {checked.rejected.height:,} rejected"
-        )
+        read += recorded.accepted + recorded.rejected
+        accepted += recorded.accepted
+        reasons.update(recorded.reasons)
+        progress(f"validated {batch.origin}: {recorded.accepted:,} accepted, {recorded.rejected:,} rejected")
     return Validated(
         batches=tuple(done), read=read, accepted=accepted, rejected=read - accepted,
         reasons=dict(reasons.most_common()), notes=tuple(notes), sample=tuple(sample),

@@ -7,24 +7,22 @@ as the custom field `<field>_as_given`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
-from zoneinfo import available_timezones
 
 import polars as pl
 
-from mailmill.pipelines.ingest import addresses, phones
+from mailmill.pipelines.ingest import addresses, cells, phones
 from mailmill.pipelines.ingest.columns import ColumnMap, mapped
+from mailmill.pipelines.ingest.duplicates import COPIES_SCHEMA, Buckets
 from mailmill.pipelines.ingest.raw import CELL, raw_text
 from mailmill.pipelines.ingest.rejects import RAW_TEXT_LIMIT, REJECTED_SCHEMA, counted
-from mailmill.pipelines.ingest.wordlists import countries, languages
 
 FIELD = "fields."  # begins the column of a custom field
 MAX_VALUE = 10_000  # characters
-ACCEPTED_SCHEMA = pl.Schema(
+VALUES_SCHEMA = pl.Schema(
     {
         "line": pl.Int64(),
         "match_key": pl.String(),
@@ -40,10 +38,8 @@ ACCEPTED_SCHEMA = pl.Schema(
         "verdict_reason": pl.String(),
         "seen_at": pl.Datetime("us", "UTC"),
     }
-)  # and one String column `fields.<name>` a custom field
-
-_NOTHING = ("", "-", "--", "n/a", "na", "none", "null", "nil", "k.a.", "unknown", "#n/a")
-_CONTROL = "[\u0000-\u001f\u007f\u0085\u2028\u2029]+"
+)  # and one String column `fields.<name>` a custom field: what a row says
+ACCEPTED_SCHEMA = pl.Schema({**VALUES_SCHEMA, **COPIES_SCHEMA})  # and the same: one row a match_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +56,7 @@ class BatchFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """A batch divided: ACCEPTED_SCHEMA with its custom fields, and REJECTED_SCHEMA."""
+    """Rows divided: ACCEPTED_SCHEMA or, before duplicates are merged, VALUES_SCHEMA; and REJECTED_SCHEMA."""
 
     accepted: pl.DataFrame
     rejected: pl.DataFrame
@@ -71,10 +67,30 @@ class Checked:
         return counted(self.rejected)
 
 
-def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
-    """Divide a batch.
+def divided(raw: Iterable[pl.DataFrame], facts: BatchFacts, buckets: Buckets) -> Iterator[Checked]:
+    """A batch divided, piece by piece; of each person one row is accepted.
 
     In:     RAW_SCHEMA with the source's columns.
+    Out:    ACCEPTED_SCHEMA with custom fields as each piece has them, no match_key in two of them.
+    Raises: Misconfigured when the source's columns do not say where an address is (columns.mapped).
+    """
+    nobody = pl.DataFrame(schema=ACCEPTED_SCHEMA)
+    notes: tuple[str, ...] | None = None
+    for frame in raw:
+        checked = validate(frame, facts)
+        buckets.add(checked.accepted)
+        yield Checked(accepted=nobody, rejected=checked.rejected, notes=checked.notes if notes is None else ())
+        notes = checked.notes
+    nothing = pl.DataFrame(schema=REJECTED_SCHEMA)
+    for rows in buckets.merged():
+        yield Checked(accepted=rows, rejected=nothing)
+
+
+def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
+    """Divide rows, each for itself.
+
+    In:     RAW_SCHEMA with the source's columns.
+    Out:    VALUES_SCHEMA with custom fields.
     Raises: Misconfigured when the source's columns do not say where an address is (columns.mapped).
     """
     names = [name.removeprefix(CELL) for name in raw.columns if name.startswith(CELL)]
@@ -87,10 +103,10 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
 
 def _divided(rows: pl.DataFrame, raw: pl.DataFrame, columns: ColumnMap, facts: BatchFacts) -> Checked:
     if rows.is_empty():
-        rows = rows.head(0).with_columns(_empty()).select(ACCEPTED_SCHEMA.names() + ["field", "reason"])
+        rows = rows.head(0).with_columns(_empty()).select(VALUES_SCHEMA.names() + ["field", "reason"])
     good = rows.filter(pl.col("reason").is_null())
     custom = sorted(name for name in rows.columns if name.startswith(FIELD))
-    accepted = good.select(*ACCEPTED_SCHEMA.names(), *custom)
+    accepted = good.select(*VALUES_SCHEMA.names(), *custom)
     bad = rows.filter(pl.col("reason").is_not_null()).select("line", "field", "reason")
     texts = raw.join(bad.select("line"), on="line", how="semi").select("line", raw=raw_text(raw))
     bad = bad.join(texts, on="line", how="left")
@@ -104,22 +120,22 @@ def _divided(rows: pl.DataFrame, raw: pl.DataFrame, columns: ColumnMap, facts: B
 
 
 def _empty() -> list[pl.Expr]:
-    schema = {**ACCEPTED_SCHEMA, "field": pl.String(), "reason": pl.String()}
+    schema = {**VALUES_SCHEMA, "field": pl.String(), "reason": pl.String()}
     return [pl.lit(None, dtype).alias(name) for name, dtype in schema.items()]
 
 
 def _examined(raw: pl.DataFrame, columns: ColumnMap, facts: BatchFacts) -> pl.DataFrame:
-    """ACCEPTED_SCHEMA, custom fields, and for what is wrong `field` and `reason`."""
+    """VALUES_SCHEMA, custom fields, and for what is wrong `field` and `reason`."""
     values = raw.select(
         "line",
-        *(_clean(header).alias(field) for field, header in columns.known.items()),
-        *(_clean(header).alias(FIELD + field) for field, header in columns.custom.items()),
+        *(cells.clean(header).alias(field) for field, header in columns.known.items()),
+        *(cells.clean(header).alias(FIELD + field) for field, header in columns.custom.items()),
     )
     missing = [name for name in _KNOWN if name not in values.columns]
     values = values.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
-    values = values.with_columns(_given("email"), _given("phone"))
+    values = values.with_columns(cells.given("email"), cells.given("phone"))
     values = values.hstack(addresses.examine(values["email"]))
-    values = values.with_columns(_country(), _language(), _time_zone())
+    values = values.with_columns(cells.country(), cells.language(), cells.time_zone())
     values = values.with_columns(e164=phones.examine(values["phone"], values["country_code"]))
     rows = values.with_columns(_fault(values)).with_columns(_contact(values, facts))
     return _with_custom(rows, columns)
@@ -127,42 +143,6 @@ def _examined(raw: pl.DataFrame, columns: ColumnMap, facts: BatchFacts) -> pl.Da
 
 _KNOWN = ("email", "phone", "name", "first_name", "last_name", "language", "category", "country", "time_zone", "tags",
           "seen_at")  # fmt: skip
-
-
-def _clean(header: str) -> pl.Expr:
-    """A cell without control characters (each run of them becomes a space) and outer space; null when empty."""
-    text = pl.col(CELL + header)
-    text = pl.when(text.str.contains(_CONTROL)).then(text.str.replace_all(_CONTROL, " ")).otherwise(text)
-    text = text.str.strip_chars()
-    return pl.when(text != "").then(text)
-
-
-def _given(field: str) -> pl.Expr:
-    """Null for what people write to say that there is nothing."""
-    return pl.when(~pl.col(field).str.to_lowercase().is_in(list(_NOTHING))).then(field).alias(field)
-
-
-def _word(field: str, known: Mapping[str, str], typed: pl.Expr) -> pl.Expr:
-    return typed.str.to_lowercase().replace_strict(known, default=None, return_dtype=pl.String).alias(field)
-
-
-def _country() -> pl.Expr:
-    return _word("country_code", countries(), pl.col("country"))
-
-
-def _language() -> pl.Expr:
-    """'de', 'German', 'de-AT' and 'de_AT.UTF-8' are all de."""
-    first = pl.col("language").str.extract(r"^([A-Za-z]{2,3})(?:[-_].*)?$")
-    return _word("language_code", languages(), pl.coalesce(first, "language"))
-
-
-@cache
-def _zones() -> dict[str, str]:
-    return {name.lower(): name for name in available_timezones()}
-
-
-def _time_zone() -> pl.Expr:
-    return _word("zone", _zones(), pl.col("time_zone"))
 
 
 def _fault(values: pl.DataFrame) -> list[pl.Expr]:
@@ -185,10 +165,10 @@ def _fault(values: pl.DataFrame) -> list[pl.Expr]:
 
 
 def _contact(values: pl.DataFrame, facts: BatchFacts) -> list[pl.Expr]:
-    """The columns of ACCEPTED_SCHEMA."""
+    """The columns of VALUES_SCHEMA."""
     both = pl.concat_str(pl.col("first_name"), pl.col("last_name"), separator=" ", ignore_nulls=True)
     whole = pl.when(both != "").then(both)
-    seen = _time(pl.col("seen_at"))
+    seen = cells.time(pl.col("seen_at"))
     limit = pl.lit(facts.seen_at).cast(pl.Datetime("us", "UTC"))
     return [
         pl.coalesce("address_key", "e164").alias("match_key"),
@@ -199,7 +179,7 @@ def _contact(values: pl.DataFrame, facts: BatchFacts) -> list[pl.Expr]:
         pl.col("category"),
         pl.col("country_code").alias("country"),
         pl.col("zone").alias("time_zone"),
-        _tags(facts.tags).alias("tags"),
+        cells.tags(facts.tags).alias("tags"),
         pl.col("verdict").fill_null("valid"),
         pl.col("verdict_reason"),
         # a time in the future would win against everything for ever
@@ -219,30 +199,6 @@ _AS_GIVEN: dict[str, pl.Expr] = {
 
 def _as_given(field: str, found: pl.Expr) -> pl.Expr:
     return pl.when(found.is_null()).then(pl.col(field)).alias(f"{FIELD}{field}_as_given")
-
-
-def _time(text: pl.Expr) -> pl.Expr:
-    """ISO 8601 with or without time and offset (UTC when it says none); null for anything else."""
-    day = text.str.extract(r"^(\d{4}-\d\d-\d\d)")
-    clock = text.str.extract(r"^\d{4}-\d\d-\d\d[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)").fill_null("00:00:00")
-    offset = text.str.extract(r"\d\d:\d\d.*?([+-]\d\d:?\d\d)$").fill_null("+00:00")
-    clock = pl.when(clock.str.len_chars() == 5).then(clock + ":00").otherwise(clock)
-    return (day + "T" + clock + offset).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
-
-
-def _tags(source_tags: tuple[str, ...]) -> pl.Expr:
-    """The row's tags as slugs, with those of the source."""
-    words = pl.col("tags").str.split(",").list.eval(_slug(pl.element())).list.drop_nulls()
-    words = pl.when(pl.col("tags").str.contains(r"[;|]")).then(
-        pl.col("tags").str.replace_all(r"[;|]", ",").str.split(",").list.eval(_slug(pl.element())).list.drop_nulls()
-    ).otherwise(words)  # fmt: skip
-    always = pl.lit(list(source_tags), dtype=pl.List(pl.String))
-    return pl.concat_list(words.fill_null(pl.lit([], dtype=pl.List(pl.String))), always).list.unique().list.sort()
-
-
-def _slug(word: pl.Expr) -> pl.Expr:
-    slug = word.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "-").str.strip_chars("-").str.slice(0, 63)
-    return pl.when(slug != "").then(slug)
 
 
 def _with_custom(rows: pl.DataFrame, columns: ColumnMap) -> pl.DataFrame:

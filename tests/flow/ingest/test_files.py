@@ -94,7 +94,7 @@ def test_F37_a_file_without_rows_is_noted_each_time_it_comes(mill, content, says
 
 
 def test_a_bomb_is_not_unpacked(mill, monkeypatch):
-    monkeypatch.setattr("mailmill.io.sources.files.MAX_BYTES", 1000)
+    monkeypatch.setattr("mailmill.io.sources.contents.MAX_BYTES", 1000)
     for content in (gzip.compress(b"x" * 5000), packed(one_csv=b"x" * 5000)):
         refused = said(CsvFiles(paths=[mill.file(content, "bomb")]))
         assert "larger" in refused[0].message

@@ -28,7 +28,7 @@ UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(err
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND (last_error IS NOT NULL OR %(error)s::text IS NOT NULL);
 
 -- name: find_batch
-SELECT id FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
+SELECT id, rows_read FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
 
 -- name: last_columns
 -- The columns of the source's newest batch that has any and is not held.
@@ -44,7 +44,7 @@ UPDATE batches b SET state = 'raw' FROM manifest m
    AND (%(accept)s OR m.facts -> 'mapping' IS DISTINCT FROM %(mapping)s);
 
 -- name: held
-SELECT b.id AS batch_id, b.origin, coalesce(m.facts ->> 'surprise', '') AS why
+SELECT DISTINCT ON (b.id) b.id AS batch_id, b.origin, coalesce(m.facts ->> 'surprise', '') AS why
   FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
  WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state = 'held' ORDER BY b.id;
 

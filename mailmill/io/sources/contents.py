@@ -1,0 +1,93 @@
+"""What a file holds: itself, what a .gz packs, or each text file of a .zip. By content, not by name."""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.formats import refuse_office_files
+
+BLOCK = 4 * 2**20  # bytes read at once
+MAX_BYTES = 2 * 2**30  # of one file, unpacked: what is larger is a bomb, or should come in pieces
+BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
+_TEXTS = (".csv", ".tsv", ".txt", ".tab")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A text in blocks of BLOCK bytes (the last may be shorter); each walk opens it anew.
+
+    Raises: Misconfigured when it is larger than MAX_BYTES; one of BROKEN when it cannot be read or unpacked.
+    """
+
+    path: Path
+    packed: str = ""  # 'gzip', or the name of a .zip's member after 'zip:'
+
+    def __iter__(self) -> Iterator[bytes]:
+        read = 0
+        with self.path.open("rb") as file:
+            for block in _walk(file, self.packed):
+                read += len(block)
+                if read > MAX_BYTES:
+                    raise too_large()
+                yield block
+
+
+def _walk(file: IO[bytes], packed: str) -> Iterator[bytes]:
+    if packed == "gzip":
+        with gzip.GzipFile(fileobj=file) as inner:
+            yield from _blocks(inner)
+    elif packed:
+        with zipfile.ZipFile(file) as archive, archive.open(packed.removeprefix("zip:")) as member:
+            yield from _blocks(member)
+    else:
+        yield from _blocks(file)
+
+
+def _blocks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    while block := file.read(BLOCK):
+        yield block
+
+
+def too_large() -> Misconfigured:
+    return Misconfigured(f"the file is larger than {MAX_BYTES >> 30} GiB unpacked", remedy="Split it.")
+
+
+def contents(path: Path) -> Iterator[tuple[str, Blocks]]:
+    """(origin, text) of each text that a file holds.
+
+    Raises: Misconfigured when it is an archive that holds none, or too much; one of BROKEN.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+        if head[:2] == b"\x1f\x8b":
+            yield path.name, Blocks(path, "gzip")
+        elif head == b"PK\x03\x04":
+            for name in _members(file):
+                yield f"{path.name}/{name}", Blocks(path, f"zip:{name}")
+        elif path.stat().st_size > MAX_BYTES:
+            raise too_large()
+        else:
+            yield path.name, Blocks(path)
+
+
+def _members(file: IO[bytes]) -> list[str]:
+    """The text files of an archive, which together are not larger than MAX_BYTES."""
+    with zipfile.ZipFile(file) as archive:
+        refuse_office_files(archive.namelist())
+        members = [info for info in archive.infolist() if not info.is_dir() and _is_text(info.filename)]
+    if sum(info.file_size for info in members) > MAX_BYTES:
+        raise too_large()
+    if not members:
+        raise Misconfigured("the archive holds no .csv, .tsv or .txt file (a spreadsheet? export it as CSV)")
+    return [info.filename for info in members]
+
+
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(_TEXTS) and not name.startswith("__MACOSX/")

@@ -1,0 +1,78 @@
+"""What a cell says: text without control characters, a country, a language, a time zone, a time, tags.
+
+Each is an expression over columns of text; what cannot be read is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from zoneinfo import available_timezones
+
+import polars as pl
+
+from mailmill.pipelines.ingest.raw import CELL
+from mailmill.pipelines.ingest.wordlists import countries, languages
+
+_NOTHING = ("", "-", "--", "n/a", "na", "none", "null", "nil", "k.a.", "unknown", "#n/a")
+_CONTROL = "[\u0000-\u001f\u007f\u0085\u2028\u2029]+"
+
+
+def clean(header: str) -> pl.Expr:
+    """A cell without control characters (each run of them becomes a space) and outer space; null when empty."""
+    text = pl.col(CELL + header)
+    text = pl.when(text.str.contains(_CONTROL)).then(text.str.replace_all(_CONTROL, " ")).otherwise(text)
+    text = text.str.strip_chars()
+    return pl.when(text != "").then(text)
+
+
+def given(field: str) -> pl.Expr:
+    """Null for what people write to say that there is nothing."""
+    return pl.when(~pl.col(field).str.to_lowercase().is_in(list(_NOTHING))).then(field).alias(field)
+
+
+def _word(field: str, known: Mapping[str, str], typed: pl.Expr) -> pl.Expr:
+    return typed.str.to_lowercase().replace_strict(known, default=None, return_dtype=pl.String).alias(field)
+
+
+def country() -> pl.Expr:
+    return _word("country_code", countries(), pl.col("country"))
+
+
+def language() -> pl.Expr:
+    """'de', 'German', 'de-AT' and 'de_AT.UTF-8' are all de."""
+    first = pl.col("language").str.extract(r"^([A-Za-z]{2,3})(?:[-_].*)?$")
+    return _word("language_code", languages(), pl.coalesce(first, "language"))
+
+
+@cache
+def _zones() -> dict[str, str]:
+    return {name.lower(): name for name in available_timezones()}
+
+
+def time_zone() -> pl.Expr:
+    return _word("zone", _zones(), pl.col("time_zone"))
+
+
+def time(text: pl.Expr) -> pl.Expr:
+    """ISO 8601 with or without time and offset (UTC when it says none); null for anything else."""
+    day = text.str.extract(r"^(\d{4}-\d\d-\d\d)")
+    clock = text.str.extract(r"^\d{4}-\d\d-\d\d[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)").fill_null("00:00:00")
+    offset = text.str.extract(r"\d\d:\d\d.*?([+-]\d\d:?\d\d)$").fill_null("+00:00")
+    clock = pl.when(clock.str.len_chars() == 5).then(clock + ":00").otherwise(clock)
+    return (day + "T" + clock + offset).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
+
+
+def tags(source_tags: tuple[str, ...]) -> pl.Expr:
+    """The row's tags as slugs, with those of the source."""
+    words = pl.col("tags").str.split(",").list.eval(_slug(pl.element())).list.drop_nulls()
+    words = pl.when(pl.col("tags").str.contains(r"[;|]")).then(
+        pl.col("tags").str.replace_all(r"[;|]", ",").str.split(",").list.eval(_slug(pl.element())).list.drop_nulls()
+    ).otherwise(words)  # fmt: skip
+    always = pl.lit(list(source_tags), dtype=pl.List(pl.String))
+    return pl.concat_list(words.fill_null(pl.lit([], dtype=pl.List(pl.String))), always).list.unique().list.sort()
+
+
+def _slug(word: pl.Expr) -> pl.Expr:
+    slug = word.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "-").str.strip_chars("-").str.slice(0, 63)
+    return pl.when(slug != "").then(slug)

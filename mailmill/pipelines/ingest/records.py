@@ -1,0 +1,79 @@
+"""Records that are not one line each, or not written as RFC 4180 says: read one by one, with Python's csv."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from mailmill.pipelines.ingest.decoding import Lines
+
+MAX_FIELD = 1_000_000  # characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untangled:
+    """What became of tangled lines. Indices are those of the lines looked at."""
+
+    whole: list[tuple[int, list[str]]] = field(default_factory=list)  # index, cells
+    broken: list[tuple[int, str]] = field(default_factory=list)  # index, reason code
+    covered: list[int] = field(default_factory=list)  # every line of the above
+    open_at: int | None = None  # a record that goes on behind the last line begins here; nothing after it was read
+
+
+def untangle(lines: Lines, tangled: pl.Series, delimiter: str, width: int) -> Untangled:
+    """Read the records that begin at tangled lines.
+
+    A record that does not come out with `width` fields gives back the lines after its first: an unclosed quote must
+    not swallow the rows that follow it.
+    """
+    done = Untangled()
+    resume = -1
+    for index in tangled:
+        if index < resume:
+            continue
+        found = record(lines, index, delimiter)
+        if found is None:
+            return Untangled(whole=done.whole, broken=done.broken, covered=done.covered, open_at=index)
+        if isinstance(found, str) or len(found[0]) != width:
+            done.broken.append((index, found if isinstance(found, str) else "ragged_line"))
+            resume = index + 1
+        else:
+            done.whole.append((index, found[0]))
+            resume = index + found[1]
+        done.covered.extend(range(index, resume))
+    return done
+
+
+def record(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int] | str | None:
+    """The record that begins at a line and how many lines it takes; or the reason why there is none; or None where
+    more lines than these are needed to tell."""
+    csv.field_size_limit(MAX_FIELD)
+    reach = _Reach(lines, start)
+    reader = csv.reader(reach, delimiter=delimiter, strict=True)
+    try:
+        return next(reader), reader.line_num
+    except (csv.Error, StopIteration) as error:
+        if "field limit" in str(error):
+            return "field_too_long"
+        return None if reach.exhausted and not lines.last else "broken_quote"
+
+
+class _Reach:
+    """The lines from `start`, as far as one record may reach."""
+
+    def __init__(self, lines: Lines, start: int) -> None:
+        self._lines, self._start = lines, start
+        self.exhausted = False  # there were no more lines, though a record might reach further
+
+    def __iter__(self) -> Iterator[str]:
+        taken, end = 0, len(self._lines.text)
+        for index in range(self._start, end):
+            line = self._lines.text[index]
+            yield line if self._lines.last and index + 1 == end else line + "\n"
+            taken += len(line)
+            if taken > MAX_FIELD:
+                return
+        self.exhausted = True
