@@ -17,6 +17,7 @@ from mailmill.io.postgres.version import SchemaCheck
 from mailmill.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb pays only for what it uses
+    from mailmill.io.forgetting import Forgetter
     from mailmill.io.lake import Lake
     from mailmill.io.postgres import keys
     from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
@@ -114,6 +115,15 @@ class Installation:
     def pinned(self, now: datetime) -> set[str]:
         """Files of the lake that analysts' files still name, or may be read under."""
         return self.warehouse.pinned(now)
+
+    @cached_property
+    def forgetter(self) -> Forgetter:
+        """What erases a person from every store."""
+        from mailmill.io.forgetting import Forgetter
+
+        return Forgetter(
+            database=self.database, lake=self.lake, warehouse=self.warehouse, home=self.home, project=self.project
+        )
 
     @property
     def public_url(self) -> str:

@@ -14,7 +14,7 @@ from mailmill.errors import MailmillError
 VERBS = {  # verb or group of verbs -> the module it is in
     "migrate": "database", "down": "database",
     "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "keys",
-    "backup": "backup", "restore": "backup",
+    "backup": "backup", "restore": "backup", "forget": "forget", "export": "forget",
     "ingest": "ingest", "contacts": "ingest", "rejects": "rejects", "check": "ingest",
     "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
     "transport": "transports",

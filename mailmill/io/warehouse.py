@@ -210,6 +210,19 @@ def _copy_out(conn: psycopg.Connection, statement: LiteralString, values: Mappin
             file.write(block)
 
 
+def texts_of(path: Path) -> Iterator[pl.DataFrame]:
+    """The text columns of every table of a published file; its views are the lake's."""
+    with duckdb.connect(str(path), read_only=True) as store:
+        tables = "SELECT table_name FROM duckdb_tables() WHERE NOT internal ORDER BY 1"
+        for (table,) in store.execute(tables).fetchall():
+            relation = store.table(table)
+            texts = [
+                name for name, kind in zip(relation.columns, relation.types, strict=True) if str(kind) == "VARCHAR"
+            ]
+            if texts:
+                yield relation.select(*texts).pl()
+
+
 def _ledger(csv: Path) -> pl.LazyFrame:
     """The exported rows with their times as times."""
     if csv.stat().st_size == 0:

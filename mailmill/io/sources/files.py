@@ -46,10 +46,11 @@ class CsvFiles:
                 )
             if not path.is_file():
                 raise Misconfigured("there is no such file", place=str(path))
-        for path in [*self.paths, *self._dropped()]:
+        for path in [*self.paths, *self.dropped()]:
             yield from self._of(path)
 
-    def _dropped(self) -> list[Path]:
+    def dropped(self) -> list[Path]:
+        """The files of the folder that are read, in the order of their names."""
         if self.folder is None:
             return []
         if not self.folder.is_dir():
@@ -91,9 +92,15 @@ class CsvFiles:
             table = read_csv(again, encoding=self.encoding or survey.encoding(), delimiter=self.delimiter)
         except Misconfigured as error:
             return Refusal(origin=name, message=str(error))
-        for setting in (self.encoding, self.delimiter):  # read otherwise, the same bytes are other rows
-            digest.update(f"\x00{setting}".encode() if setting else b"")
-        return RawBatch(key=digest.hexdigest(), origin=name, seen_at=changed_at, table=table)
+        key = batch_key(digest, self.encoding, self.delimiter)
+        return RawBatch(key=key, origin=name, seen_at=changed_at, table=table)
+
+
+def batch_key(content: hashlib._Hash, encoding: str | None, delimiter: str | None) -> str:
+    """What makes a content this batch, given its SHA-256; read by other settings, the same bytes are other rows."""
+    for setting in (encoding, delimiter):
+        content.update(f"\x00{setting}".encode() if setting else b"")
+    return content.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

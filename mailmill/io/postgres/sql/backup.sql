@@ -5,7 +5,7 @@ SELECT pg_export_snapshot();
 SELECT version_num FROM alembic_version;
 
 -- name: listed_files
-SELECT file, bytes FROM manifest ORDER BY file;
+SELECT file, bytes FROM manifest WHERE dataset <> 'erased' ORDER BY file;
 
 -- name: counts
 SELECT (SELECT count(*) FROM tenants) AS tenants, (SELECT count(*) FROM contacts) AS contacts,

@@ -1,0 +1,89 @@
+"""Verbs about one person: forget, export."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import polars as pl
+import typer
+
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.stats import TenantOption, chosen, reading
+from mailmill.errors import Misconfigured
+from mailmill.io.forgetting import Forgot
+from mailmill.io.postgres import erasure
+from mailmill.pipelines.ingest import addresses, phones
+from mailmill.pipelines.read.answers import Tenant
+
+AskedFor = Annotated[str, typer.Argument(metavar="ADDRESS", help="An e-mail address, or a phone number with its +.")]
+
+
+def key_of(asked: str) -> str:
+    """The match key of an address or a phone number.
+
+    Raises: Misconfigured when it is neither.
+    """
+    if "@" in asked:
+        found = addresses.check(asked).address_key
+        return found or asked.strip().lower()  # what is no address today may have been taken in once
+    number = phones.examine(pl.Series([asked.strip()]), pl.Series([None], dtype=pl.String))[0]
+    if number is None:
+        raise Misconfigured(
+            "is neither an e-mail address nor a phone number",
+            place=asked,
+            remedy="Write a number with its country: +43…",
+        )
+    return str(number)
+
+
+@app.command()
+def forget(
+    address: AskedFor,
+    tenant: TenantOption = None,
+    all: Annotated[bool, typer.Option("--all", help="From every tenant, also those to come.")] = False,
+    json: Json = False,
+) -> None:
+    """Erase a person from every store, keep a keyed hash so that they stay out, and prove it by a search."""
+    mill = installation()
+    key = key_of(address)
+    tenants, everywhere = _from_whom(key, tenant, all)
+    done = [mill.forgetter.forget(one.id, one.slug, [key], everywhere=everywhere) for one in tenants]
+    show(done, json)
+
+
+def _from_whom(key: str, tenant: str | None, all: bool) -> tuple[list[Tenant], bool]:
+    with reading() as conn:
+        if tenant is not None and all:
+            raise Misconfigured("--tenant and --all exclude each other")
+        tenants = chosen(conn, tenant)
+        if tenant is None and not all and len(tenants) > 1:
+            holding = [slug for (slug,) in conn.execute(erasure.SQL["known_to"], {"key": key})]
+            raise Misconfigured(
+                f"there are {len(tenants)} tenants" + (f"; known to {', '.join(holding)}" if holding else ""),
+                place="--tenant",
+                remedy="Name the tenant with --tenant, or forget the person in all of them with --all.",
+            )
+    return tenants, all or tenant is None
+
+
+def show(done: list[Forgot], json: bool) -> None:
+    """Say what was done and what the search found. Exit 1 where the person still is."""
+    proved = all(one.proved for one in done)
+    if json:
+        answer_json({"proved": proved, "tenants": done})
+    else:
+        rows = [
+            {"tenant": one.tenant, "contacts": one.contacts, "messages": one.messages, "files": one.lake_files,
+             "dropped_files": one.folder_files, "mentions_masked": sum(one.masked.values())}
+            for one in done
+        ]  # fmt: skip
+        answer_table(rows, title="forgotten")
+        searched = [(one.tenant, found) for one in done for found in one.searched]
+        rows = [{"tenant": tenant, "store": found.store, "searched": found.looked_at, "hits": len(found.hits)}
+                for tenant, found in searched]  # fmt: skip
+        answer_table(rows, title="searched afterwards")
+    if not proved:
+        for where in (hit for one in done for found in one.searched for hit in found.hits):
+            print(f"mailmill: still in {where}", file=sys.stderr)
+        raise typer.Exit(1)

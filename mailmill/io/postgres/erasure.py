@@ -1,0 +1,198 @@
+"""A person erased from PostgreSQL, and the search that proves it. The caller owns the transaction."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from mailmill.io.postgres import keys
+from mailmill.io.postgres.sql import statements
+from mailmill.io.postgres.suppressions import raise_change_number
+from mailmill.pipelines.ingest import erasure as persons
+from mailmill.pipelines.ingest.erasure import MASK, Person, channel_of
+
+SQL = statements("erasure")
+CONTACTS = statements("contacts")  # its locks: no load and no publication runs beside an erasure
+# what the operator wrote in YAML or made by hand: named when it holds the person, never changed behind their back
+CONFIGURATION = ("tenants", "sources", "transports", "identities", "templates", "segments", "campaigns", "links",
+                 "tags", "fields", "signing_keys", "api_keys")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Rows of a table that mention a person."""
+
+    table: str
+    rows: int
+
+
+def person(conn: psycopg.Connection, tenant_id: int, asked: Sequence[str], aliases: Iterable[int] = ()) -> Person:
+    """Whom these keys name: their contacts, and the other address and numbers of those contacts.
+
+    A number that somebody else's contact has too stays out, unless it was asked for.
+    In: asked, as contacts.match_key; aliases, further contacts that the tenant holds for the same person.
+    """
+    which = {"tenant_id": tenant_id, "keys": list(asked), "ids": list(aliases)}
+    rows = conn.execute(SQL["contacts"], which).fetchall()
+    ids = [row[0] for row in rows]
+    phones = sorted({row[3] for row in rows if row[3]} - set(asked))
+    shared = {phone for (phone,) in conn.execute(SQL["shared_phones"], {**which, "phones": phones, "ids": ids})}
+    found: dict[str, None] = dict.fromkeys(asked)
+    for _, match_key, email, phone in rows:
+        found |= dict.fromkeys(key for key in (match_key, (email or "").lower(), phone) if key and key not in shared)
+    named = {"tenant_id": tenant_id, "keys": list(found), "ids": ids}
+    messages = conn.execute(SQL["messages"], named).fetchall()
+    spellings = {row[2] for row in rows if row[2]} | {address for _, address in messages if address}
+    return Person(
+        keys=tuple(found),
+        spellings=tuple(sorted(spellings)),
+        contact_ids=tuple(ids),
+        message_ids=tuple(message for message, _ in messages),
+    )
+
+
+def ids_of(conn: psycopg.Connection, tenant_id: int, match_keys: Sequence[str]) -> list[int]:
+    rows = conn.execute(SQL["ids_of"], {"tenant_id": tenant_id, "keys": list(match_keys)})
+    return [contact for (contact,) in rows]
+
+
+def hashes(conn: psycopg.Connection, found: Sequence[str]) -> list[str]:
+    """'<key id>:<hash>' of each key, by the key that signs today."""
+    number, secret = next(iter(keys.usable(conn, "suppression").items()))
+    return [f"{number}:{persons.keyed_hash(secret, channel_of(key), key)}" for key in found]
+
+
+def keep_hashes(conn: psycopg.Connection, tenant_id: int | None, found: Iterable[str]) -> None:
+    """Keep out again whom these hashes name. In: tenant_id None, from every tenant."""
+    left = sorted(found)
+    # of which channel a hash is, nobody knows without the address; it is compared whole
+    channels = ["email"] * len(left)
+    conn.execute(SQL["keep_hashes"], {"scope": tenant_id, "channels": channels, "hashes": left})
+
+
+def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: bool) -> None:
+    """Erase a person of a tenant and leave the hashes. Run under `hold`.
+
+    In: everywhere, the hashes count for every tenant, and the operator's own suppressions go as well.
+    """
+    left = hashes(conn, who.keys)
+    which = {
+        "tenant_id": tenant_id, "ids": list(who.contact_ids), "keys": list(who.keys), "everywhere": everywhere,
+        "message_ids": list(who.message_ids), "hashes": left,
+        "channels": [channel_of(key) for key in who.keys], "scope": None if everywhere else tenant_id,
+    }  # fmt: skip
+    for statement in (
+        "forget", "blank_fields", "blank_attempts", "blank_messages", "erase_engagement", "erase_sightings",
+        "erase_contacts", "erase_consents", "erase_suppressions", "erase_removals",
+    ):  # fmt: skip
+        conn.execute(SQL[statement], which)
+    raise_change_number(conn)
+
+
+# ---------------------------------------------------------------- mentions anywhere
+
+
+def search(conn: psycopg.Connection, tenant_id: int, who: Person) -> tuple[int, list[Found]]:
+    """Tables whose rows, of this tenant or of none, mention the person. Out: how many were searched, and hits."""
+    found, tables = [], _tables(conn)
+    for table, (columns, of_tenant) in tables.items():
+        query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
+            sql.Identifier(table), _mentioned(columns, of_tenant, table)
+        )
+        row = conn.execute(query, _values(tenant_id, who)).fetchone()
+        if row and row[0]:
+            found.append(Found(table=table, rows=int(row[0])))
+    return len(tables), found
+
+
+def mask(conn: psycopg.Connection, tenant_id: int, who: Person, found: Sequence[Found]) -> None:
+    """Mask mentions that stand in rows of others: a note, a custom field, a record nobody could read."""
+    tables = _tables(conn)
+    for table in (one.table for one in found if one.table not in CONFIGURATION):
+        columns, of_tenant = tables[table]
+        changes = sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), _clean(name, kind)) for name, kind in columns.items()
+        )
+        query = sql.SQL("UPDATE {} SET {} WHERE {}").format(
+            sql.Identifier(table), changes, _mentioned(columns, of_tenant, table)
+        )
+        conn.execute(query, _values(tenant_id, who))
+
+
+def _tables(conn: psycopg.Connection) -> dict[str, tuple[dict[str, str], bool]]:
+    tables: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    of_tenant: dict[str, bool] = {}
+    for table, column, kind, owned in conn.execute(SQL["columns"]):
+        tables[table][column], of_tenant[table] = kind, owned
+    return {table: (columns, of_tenant[table]) for table, columns in tables.items()}
+
+
+def _text(name: str, kind: str) -> sql.Composable:
+    column = sql.Identifier(name)
+    # escaped, bytes beyond ASCII are \ooo; a backslash before a digit would else hide the mention's beginning
+    return sql.SQL("encode({}, 'escape')" if kind == "bytea" else "{}::text").format(column)
+
+
+def _clean(name: str, kind: str) -> sql.Composable:
+    replaced = sql.SQL("regexp_replace({}, %(pattern)s, %(mask)s, 'gi')").format(_text(name, kind))
+    back = {"bytea": "decode({}, 'escape')", "jsonb": "({})::jsonb", "text[]": "({})::text[]"}.get(kind, "{}")
+    return sql.SQL(back).format(replaced)
+
+
+def _mentioned(columns: Mapping[str, str], of_tenant: bool, table: str) -> sql.Composable:
+    texts = sql.SQL(", ").join(_text(name, kind) for name, kind in columns.items())
+    mention = sql.SQL(
+        "lower(concat_ws(E'\\x1f', {0})) LIKE ANY (%(likely)s) AND concat_ws(E'\\x1f', {0}) ~* %(pattern)s"
+    ).format(texts)
+    if table == "tenants":
+        return sql.SQL("id = %(tenant_id)s AND {}").format(mention)
+    return sql.SQL("tenant_id = %(tenant_id)s AND {}").format(mention) if of_tenant else mention
+
+
+def _values(tenant_id: int, who: Person) -> dict[str, object]:
+    likely = ["%" + re.sub(r"([\\%_])", r"\\\1", needle) + "%" for needle in who.needles]
+    words = "|".join(re.sub(r"([^\w@ ])", r"\\\1", needle) for needle in who.needles)
+    # of the bytes \ooo the last digit belongs to no word
+    pattern = rf"(?<![[:alnum:]._+-])(?:{words})(?![[:alnum:]]|[._-]+[[:alnum:]])"
+    return {"tenant_id": tenant_id, "likely": likely, "pattern": pattern, "mask": MASK}
+
+
+# ---------------------------------------------------------------- who takes rows in asks these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """Whom a tenant has forgotten, as hashes with the keys they were made with. `number` grows with each."""
+
+    number: int
+    hashes: frozenset[str]
+    secrets: Mapping[int, bytes]
+
+    def __bool__(self) -> bool:
+        return bool(self.hashes)
+
+
+def forgotten(conn: psycopg.Connection, tenant_id: int) -> Forgotten:
+    which = {"tenant_id": tenant_id}
+    known = frozenset(text for (text,) in conn.execute(SQL["hashes"], which))
+    secrets = keys.usable(conn, "suppression") if known else {}
+    return Forgotten(number=number(conn, tenant_id), hashes=known, secrets=secrets)
+
+
+def number(conn: psycopg.Connection, tenant_id: int) -> int:
+    row = conn.execute(SQL["number"], {"tenant_id": tenant_id}).fetchone()
+    return int(row[0]) if row else 0
+
+
+def hold_shared(conn: psycopg.Connection, tenant_id: int) -> int:
+    """Keep a forget of this tenant away until the transaction ends. Out: the number as it stands.
+
+    Whoever read before with another number may have read a person who is gone: it reads again.
+    """
+    conn.execute(SQL["hold_shared"], {"tenant_id": tenant_id})
+    return number(conn, tenant_id)

@@ -1,0 +1,224 @@
+"""A person to be erased: how they are written in what we hold, and rows without them. Pure.
+
+A mention is the address or number as a whole: ann@x.org is not mentioned by joann@x.org, nor by ann@x.org.uk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import idna
+import polars as pl
+
+Channel = Literal["email", "phone"]
+MASK = "***"
+OWN_KEYS = ("match_key", "address_key", "email", "address", "phone")  # columns that say whose row it is
+# datasets whose rows are counted and name nobody: they stay, what they tell of a person does not
+COUNTED: Mapping[str, tuple[str, ...]] = {"messages": (), "attempts": ("reply",), "events": ("ip", "user_agent")}
+_GAP = r"[\s./()\x{a0}-]{0,3}"
+_WORD = r"\p{L}\p{N}"
+
+
+def keyed_hash(secret: bytes, channel: Channel, key: str) -> str:
+    """What is kept of a forgotten address: 64 hex digits that nobody without the key can try addresses against."""
+    return hmac.digest(secret, f"{channel}:{key}".encode(), hashlib.sha256).hex()
+
+
+def channel_of(key: str) -> Channel:
+    return "email" if "@" in key else "phone"
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who is to be erased.
+
+    keys are as contacts.match_key, the first one as asked; spellings, other ways in which the stores write them.
+    """
+
+    keys: tuple[str, ...]
+    spellings: tuple[str, ...] = ()
+    contact_ids: tuple[int, ...] = ()
+    message_ids: tuple[int, ...] = ()
+
+    @cached_property
+    def needles(self) -> tuple[str, ...]:
+        """Every spelling, in lower case; what is searched for byte by byte as well."""
+        found: dict[str, None] = {}
+        for text in (*self.keys, *self.spellings):
+            for written in (text.lower(), *_unicode_domain(text.lower())):
+                for form in (written, written.replace("@", "%40"), json.dumps(written, ensure_ascii=False)[1:-1]):
+                    found[form] = None
+        return tuple(found)
+
+    @cached_property
+    def pattern(self) -> str:
+        """A linear-time expression, so without look-around: group 1 before, group 2 after a mention."""
+        words = "|".join(re.escape(needle).replace("\\ ", " ") for needle in self.needles)
+        return rf"(?i)(^|[^{_WORD}._+-])(?:{words})($|[^{_WORD}._-]|[._-]+(?:$|[^{_WORD}._-]))"
+
+    @cached_property
+    def numbers(self) -> str | None:
+        """The phone numbers as people write them, with or without country and trunk prefix; None when there is none."""
+        forms = [_written(key) for key in self.keys if channel_of(key) == "phone"]
+        return rf"(?:^|[^\d])(?:{'|'.join(forms)})(?:$|[^\d])" if forms else None
+
+    @cached_property
+    def folded(self) -> tuple[str, ...]:
+        """What a cell that holds an e-mail address of theirs holds at least, once it is lower-cased."""
+        return tuple({key.rpartition("@")[0] for key in self.keys if channel_of(key) == "email"})
+
+    @cached_property
+    def endings(self) -> tuple[str, ...]:
+        """The last six digits of their numbers."""
+        return tuple({key[-6:] for key in self.keys if channel_of(key) == "phone"})
+
+
+def _unicode_domain(address: str) -> Iterable[str]:
+    local, at, domain = address.rpartition("@")
+    if at and "xn--" in domain:
+        try:
+            yield f"{local}@{idna.decode(domain)}"
+        except idna.IDNAError:
+            return
+
+
+def _written(number: str) -> str:
+    import phonenumbers  # its tables take a while to load
+
+    parsed = phonenumbers.parse(number)
+    country, national = str(parsed.country_code), phonenumbers.national_significant_number(parsed)
+    return rf"(?:(?:\+|00)?{country})?{_GAP}0?{_GAP}" + _GAP.join(national)
+
+
+# ---------------------------------------------------------------- mentions
+
+
+def text_of(name: str, kind: pl.DataType) -> pl.Expr | None:
+    """A column's text, null where it has none; None for a column that cannot hold any."""
+    if kind == pl.String:
+        return pl.col(name)
+    if kind == pl.Binary:
+        return pl.col(name).cast(pl.String, strict=False)
+    if kind == pl.List(pl.String):
+        return pl.col(name).list.join("\x1f", ignore_nulls=True)
+    if isinstance(kind, pl.Struct):
+        return pl.col(name).struct.json_encode()
+    return None
+
+
+def mentions(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    """Whether any text of a row mentions the person."""
+    texts = [text for name, kind in schema.items() if (text := text_of(name, kind)) is not None]
+    if not texts:
+        return pl.lit(False)
+    return pl.any_horizontal(_mentioned(person, text) for text in texts)
+
+
+def _mentioned(person: Person, text: pl.Expr) -> pl.Expr:
+    likely = text.str.contains_any(list(person.needles), ascii_case_insensitive=True)
+    # the expression reads only what the cheap test lets through
+    return pl.when(likely.fill_null(False)).then(text).str.contains(person.pattern).fill_null(False)
+
+
+def masked(person: Person, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """The text columns with every mention masked; what mentions nobody stays as it is."""
+    columns = []
+    for name, kind in schema.items():
+        text = text_of(name, kind)
+        if text is None:
+            continue
+        if isinstance(kind, pl.Struct):
+            clean = _without(person, text).str.json_decode(kind)
+        elif kind == pl.List(pl.String):
+            clean = pl.col(name).list.eval(_without(person, pl.element()))
+        else:
+            clean = _without(person, text).cast(kind)
+        columns.append(pl.when(_mentioned(person, text)).then(clean).otherwise(pl.col(name)).alias(name))
+    return columns
+
+
+def _without(person: Person, text: pl.Expr) -> pl.Expr:
+    """Twice: of two mentions with one character between them the first takes it."""
+    mark = "${1}" + MASK + "${2}"
+    return text.str.replace_all(person.pattern, mark).str.replace_all(person.pattern, mark)
+
+
+def mask_text(person: Person, text: str) -> str:
+    """A text with every mention masked."""
+    frame = pl.DataFrame({"text": [text]}, schema={"text": pl.String})
+    return str(frame.select(masked(person, frame.schema))["text"][0])
+
+
+# ---------------------------------------------------------------- rows
+
+
+def own_rows(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    """Whether a row of a dataset is the person's, raw batches aside: those are told by their columns (raw_rows)."""
+    if dataset in COUNTED:
+        return pl.lit(False)
+    if dataset == "rejected":
+        return _rejected(person, schema)
+    tests = []
+    if person.contact_ids and "contact_id" in schema:
+        tests.append(pl.col("contact_id").is_in(list(person.contact_ids)))
+    keys = list(person.keys)
+    tests += [pl.col(name).str.to_lowercase().is_in(keys) for name in OWN_KEYS if schema.get(name) == pl.String]
+    return pl.any_horizontal(*tests).fill_null(False) if tests else pl.lit(False)
+
+
+def _rejected(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    """A rejected row is one text, so any mention makes it theirs; its reader may have typed the number anyhow."""
+    found = mentions(person, schema)
+    if person.numbers and "raw" in schema:
+        found |= pl.col("raw").str.contains(person.numbers).fill_null(False)
+    return found
+
+
+def told(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """What the counted rows of a dataset tell of the person, as nulls."""
+    if not person.message_ids or not COUNTED.get(dataset):
+        return []
+    which = next((name for name in ("message", "message_id") if name in schema), None)
+    if which is None:
+        return []
+    theirs = pl.col(which).is_in(list(person.message_ids))
+    return [pl.when(~theirs).then(pl.col(name)).alias(name) for name in COUNTED[dataset] if name in schema]
+
+
+def without(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr | None = None) -> pl.LazyFrame:
+    """A dataset's rows without the person: their own rows left out, mentions in those of others masked."""
+    schema = frame.collect_schema()
+    kept = frame.filter(~(own if own is not None else own_rows(person, dataset, schema)))
+    blanked = kept.with_columns(told(person, dataset, schema))
+    return blanked.with_columns(masked(person, schema))
+
+
+def touched(person: Person, dataset: str, frame: pl.LazyFrame) -> bool:
+    """Whether a file has anything of the person. Raw batches are touched by raw_rows as well."""
+    schema = frame.collect_schema()
+    found = own_rows(person, dataset, schema) | mentions(person, schema)
+    for blank in told(person, dataset, schema):
+        name = blank.meta.output_name()
+        found |= pl.col(name).is_not_null() & blank.is_null()
+    return bool(frame.select(found.any()).collect(engine="streaming").item())
+
+
+def forgotten(keys: pl.Series, secrets: Mapping[int, bytes], hashes: Collection[str]) -> pl.Series:
+    """Which of these match keys were forgotten. In: hashes as suppressions.address_key, '<key id>:<hash>'."""
+    used = {int(text.partition(":")[0]) for text in hashes}
+    wanted = frozenset(hashes)
+    distinct = keys.drop_nulls().unique()
+    found = [
+        key
+        for key in distinct
+        if any(f"{number}:{keyed_hash(secrets[number], channel_of(key), key)}" in wanted
+               for number in used if number in secrets)
+    ]  # fmt: skip
+    return keys.is_in(found).fill_null(False)

@@ -1,0 +1,85 @@
+"""Whose row a raw row is: told by the columns that hold an address or a number, read as validation reads them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest import addresses, phones
+from mailmill.pipelines.ingest.columns import mapped
+from mailmill.pipelines.ingest.erasure import Person, mentions
+from mailmill.pipelines.ingest.raw import CELL
+from mailmill.pipelines.ingest.wordlists import countries
+
+
+def raw_rows(person: Person, frame: pl.LazyFrame, columns: Mapping[str, str]) -> list[int]:
+    """The lines of a raw batch that are the person's.
+
+    In:     RAW_SCHEMA with the source's cells; columns, as the source maps them. Where they do not say which column
+            holds an address, any cell that is one counts.
+    """
+    schema = frame.collect_schema()
+    names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
+    unread = frame.filter(pl.col("problem").is_not_null() & mentions(person, {"raw": pl.String()})).select("line")
+    lines = unread.collect(engine="streaming")["line"].to_list()
+    try:
+        known = mapped(names, columns, place="").known if names else {}
+        mails = [known["email"]] if "email" in known else []
+        calls, land = [known["phone"]] if "phone" in known else [], known.get("country")
+    except Misconfigured:
+        mails, calls, land = names, names, None
+    for header in mails:
+        lines += _by_mail(person, frame, header)
+    for header in calls:
+        lines += _by_phone(person, frame, header, land)
+    return sorted(set(lines))
+
+
+def _by_mail(person: Person, frame: pl.LazyFrame, header: str) -> list[int]:
+    if not person.folded:
+        return []
+    cell = pl.col(CELL + header)
+    # compared without case and in its compatible form; what follows the @ may be written in two ways
+    plain = pl.when(cell.str.contains(r"[^ -~]")).then(cell.str.normalize("NFKC")).otherwise(cell).str.to_lowercase()
+    plain = plain.str.replace_all("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]", "")
+    likely = plain.str.contains_any(list(person.folded)).fill_null(False)
+    found = frame.filter(likely).select("line", cell=cell).collect(engine="streaming")
+    keys = addresses.examine(found["cell"])["address_key"]
+    return found.filter(keys.is_in(list(person.keys)).fill_null(False))["line"].to_list()
+
+
+def _by_phone(person: Person, frame: pl.LazyFrame, header: str, land: str | None) -> list[int]:
+    if not person.endings:
+        return []
+    cell = pl.col(CELL + header)
+    digits = cell.str.normalize("NFKC").str.replace_all(r"\D", "")
+    likely = pl.any_horizontal(digits.str.ends_with(ending) for ending in person.endings).fill_null(False)
+    country = pl.col(CELL + land) if land else pl.lit(None, pl.String)
+    found = frame.filter(likely).select("line", cell=cell, country=country).collect(engine="streaming")
+    region = found["country"].str.strip_chars().str.to_lowercase()
+    region = region.replace_strict(countries(), default=None, return_dtype=pl.String)
+    numbers = phones.examine(found["cell"].str.strip_chars(), region)
+    return found.filter(numbers.is_in(list(person.keys)).fill_null(False))["line"].to_list()
+
+
+def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str]) -> set[str]:
+    """Every match key that the rows of a raw batch give. In: as raw_rows."""
+    schema = frame.collect_schema()
+    names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
+    try:
+        known = mapped(names, columns, place="").known if names else {}
+    except Misconfigured:
+        known = {}
+    wanted = [known[field] for field in ("email", "phone", "country") if field in known]
+    rows = frame.select(CELL + header for header in wanted).unique().collect(engine="streaming") if wanted else None
+    found: set[str] = set()
+    if rows is not None and "email" in known:
+        found |= set(addresses.examine(rows[CELL + known["email"]])["address_key"].drop_nulls())
+    if rows is not None and "phone" in known:
+        land = rows[CELL + known["country"]] if "country" in known else pl.Series([None] * rows.height, dtype=pl.String)
+        region = land.str.strip_chars().str.to_lowercase()
+        region = region.replace_strict(countries(), default=None, return_dtype=pl.String)
+        found |= set(phones.examine(rows[CELL + known["phone"]].str.strip_chars(), region).drop_nulls())
+    return found
