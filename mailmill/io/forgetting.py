@@ -83,8 +83,6 @@ class Forgetter:
         done = Forgot(tenant=tenant)
         with self.database.transaction() as conn:
             conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
-            for lock in ("lock", "lock_generation"):
-                conn.execute(erasure.CONTACTS[lock], {"tenant_id": tenant_id})
             who = erasure.person(conn, tenant_id, asked, self._aliases(conn, tenant_id, asked))
             self.log.append(None if everywhere else tenant, erasure.hashes(conn, who.keys), datetime.now(UTC))
             done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
@@ -270,7 +268,8 @@ def _swap(
     facts: Mapping[str, Any],
 ) -> None:  # fmt: skip
     if conn.execute(erasure.SQL["swap"], {"tenant_id": tenant_id, "file": old}).fetchone() is not None:
-        manifest.add(conn, new, tenant_id=tenant_id, dataset=dataset, part=part, batch_id=batch_id, facts=facts)
+        counted = {**facts, "rows": new.rows} if "rows" in facts else facts
+        manifest.add(conn, new, tenant_id=tenant_id, dataset=dataset, part=part, batch_id=batch_id, facts=counted)
 
 
 def _old_and_torn(path: Path) -> bool:

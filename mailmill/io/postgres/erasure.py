@@ -17,7 +17,6 @@ from mailmill.pipelines.ingest import erasure as persons
 from mailmill.pipelines.ingest.erasure import MASK, Person, channel_of
 
 SQL = statements("erasure")
-CONTACTS = statements("contacts")  # its locks: no load and no publication runs beside an erasure
 # what the operator wrote in YAML or made by hand: named when it holds the person, never changed behind their back
 CONFIGURATION = ("tenants", "sources", "transports", "identities", "templates", "segments", "campaigns", "links",
                  "tags", "fields", "signing_keys", "api_keys")  # fmt: skip

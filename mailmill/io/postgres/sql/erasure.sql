@@ -2,7 +2,10 @@
 -- lists files holds it shared, and looks then whether somebody was forgotten meanwhile.
 
 -- name: hold
-SELECT pg_advisory_xact_lock(hashtextextended('mailmill:forget:' || %(tenant_id)s::text, 0));
+-- No load and no publication of the tenant's contacts runs beside it (their own locks, contacts.sql and generations.sql).
+SELECT pg_advisory_xact_lock(hashtextextended('mailmill:forget:' || %(tenant_id)s::text, 0)),
+       pg_advisory_xact_lock(hashtextextended('mailmill:contacts:' || %(tenant_id)s::text, 0)),
+       pg_advisory_xact_lock(hashtextextended('mailmill:publish:' || %(tenant_id)s::text, 0));
 
 -- name: hold_shared
 SELECT pg_advisory_xact_lock_shared(hashtextextended('mailmill:forget:' || %(tenant_id)s::text, 0));
