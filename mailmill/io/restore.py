@@ -38,7 +38,7 @@ class Restored:
 def restore(
     database: Database, lake: Lake, source: Path, *, replace: bool, embedded: bool, progress: Progress = silent
 ) -> Restored:
-    """Put a backup back. Campaigns that ran are paused, those that waited become drafts, leased rows are in doubt.
+    """Put a backup back. Campaigns that ran are paused, those that waited become drafts, open rows are in doubt.
 
     In:     replace allows an installation with data in it; its suppressions and signing keys are merged in.
     Raises: Misconfigured when the archive is no whole backup or of a newer mailmill, when the installation is not

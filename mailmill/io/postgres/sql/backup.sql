@@ -64,7 +64,7 @@ SELECT id, purpose, secret, created_at, coalesce(retired_at, clock_timestamp()) 
 
 -- name: settle
 -- Nothing is mailed because a database was put back. What had no campaign's plan yet waits for a person, what was running
--- is paused, and what was under way when the backup was made is in doubt.
+-- is paused, and every message without a recorded end is in doubt: it may have been sent after the backup was made.
 WITH before AS (
   SELECT id, tenant_id, state, CASE WHEN state = 'running' THEN 'paused' ELSE 'draft' END::campaign_state AS wanted
     FROM campaigns WHERE state IN ('running', 'scheduled', 'planning')),
@@ -76,7 +76,7 @@ noted AS (
 INSERT INTO restored_facts SELECT 'campaigns_stopped', count(*) FROM moved;
 WITH doubtful AS (
   UPDATE messages SET state = 'in_doubt', reason = 'restored', lease_token = NULL, queued = false, done_at = clock_timestamp()
-   WHERE state = 'leased' RETURNING id)
+   WHERE state IN ('queued', 'leased', 'deferred', 'held') RETURNING id)
 INSERT INTO restored_facts SELECT 'in_doubt', count(*) FROM doubtful;
 DELETE FROM leases;
 DELETE FROM workers;
