@@ -68,9 +68,7 @@ def restore(
         print(f"{done.suppressions_kept:,} suppressions came from what was replaced")
     if done.campaigns_stopped or done.in_doubt:
         print(f"{done.campaigns_stopped:,} campaigns were stopped, {done.in_doubt:,} messages are in doubt")
-        print(
-            "They may have been sent after the backup: compare with the relay's log, then settle them (`mailmill doubts`)."
-        )
+        print("They may have been sent since: compare with the relay's log, then settle them (`mailmill doubts`).")
 
 
 class _Bar:

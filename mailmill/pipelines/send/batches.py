@@ -12,7 +12,7 @@ from typing import Any
 
 from mailmill.pipelines.configuration.specs import WindowSpec
 from mailmill.pipelines.send.answers import SANDBOX_PATIENCE, Answer, Decision, Patience, masked
-from mailmill.pipelines.send.messages import Composer
+from mailmill.pipelines.send.messages import Composer, Outgoing, Unrenderable
 from mailmill.pipelines.send.ports import FIELD, LINE, BatchJournal, CampaignFacts, Order, Outcome
 from mailmill.pipelines.target.windows import opening
 
@@ -70,7 +70,7 @@ class Item:
     variant: int  # of the campaign's contents
     address: bytes
     values: list[bytes]
-    content: bytes = b""
+    message: Outgoing | Unrenderable | None = None  # as it goes on the wire, or why it cannot
     returned: int = 0
     dropped: bool = False  # suppressed since it was claimed
 
@@ -116,7 +116,7 @@ class Batch:
         line = outcome.line(masked(answer.reply) if answer else "")
         self.lines.append(line)
         self.left -= 1
-        item.content = b""
+        item.message = None
         if answer is not None and answer.stage != "render":
             self.journal.append(b"R " + line)
 

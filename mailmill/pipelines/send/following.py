@@ -182,7 +182,7 @@ class Following:
         """Look at everything that was claimed and has not started yet."""
         waiting: dict[int, dict[int, Item]] = {}
         for route in self.routes.values():
-            for item in (*route.pool, *route.begun):
+            for item in (*route.stock, *route.begun):
                 waiting.setdefault(item.batch.order.campaign_id, {})[item.id] = item
         for campaign_id, items in waiting.items():
             bad = await self._calls.look(partial(self._follower.suppressed, campaign_id, list(items)))

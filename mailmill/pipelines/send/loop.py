@@ -244,7 +244,7 @@ class Sender:
         while number != self._house.number:
             number = self._house.number
             await self._drop_suppressed(batch, items)
-        route.pool.extend(items)
+        route.stock.add(items)
         route.tick(self._house.now())
 
     async def _drop_suppressed(self, batch: Batch, items: list[Item]) -> None:

@@ -112,6 +112,11 @@ class Composer:
         self._variants = [_Variant(content, one, self._tokens, boundary) for one in content["variants"]]
         self._signing = _Signing(self._fixed, dkim_keys) if dkim_keys else None
 
+    @property
+    def signs(self) -> bool:
+        """Whether a message costs enough to be made ahead, in threads."""
+        return self._signing is not None
+
     def compose_all(self, rows: Iterable[Row], date: bytes) -> list[Outgoing | Unrenderable]:
         """The messages of some recipients, in their order; for one that cannot be rendered, why."""
         return [self._composed(row, date) for row in rows]

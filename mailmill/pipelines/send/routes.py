@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
 from mailmill.errors import MailmillError
 from mailmill.pipelines.send.answers import RUN_THAT_HOLDS, Answer, Decision, decide
-from mailmill.pipelines.send.batches import Batch, Item
+from mailmill.pipelines.send.batches import Item
 from mailmill.pipelines.send.exchange import Envelope
-from mailmill.pipelines.send.messages import Unrenderable
+from mailmill.pipelines.send.messages import Outgoing
 from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts, RouteRefused
+from mailmill.pipelines.send.stock import Stock
 
 RETURNS = 3  # a connection that breaks before the relay said a word is no attempt, so many times
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
@@ -40,7 +41,7 @@ class Route:
         self, facts: RouteFacts, relay: Callable[[RouteFacts], Relay], house: House, counts: Counter[str]
     ) -> None:
         self.facts, self._make, self._house, self._counts = facts, relay, house, counts
-        self.pool: deque[Item] = deque()
+        self.stock = Stock(self._wake, house.date)
         self.links: set[Link] = set()
         self.begun: set[Item] = set()  # taken, the body not handed over yet
         self.flying: set[Item] = set()  # handed over, not answered
@@ -71,7 +72,7 @@ class Route:
 
     @property
     def idle(self) -> bool:
-        return not (self.pool or self.begun or self.flying)
+        return not (len(self.stock) or self.begun or self.flying)
 
     @property
     def away(self) -> bool:
@@ -81,7 +82,7 @@ class Route:
     @property
     def wants(self) -> bool:
         """Whether to claim for it: fewer wait than a batch's half, and its relay lets us in."""
-        return self.held is None and not self._failures and len(self.pool) < max(self.most_links, self.batch_size // 2)
+        return self.held is None and not self._failures and len(self.stock) < max(self.most_links, self.batch_size // 2)
 
     def heard(self, facts: RouteFacts, asked: float) -> None:
         """What the database says of this transport; a changed spec is for the connections opened from now on."""
@@ -111,27 +112,26 @@ class Route:
     # ------------------------------------------------------------ Desk
 
     def take(self) -> Envelope | None:
-        house, pool = self._house, self.pool
+        house, stock = self._house, self.stock
         now = house.now()
-        if len(pool) < self.batch_size // 2:
+        if len(stock) < self.batch_size // 2:
             house.hungry()
         if self.held is not None or not house.may_begin(now):
             return None
-        while pool:
-            item = pool.popleft()
+        while (item := stock.take()) is not None:
             batch = item.batch
             if item.dropped:
                 self._settle(item, Decision("suppressed", "suppressed"))
                 continue
             if now >= batch.budget_until or not batch.may_start(now):
+                item.message = None
                 batch.give_back([item])
                 continue
-            try:
-                sent = batch.campaign.composer.compose(item.id, item.address, item.values, house.date(), item.variant)
-            except Unrenderable as error:
-                self._settle(item, Decision("invalid", error.reason), Answer("render", 0, str(error)))
+            sent = item.message
+            if not isinstance(sent, Outgoing):
+                assert sent is not None
+                self._settle(item, Decision("invalid", sent.reason), Answer("render", 0, str(sent)))
                 continue
-            item.content = sent.content
             self.begun.add(item)
             utf8 = not sent.recipient.isascii()
             return Envelope(sent.return_path, sent.recipient, item, size=len(sent.content), utf8=utf8)
@@ -149,7 +149,8 @@ class Route:
             return None
         self.begun.discard(item)
         self.flying.add(item)
-        return item.content
+        assert isinstance(item.message, Outgoing)
+        return item.message.content
 
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
         item = _item(envelope)
@@ -174,14 +175,13 @@ class Route:
     def returned(self, envelope: Envelope) -> None:
         item = _item(envelope)
         self.begun.discard(item)
-        item.content = b""
         item.returned += 1
         if item.dropped:
             self._settle(item, Decision("suppressed", "suppressed"))
         elif item.returned > RETURNS:
             self.answered(envelope, Answer("mail", 0, "the relay hung up before it answered"), "")
         else:
-            self.pool.appendleft(item)
+            self.stock.put_back(item)
 
     def closed(self, link: Link) -> None:
         self.links.discard(link)
@@ -200,7 +200,7 @@ class Route:
     def _open_missing(self, now: float) -> None:
         if now < self._retry_at:
             return
-        missing = min(self.most_links, len(self.pool)) - len(self.links) - len(self._opening)
+        missing = min(self.most_links, len(self.stock)) - len(self.links) - len(self._opening)
         if self._failures and self.wanted:  # one at a time until one gets through
             missing = 1 - len(self._opening)
         for _ in range(max(0, missing)):
@@ -237,23 +237,24 @@ class Route:
         """Give back what waits and may not start: campaign stopped, lease or limit run out, route held or away."""
         unreachable = self.failing_since is not None and not self.links and now - self.failing_since > GIVE_BACK_S
         gone = everything or unreachable or self.held is not None
-        keep: deque[Item] = deque()
-        back: dict[Batch, list[Item]] = {}
-        for item in self.pool:
-            batch = item.batch
-            if gone or now >= batch.budget_until or not batch.may_start(now):
-                back.setdefault(batch, []).append(item)
-            else:
-                keep.append(item)
-        self.pool = keep
-        for batch, items in back.items():
+
+        def unfit(item: Item) -> bool:
+            return gone or now >= item.batch.budget_until or not item.batch.may_start(now)
+
+        for batch, items in self.stock.take_out(unfit).items():
             batch.give_back(items)
+
+    def _wake(self) -> None:
+        """Messages have been made."""
+        for link in list(self.links):
+            link.wake()
 
     def close(self) -> None:
         for link in list(self.links):
             link.close()
         for task in list(self._opening):
             task.cancel()
+        self.stock.close()
 
     def abort(self) -> None:
         for link in list(self.links):

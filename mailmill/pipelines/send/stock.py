@@ -1,0 +1,112 @@
+"""What waits for a route's connections: claimed items, and those whose message is made already.
+
+A message that only has to be joined is made when a connection takes it. One that is signed is made ahead, in threads:
+RSA lets other threads run while it computes, so signing costs the connections nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from mailmill.pipelines.send.batches import Batch, Item
+from mailmill.pipelines.send.messages import Outgoing, Unrenderable
+
+CHUNK = 16  # messages a thread makes at a time
+THREADS = 4
+AHEAD = 2 * THREADS * CHUNK  # made or in the making
+
+
+class Stock:
+    """Only the event loop's thread touches it; `wake` is called when messages have been made."""
+
+    def __init__(self, wake: Callable[[], None], date: Callable[[], bytes]) -> None:
+        self._wake, self._date = wake, date
+        self._pool: deque[Item] = deque()
+        self._made: deque[Item] = deque()
+        self._making: set[Item] = set()
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        return len(self._pool) + len(self._made) + len(self._making)
+
+    def __iter__(self) -> Iterator[Item]:
+        """Everything that was not taken yet."""
+        yield from self._pool
+        yield from self._made
+        yield from self._making
+
+    def add(self, items: Iterable[Item]) -> None:
+        self._pool.extend(items)
+
+    def put_back(self, item: Item) -> None:
+        """An item that was taken and not begun; it is the next one again."""
+        item.message = None
+        self._pool.appendleft(item)
+
+    def take(self) -> Item | None:
+        """The next item with its message, or why it has none, in `message`; None when none is made yet."""
+        if self._made:
+            item = self._made.popleft()
+            self._make_ahead()
+            return item
+        self._make_ahead()
+        if not self._pool or self._pool[0].batch.campaign.composer.signs:
+            return None
+        item = self._pool.popleft()
+        if not item.dropped:
+            (item.message,) = item.batch.campaign.composer.compose_all([item], self._date())
+        return item
+
+    def take_out(self, unfit: Callable[[Item], bool]) -> dict[Batch, list[Item]]:
+        """Remove what is unfit. What is in the making is looked at again when it is made."""
+        out: dict[Batch, list[Item]] = {}
+        for queue in (self._pool, self._made):
+            stay = []
+            for item in queue:
+                if unfit(item):
+                    item.message = None
+                    out.setdefault(item.batch, []).append(item)
+                else:
+                    stay.append(item)
+            if len(stay) < len(queue):
+                queue.clear()
+                queue.extend(stay)
+        return out
+
+    # ------------------------------------------------------------ ahead
+
+    def _make_ahead(self) -> None:
+        while self._pool and self._pool[0].batch.campaign.composer.signs:
+            if len(self._made) + len(self._making) > AHEAD - CHUNK:
+                return
+            batch = self._pool[0].batch
+            chunk: list[Item] = []
+            while self._pool and len(chunk) < CHUNK and self._pool[0].batch is batch:
+                chunk.append(self._pool.popleft())
+            self._making.update(chunk)
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(THREADS, "sign")
+            call = partial(batch.campaign.composer.compose_all, chunk, self._date())
+            task = asyncio.get_running_loop().run_in_executor(self._threads, call)
+            task.add_done_callback(partial(self._take_in, chunk))
+
+    def _take_in(self, chunk: list[Item], task: asyncio.Future[list[Outgoing | Unrenderable]]) -> None:
+        self._making.difference_update(chunk)
+        if task.cancelled():
+            self._pool.extendleft(reversed(chunk))
+            return
+        error = task.exception()
+        made: Sequence[Outgoing | Unrenderable]
+        made = task.result() if error is None else [Unrenderable("render_error", type(error).__name__)] * len(chunk)
+        for item, message in zip(chunk, made, strict=True):
+            item.message = message
+        self._made.extend(chunk)
+        self._wake()
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
