@@ -17,6 +17,7 @@ from mailmill.io.postgres.version import SchemaCheck
 from mailmill.settings import Settings, read_settings
 
 if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb pays only for what it uses
+    from mailmill.io.dns import DnsResolver
     from mailmill.io.forgetting import Forgetter
     from mailmill.io.lake import Lake
     from mailmill.io.postgres import keys
@@ -141,6 +142,14 @@ class Installation:
         from mailmill.io.postgres.ingest_store import IngestStore
 
         return IngestStore(database=self.database, lake=self.lake)
+
+    @cached_property
+    def resolver(self) -> DnsResolver | None:
+        """What asks DNS, None where no server is set. Raises: Misconfigured when the setting cannot be read."""
+        from mailmill.io.dns import DnsResolver, servers
+
+        found = servers(self.settings.resolver)
+        return DnsResolver(servers=found) if found else None
 
     def source(self, name: str) -> SourceRow:
         """The source `tenant/slug`. Raises: Misconfigured when there is none."""

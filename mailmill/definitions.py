@@ -11,7 +11,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from mailmill.assets import campaigns, contacts, events, lake, segments, warehouse  # noqa: E402
+from mailmill.assets import campaigns, contacts, events, lake, segments, validation, warehouse  # noqa: E402
 from mailmill.composition import Installation  # noqa: E402
 from mailmill.sensors import jobs, schedules, sensors  # noqa: E402
 from mailmill.sensors.lines import lines  # noqa: E402
@@ -19,7 +19,7 @@ from mailmill.sensors.lines import lines  # noqa: E402
 
 def definitions(mill: Installation) -> dg.Definitions:
     """The definitions over one installation."""
-    modules = [contacts, segments, campaigns, warehouse, lake]
+    modules = [contacts, segments, campaigns, warehouse, lake, validation]
     return dg.Definitions(
         assets=[*dg.load_assets_from_modules(modules), *events.ALL],
         asset_checks=dg.load_asset_checks_from_modules(modules),

@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     kafka_url: str | None = Field(
         default=None, description="host:port[,host:port] of the event log; unset: a table in PostgreSQL"
     )
+    resolver: str = Field(
+        default="",
+        description="DNS servers that say where a domain's mail goes, host:port[,host:port]; unset: no DNS is asked",
+    )
     public_url: str = Field(
         default="",
         description="https URL under which the ingress is reached from outside; unset: sandbox only",

@@ -1,9 +1,10 @@
-"""How the work divides: a partition a source, a segment, a campaign. Keys are `tenant|slug`."""
+"""How the work divides: a partition a source, a segment, a campaign (keys `tenant|slug`), or a tenant by its slug."""
 
 import dagster as dg
 
 sources = dg.DynamicPartitionsDefinition(name="sources")
 segments = dg.DynamicPartitionsDefinition(name="segments")
+tenants = dg.DynamicPartitionsDefinition(name="tenants")
 campaigns = dg.DynamicPartitionsDefinition(name="campaigns")
 
 

@@ -9,6 +9,7 @@ from mailmill.io.lake import Lake
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.ledger import Account
 from mailmill.io.warehouse import Publication
+from mailmill.pipelines.ingest.domains import Resolver
 from mailmill.pipelines.ingest.ports import BatchStore, ContactStore, Feed, RawStore, SourceRow
 from mailmill.pipelines.target.planning import Planned
 
@@ -35,6 +36,9 @@ class Mill(Protocol):
 
     @property
     def ingest(self) -> IngestStore: ...
+
+    @property
+    def resolver(self) -> Resolver | None: ...
 
     def source(self, name: str) -> SourceRow: ...
 

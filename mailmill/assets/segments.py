@@ -14,7 +14,7 @@ from mailmill.pipelines.target import planning
 
 @dg.asset(
     partitions_def=partitions.segments,
-    deps=["contacts"],
+    deps=["contacts", "revalidated_contacts"],
     group_name="target",
     kinds={"polars", "parquet"},
     owners=["team:data"],

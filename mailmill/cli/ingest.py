@@ -1,4 +1,4 @@
-"""Verbs about contacts coming in: ingest, contacts add, check."""
+"""Verbs about contacts coming in: ingest, contacts add."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import ingest as sources
 from mailmill.io.sources.manual import Typed
-from mailmill.pipelines.ingest import addresses, rejects, stage, verdicts
+from mailmill.pipelines.ingest import rejects, stage
 from mailmill.pipelines.ingest.columns import ALIASES
 from mailmill.pipelines.ingest.ports import SourceRow
 
@@ -122,23 +122,3 @@ def _only(found: list[SourceRow], tenant: str) -> SourceRow:
         place="--source",
         remedy="Name one of them.",
     )
-
-
-@app.command()
-def check(address: Annotated[str, typer.Argument(help="As somebody typed it.")], json: Json = False) -> None:
-    """What an e-mail address is: how it is written, matched, and whether it is taken in. Exit 1 when it is not."""
-    checked = addresses.check(address)
-    if json:
-        answer_json(checked)
-    else:
-        row = {
-            "verdict": checked.verdict,
-            "reason": checked.verdict_reason,
-            "address": checked.address,
-            "matched as": checked.address_key,
-            "name": checked.display_name,
-            "meaning": {**rejects.REASONS, **verdicts.RISKS}.get(checked.verdict_reason or "", ""),
-        }
-        answer_table([row])
-    if checked.verdict == "invalid":
-        raise typer.Exit(1)

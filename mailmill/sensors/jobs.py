@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from mailmill.assets import campaigns, contacts, lake, segments, warehouse
+from mailmill.assets import campaigns, contacts, lake, segments, validation, warehouse
 
 ingest = dg.define_asset_job(
     "ingest",
@@ -31,4 +31,9 @@ refresh = dg.define_asset_job(
     selection=dg.AssetSelection.assets(contacts.contact_generations),
     description="Publish every tenant's contacts with what changed without a batch: reactions, suppressions, rules.",
 )
-ALL = [ingest, segment, campaign, publish, refresh]
+revalidate = dg.define_asset_job(
+    "revalidate",
+    selection=dg.AssetSelection.assets(validation.revalidated_contacts),
+    description="Examine a tenant's contacts by today's rules, ask DNS for the domains that are due, publish.",
+)
+ALL = [ingest, segment, campaign, publish, refresh, revalidate]

@@ -7,6 +7,8 @@ import dagster as dg
 from mailmill.assets import partitions
 from mailmill.assets.resources import Mill
 from mailmill.io.postgres import control
+from mailmill.io.postgres import revalidation as stored
+from mailmill.pipelines.ingest import addresses
 from mailmill.sensors import jobs
 
 BUSY = [
@@ -81,4 +83,20 @@ contacts_schedule = dg.ScheduleDefinition(
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Every hour: publish contacts whose reactions, suppressions or merge rule changed.",
 )
-ALL = [campaign_tick, source_sync, warehouse_schedule, contacts_schedule]
+
+
+@dg.schedule(
+    job=jobs.revalidate,
+    cron_schedule="30 * * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every hour: validate contacts again; of every tenant where DNS is asked, else where rules changed.",
+)
+def revalidation(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mill]) -> Iterator[dg.RunRequest]:
+    with mill.database.transaction("owner") as conn:
+        outdated = stored.tenants_outdated(conn, addresses.rules_version())
+        tenants = control.tenants(conn) if mill.resolver is not None else outdated
+    yield from requests(context, tenants, partitions.tenants, "mailmill/tenant")
+
+
+ALL = [campaign_tick, source_sync, warehouse_schedule, contacts_schedule, revalidation]

@@ -57,6 +57,7 @@ def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mi
     with mill.database.transaction("owner") as conn:
         things = {
             partitions.sources: control.sources(conn),
+            partitions.tenants: control.tenants(conn),
             partitions.segments: control.segments(conn),
             partitions.campaigns: control.campaigns(conn),
         }

@@ -15,6 +15,7 @@ import pytest
 from mailmill import definitions
 from mailmill.assets import partitions
 from mailmill.io.postgres.database import Database
+from mailmill.pipelines.ingest import addresses
 from mailmill.sensors import schedules, sensors
 
 SETUP = """
@@ -39,6 +40,7 @@ class World:
 
     database: Database
     project: Path
+    resolver: object | None = None
 
 
 @pytest.fixture
@@ -132,6 +134,7 @@ def test_what_was_applied_becomes_partitions(world: World, instance: dg.DagsterI
     }
     assert wanted == {
         "sources": ["acme|drop", "beta|crawl"],
+        "tenants": ["acme", "beta"],
         "segments": ["acme|all", "beta|all"],
         "campaigns": ["acme|due", "acme|later", "beta|draft"],
     }
@@ -156,3 +159,20 @@ def test_http_sources_are_synchronized_by_the_clock_and_files_are_not(
     world: World, instance: dg.DagsterInstance
 ) -> None:
     assert tick("source_sync", world, instance) == ["beta|crawl"]
+
+
+def test_contacts_are_validated_again_where_rules_changed_or_dns_is_asked(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    assert tick("revalidation", world, instance) == [], "nobody has contacts"
+    with world.database.transaction() as conn:
+        conn.execute(
+            "INSERT INTO contacts (tenant_id, match_key, email, provenance)"
+            " SELECT id, 'a@x.org', 'a@x.org', '{}' FROM tenants WHERE slug = 'acme'"
+        )
+    assert tick("revalidation", world, instance) == ["acme"], "no rules have examined these"
+    with world.database.transaction() as conn:
+        conn.execute("UPDATE tenants SET rules_version = %s", (addresses.rules_version(),))
+    assert tick("revalidation", world, instance) == []
+    world.resolver = object()
+    assert tick("revalidation", world, instance) == ["acme", "beta"]

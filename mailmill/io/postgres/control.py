@@ -42,7 +42,7 @@ class Reputation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thing:
-    """A source, segment or campaign by the names people use."""
+    """A source, segment or campaign by the names people use; without a slug the tenant itself."""
 
     tenant: str
     slug: str
@@ -52,7 +52,7 @@ class Thing:
     @property
     def key(self) -> str:
         """As Dagster's partitions name it."""
-        return f"{self.tenant}|{self.slug}"
+        return f"{self.tenant}|{self.slug}" if self.slug else self.tenant
 
 
 def _things(conn: psycopg.Connection, name: str) -> list[Thing]:
@@ -63,6 +63,10 @@ def _things(conn: psycopg.Connection, name: str) -> list[Thing]:
 
 def sources(conn: psycopg.Connection) -> list[Thing]:
     return _things(conn, "sources")
+
+
+def tenants(conn: psycopg.Connection) -> list[Thing]:
+    return _things(conn, "tenants")
 
 
 def segments(conn: psycopg.Connection) -> list[Thing]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -11,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from mailmill.io.postgres.copying import read
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest.domains import DOMAINS_SCHEMA, Domain
 
@@ -19,14 +19,7 @@ SQL = statements("domains")
 
 def table(conn: psycopg.Connection) -> pl.DataFrame:
     """Every domain that was ever asked for. Out: DOMAINS_SCHEMA."""
-    answer = io.BytesIO()
-    with conn.cursor() as cursor, cursor.copy(SQL["table"]) as copy:
-        for piece in copy:
-            answer.write(piece)
-    if not answer.tell():
-        return pl.DataFrame(schema=DOMAINS_SCHEMA)
-    answer.seek(0)
-    frame = pl.read_csv(answer, has_header=False, schema={**DOMAINS_SCHEMA, "changed_at": pl.Int64()})
+    frame = read(conn, SQL["table"], pl.Schema({**DOMAINS_SCHEMA, "changed_at": pl.Int64()}), {})
     changed = pl.from_epoch("changed_at", "us").dt.replace_time_zone("UTC")
     return frame.with_columns(changed).match_to_schema(DOMAINS_SCHEMA)
 

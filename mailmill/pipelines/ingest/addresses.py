@@ -9,14 +9,17 @@ nobody's mail is lost on them, and whoever tries mailmill out uses them.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from dataclasses import dataclass
+from functools import cache
 
 import idna
 import polars as pl
 
 from mailmill.pipelines.ingest import verdicts
 from mailmill.pipelines.ingest.verdicts import Verdict
+from mailmill.pipelines.ingest.wordlists import word_lists
 
 EXAMINED_SCHEMA = pl.Schema(
     {
@@ -27,7 +30,7 @@ EXAMINED_SCHEMA = pl.Schema(
         "verdict": pl.String(),  # null where nothing was typed
         "verdict_reason": pl.String(),  # a code of rejects.REASONS or verdicts.RISKS; null when valid
         "score": pl.Int16(),  # 0 to 100, before DNS was asked
-        "suggestion": pl.String(),  # the domain that may have been meant
+        "suggestion": pl.String(),  # the address that was probably meant
     }
 )
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 atext
@@ -39,7 +42,14 @@ _PLAIN = rf"^{_DOT_ATOM}@{_DOMAIN}$"
 _QUOTED_LOCAL = r'^"(?:[ !#-\[\]-~]|\\[ -~])*"$'  # RFC 5321 4.1.2 Quoted-string: printable ASCII only
 _WIDE_LOCAL = r"^[^\x00-\x20\x7f\"(),:;<>@\[\\\]]+$"  # RFC 6531: any other character beyond ASCII
 _INVISIBLE = "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+RULES = 2  # to be raised with every change of this module, or of verdicts.py, that changes what becomes of an address
 MAX_LOCAL, MAX_ADDRESS = 64, 254  # octets: RFC 5321 4.5.3.1.1, and 4.5.3.1.3 less the angle brackets
+
+
+@cache
+def rules_version() -> str:
+    """Changes when an address may be judged otherwise than before: with RULES and with every list of words."""
+    return hashlib.sha256(f"{RULES} {word_lists()}".encode()).hexdigest()[:16]
 
 
 def examine(typed: pl.Series) -> pl.DataFrame:

@@ -71,6 +71,12 @@ class Resolver(Protocol):
         ...
 
 
+def frame(found: Sequence[Domain]) -> pl.DataFrame:
+    """DOMAINS_SCHEMA of some domains."""
+    rows = [(one.domain, one.state, one.provider, one.checked_at) for one in found]
+    return pl.DataFrame(rows, schema=DOMAINS_SCHEMA, orient="row")
+
+
 def settled(before: Domain | None, answer: Answer, now: datetime) -> Domain:
     """The domain after an answer.
 

@@ -21,7 +21,7 @@ JUDGED_SCHEMA = pl.Schema(
         "verdict": pl.String(),
         "verdict_reason": pl.String(),  # a code of rejects.REASONS, DOMAIN_REASONS or RISKS; null when valid
         "score": pl.Int16(),  # 0 to 100, 0 when invalid, null without an address
-        "suggestion": pl.String(),  # the domain that may have been meant
+        "suggestion": pl.String(),  # the address that was probably meant
     }
 )
 DOMAIN_REASONS = {
@@ -105,6 +105,7 @@ def weighed(parts: pl.DataFrame, domains: pl.DataFrame | None = None) -> pl.Data
         verdict=pl.when(wrong).then(pl.lit("invalid")).when(risk.is_not_null()).then(pl.lit("risky"))
         .otherwise(pl.lit("valid")),
         score=pl.when(wrong).then(0).otherwise((100 - lost).clip(1, 100)).cast(pl.Int16),
+        suggestion=pl.concat_str("local", pl.lit("@"), "suggestion"),
     ).drop("reserved", "disposable", "no_mail", "domain_cost", *_SIGNS)  # fmt: skip
 
 

@@ -23,6 +23,12 @@ def disposable_domains() -> frozenset[str]:
     return frozenset(_lines("disposable_domains.txt"))
 
 
+def word_lists() -> str:
+    """Every list that an address's verdict hangs on, as one text."""
+    names = ("role_accounts.txt", "disposable_domains.txt", "mail_providers.txt", "real_domains.txt")
+    return "\n".join(line for name in names for line in _lines(name))
+
+
 @cache
 def mail_providers() -> dict[str, str]:
     """Domain of mailboxes for everybody -> the provider's name."""

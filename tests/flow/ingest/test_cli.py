@@ -122,8 +122,3 @@ def test_rejects_are_shown_and_exported_without_formulas(mill, mailmill, tmp_pat
     row = next(csv.DictReader(io.StringIO(out.read_bytes().decode("utf-8-sig"), newline="")))
     assert row["raw"].startswith("'=cmd")
     assert "nothing" in mailmill("rejects", "acme/other")
-
-
-def test_check_explains_an_address(mailmill):
-    assert json.loads(mailmill("check", "Info@BÜCHER.org", "--json"))["verdict_reason"] == "role_address"
-    assert CliRunner().invoke(app, ["check", "a@@b"]).exit_code == 1

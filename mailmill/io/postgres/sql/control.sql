@@ -2,6 +2,9 @@
 SELECT t.slug AS tenant, s.slug, s.kind, s.spec->>'folder' AS folder
   FROM sources s JOIN tenants t ON t.id = s.tenant_id ORDER BY t.slug, s.slug;
 
+-- name: tenants
+SELECT slug AS tenant, '' AS slug FROM tenants ORDER BY slug;
+
 -- name: segments
 SELECT t.slug AS tenant, s.slug FROM segments s JOIN tenants t ON t.id = s.tenant_id ORDER BY t.slug, s.slug;
 
