@@ -7,9 +7,7 @@ import io
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from mailmill.cli.app import app
 from mailmill.errors import Misconfigured
 
 
