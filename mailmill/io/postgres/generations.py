@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 from zlib import crc32
@@ -22,30 +23,14 @@ import psycopg
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake, LakeFile
 from mailmill.io.postgres import manifest
-from mailmill.io.postgres.copying import read
 from mailmill.io.postgres.database import Database, driver_errors
-from mailmill.io.postgres.sql import statements
+from mailmill.io.postgres.generation_rows import SQL, Rows
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import persons
-from mailmill.pipelines.ingest.generations import ACTIVE, BUCKET_BITS, CONTACTS_SCHEMA, GRAVEST, completed, content
-from mailmill.pipelines.ingest.persons import PERSONS_SCHEMA, SAID_SCHEMA
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA, content, of_domains
 from mailmill.pipelines.ingest.ports import Published
 
-SQL = statements("generations")
 DATASET = "contacts"
-_SEPARATOR = "\x1f"
-_NUMBER, _TEXT, _TIME = pl.Int64(), pl.String(), pl.Datetime("us", "UTC")
-_HELD = ("contact_id", "match_key", "email", "phone", "name", "language", "category", "country", "time_zone", "tags",
-         "fields", "verdict", "verdict_reason", "created_at")  # fmt: skip
-_REACTIONS = ("last_accepted", "last_delivered", "last_opened", "last_clicked", "last_bounced")
-# the columns of each statement; times are epoch microseconds
-_READ: Mapping[str, pl.Schema] = {
-    "contacts": pl.Schema({name: _NUMBER if name in ("contact_id", "created_at") else _TEXT for name in _HELD}),
-    "sightings": pl.Schema(dict.fromkeys(("contact_id", "source_id", "first_seen", "last_seen"), _NUMBER)),
-    "engagement": pl.Schema(dict.fromkeys(("contact_id", *_REACTIONS), _NUMBER)),
-    "shown": pl.Schema({"contact_id": _NUMBER, "status": _TEXT}),
-    "keys": pl.Schema({"contact_id": _NUMBER, "match_key": _TEXT, "phone": _TEXT}),
-}
 
 
 def publish(database: Database, lake: Lake, tenant_id: int, now: datetime, *, patience_s: float = 600.0) -> Published:
@@ -71,7 +56,7 @@ def tenants(conn: psycopg.Connection) -> dict[str, int]:
     return dict(conn.execute(SQL["tenants"]).fetchall())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Publication:
     conn: psycopg.Connection
     lake: Lake
@@ -81,21 +66,21 @@ class _Publication:
     kept: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)  # file -> rows, facts
 
     def run(self, began: float) -> Published:
-        rule = self._rule()
-        before = self._before()
-        buckets = self._fingerprints()
-        together = self._persons(rule, buckets)
-        slugs: dict[int, str] = dict(self.conn.execute(SQL["sources"], {"tenant_id": self.tenant_id}).fetchall())
+        rows = Rows(conn=self.conn, tenant_id=self.tenant_id)
+        dns = content(rows.domains)
+        before, buckets, rule = self._before(), rows.fingerprints(self.now), rows.rule()
+        together = _persons(rows, rule, buckets)
         for bucket, fingerprint in buckets.items():
             # a rule looks at all contacts, so it leaves no bucket out
-            made_of = None if any(rule.model_dump().values()) else fingerprint
+            made_of = None if rule.is_on else f"{self._code} {fingerprint}"
             old = before.get(bucket)
-            if old is not None and made_of is not None and old.facts.get("fingerprint") == made_of:
-                self._keep(old, old.facts)
+            if old is not None and made_of and old.facts["fingerprint"] == made_of and self._dns_holds(old, dns, rows):
+                self._keep(old, {**old.facts, "dns": dns})
                 continue
-            frame = self._bucket(bucket, slugs, together)
+            frame = rows.bucket(bucket, together)
             facts = {"bucket": bucket, "fingerprint": made_of, "content": content(frame), "rows": frame.height}
-            if old is not None and old.facts.get("content") == facts["content"]:
+            facts |= {"dns": dns, "domains": of_domains(frame, rows.domains)}
+            if old is not None and old.facts["content"] == facts["content"]:
                 self._keep(old, facts)
             elif frame.height:
                 self._write(frame, facts)
@@ -104,72 +89,21 @@ class _Publication:
         self._list()
         return self._published(together, began)
 
-    def _rule(self) -> MergeSpec:
-        row = self.conn.execute(SQL["merge_rule"], {"tenant_id": self.tenant_id}).fetchone()
-        return MergeSpec.model_validate(row[0] if row else {})
+    @cached_property
+    def _code(self) -> str:
+        """What the files are made by: another version may derive something else from the same rows."""
+        return f"{version('mailmill')} {crc32(str(CONTACTS_SCHEMA).encode()):x}"
 
     def _before(self) -> dict[int, manifest.ListedFile]:
         files = manifest.listed(self.conn, tenant_id=self.tenant_id, dataset=DATASET)
         return {file.facts["bucket"]: file for file in files if "bucket" in file.facts}
 
-    def _fingerprints(self) -> dict[int, str]:
-        """Bucket -> what it is made of, for each bucket with contacts."""
-        row = self.conn.execute(SQL["origin"]).fetchone()
-        code = f"{version('mailmill')} {row and row[0]} {crc32(str(CONTACTS_SCHEMA).encode()):x}"
-        self.conn.execute(SQL["stage"])
-        self.conn.execute(SQL["fill_shown"], {"tenant_id": self.tenant_id, "now": self.now, "gravest": list(GRAVEST)})
-        self.conn.execute("ANALYZE shown")
-        found = self.conn.execute(SQL["fingerprints"], {"tenant_id": self.tenant_id, "bits": BUCKET_BITS}).fetchall()
-        return {bucket: f"{code} {rest}" for bucket, rest in found}
-
-    def _persons(self, rule: MergeSpec, buckets: Iterable[int]) -> pl.DataFrame:
-        """PERSONS_SCHEMA with the buckets of both. Empty without a rule."""
-        parts = [pl.DataFrame(schema=persons.EDGES_SCHEMA)]
-        if rule.plus_tags or rule.dots or rule.phone:
-            parts += [persons.edges(self._copied("keys", bucket), rule) for bucket in buckets]
-        found = persons.connected(pl.concat(parts))
-        return found.with_columns(
-            at=pl.col("contact_id") // (1 << BUCKET_BITS), to=pl.col("person_id") // (1 << BUCKET_BITS)
-        )
-
-    def _bucket(self, bucket: int, slugs: Mapping[int, str], together: pl.DataFrame) -> pl.DataFrame:
-        """One file of the generation. Out: CONTACTS_SCHEMA."""
-        mine = together.filter(pl.col("to") == bucket)
-        others = mine.filter(pl.col("at") != bucket)["contact_id"].to_list()
-        elsewhere = together.filter((pl.col("at") == bucket) & (pl.col("to") != bucket)).select("contact_id")
-        rows = self._held(bucket, others, slugs).join(elsewhere, on="contact_id", how="anti")
-        if mine.height:
-            values = {"tenant_id": self.tenant_id, "members": mine["contact_id"].to_list()}
-            said = read(self.conn, SQL["said"], SAID_SCHEMA, values)
-            rows = persons.merged(rows, said, mine.select(PERSONS_SCHEMA.names()))
-        return completed(rows)
-
-    def _copied(self, what: str, bucket: int, others: list[int] | None = None) -> pl.DataFrame:
-        first = bucket << BUCKET_BITS
-        values = {"first": first, "last": first + (1 << BUCKET_BITS) - 1, "others": others or []}
-        return read(self.conn, SQL[what], _READ[what], {"tenant_id": self.tenant_id, **values})
-
-    def _held(self, bucket: int, others: list[int], slugs: Mapping[int, str]) -> pl.DataFrame:
-        """What is held of these contacts, joined. Out: CONTACTS_SCHEMA but for what is derived."""
-        seen = self._copied("sightings", bucket, others).with_columns(
-            sources=pl.col("source_id").replace_strict(slugs, default=None, return_dtype=pl.String())
-        )
-        seen = seen.group_by("contact_id").agg(
-            pl.col("sources").drop_nulls().unique().sort(), pl.col("first_seen").min(), pl.col("last_seen").max()
-        )
-        rows = self._copied("contacts", bucket, others)
-        for part in (seen, self._copied("engagement", bucket, others), self._copied("shown", bucket, others)):
-            rows = rows.join(part, on="contact_id", how="left")
-        nobody = pl.lit([], dtype=pl.List(pl.String()))
-        times = ("created_at", "first_seen", "last_seen", *_REACTIONS)
-        return rows.with_columns(
-            pl.when(pl.col("tags") != "").then(pl.col("tags").str.split(_SEPARATOR)).otherwise(nobody).alias("tags"),
-            pl.col("sources").fill_null(nobody),
-            pl.col("status").fill_null(ACTIVE),
-            *(pl.from_epoch(name, "us").dt.replace_time_zone("UTC").alias(name) for name in times),
-            consent=pl.lit(None, pl.String),
-            aliases=pl.concat_list("match_key"),
-        )
+    def _dns_holds(self, old: manifest.ListedFile, dns: str, rows: Rows) -> bool:
+        """Whether DNS says of the file's domains what it said when the file was made."""
+        if old.facts["dns"] == dns:
+            return True
+        shown = self.lake.scan([old.file], pl.Schema({"domain": pl.String()})).collect()
+        return bool(of_domains(shown, rows.domains) == old.facts["domains"])
 
     def _write(self, frame: pl.DataFrame, facts: dict[str, Any]) -> None:
         self.written.append((self.lake.write(frame, tenant_id=self.tenant_id, dataset=DATASET), facts))
@@ -197,3 +131,9 @@ class _Publication:
             largest_person=together.group_by("person_id").len()["len"].max() or 0,  # type: ignore[arg-type]
             seconds=time.perf_counter() - began,
         )
+
+
+def _persons(rows: Rows, rule: MergeSpec, buckets: Iterable[int]) -> pl.DataFrame:
+    """PERSONS_SCHEMA of the tenant; empty without a rule."""
+    parts = [persons.edges(rows.keys(bucket), rule) for bucket in buckets] if rule.is_on else []
+    return persons.connected(pl.concat([pl.DataFrame(schema=persons.EDGES_SCHEMA), *parts]))

@@ -72,6 +72,10 @@ class MergeSpec(Spec):
     dots: tuple[DomainName, ...] = ()  # at these domains a.nn is ann
     phone: bool = False  # who has the same phone number is the same person
 
+    @property
+    def is_on(self) -> bool:
+        return self.plus_tags or bool(self.dots) or self.phone
+
 
 class TenantSpec(Spec):
     """An owner of data and limits. The postal address stands in every mail (it is the law in most places)."""

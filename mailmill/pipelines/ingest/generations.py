@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from mailmill.pipelines.ingest import phone_places
+from mailmill.pipelines.ingest import phone_places, verdicts
 
 BUCKET_BITS = 16  # a file holds the contacts whose ids agree but for their last 16 bits: 65,536 ids
 # why a tenant does not mail somebody, the gravest first
@@ -39,32 +39,35 @@ CONTACTS_SCHEMA = pl.Schema(
         "domain": pl.String(),  # of `email`
         "provider": pl.String(),  # who runs the mailbox
         "score": pl.Int16(),
-        "suggestion": pl.String(),  # the address that was probably meant
+        "suggestion": pl.String(),  # the domain that was probably meant
         "phone_code": pl.String(),  # '+49'
-        "consent": pl.String(),
+        "consent": pl.String(),  # the lawful basis of writing to them, or 'withdrawn'
         "aliases": pl.List(pl.String()),  # every match key of this person, `match_key` among them; sorted
     }
 )
-# of contacts.id, as it is held: what is derived comes with `completed`
-DERIVED = ("domain", "provider", "score", "suggestion", "phone_code")
 
 
-def completed(rows: pl.DataFrame) -> pl.DataFrame:
+def completed(rows: pl.DataFrame, domains: pl.DataFrame) -> pl.DataFrame:
     """A file of the generation: what follows from a contact's own values is added.
 
-    In:     CONTACTS_SCHEMA but for DERIVED.
+    In:     CONTACTS_SCHEMA but for phone_code and for what `verdicts.judged` gives besides verdict and reason;
+            DOMAINS_SCHEMA.
     Out:    CONTACTS_SCHEMA in order of contact_id.
     """
+    known = rows.select(domain=pl.col("email").str.extract("@([^@]+)$")).unique()
+    judged = verdicts.judged(rows, domains.join(known, on="domain", how="semi"))
     return rows.with_columns(
+        judged,
         time_zone=pl.coalesce("time_zone", phone_places.zone(pl.col("phone"))),
-        domain=pl.col("email").str.extract("@([^@]+)$"),
         phone_code=phone_places.calling_code(pl.col("phone")),
-        provider=pl.lit(None, pl.String),
-        score=pl.lit(None, pl.Int16),
-        suggestion=pl.lit(None, pl.String),
     ).select(CONTACTS_SCHEMA.names()).match_to_schema(CONTACTS_SCHEMA).sort("contact_id")  # fmt: skip
 
 
 def content(frame: pl.DataFrame) -> str:
-    """A fingerprint of a file's rows: equal content, equal text. It says nothing to another version of polars."""
+    """A fingerprint of rows, whatever their order: equal content, equal text. It says nothing to another polars."""
     return f"{frame.height}:{frame.hash_rows().sum() or 0:x}"
+
+
+def of_domains(shown: pl.DataFrame, domains: pl.DataFrame) -> str:
+    """A fingerprint of what DNS said of the domains that these contacts have. In: domain; DOMAINS_SCHEMA."""
+    return content(domains.join(shown.select("domain").unique(), on="domain", how="semi").drop("changed_at"))

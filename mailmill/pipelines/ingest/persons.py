@@ -6,9 +6,12 @@ contact back as it was, and no address is ever altered: mail goes to one that so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import get_args
+
 import polars as pl
 
-from mailmill.pipelines.configuration.specs import MergeSpec
+from mailmill.pipelines.configuration.specs import LawfulBasis, MergeSpec
 from mailmill.pipelines.ingest.contacts import RANK
 from mailmill.pipelines.ingest.generations import ACTIVE, GRAVEST
 
@@ -20,6 +23,7 @@ SAID_SCHEMA = pl.Schema(
     {"contact_id": pl.Int64(), "field": pl.String(), "value": pl.String(), **dict.fromkeys(RANK, pl.Int64())}
 )
 VALUES = ("email", "phone", "name", "language", "category", "country", "time_zone")
+CONSENTS = ("withdrawn", *get_args(LawfulBasis))  # who withdrew for one address did not mean that one alone
 _CUSTOM = "fields."
 _LATEST = ("last_seen", "last_accepted", "last_delivered", "last_opened", "last_clicked", "last_bounced")
 
@@ -102,8 +106,8 @@ def merged(rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame) -> pl.
         pl.col("tags", "sources", "aliases").list.explode().drop_nulls().unique().sort(),
         pl.col("first_seen", "created_at").min(),
         pl.col(_LATEST).max(),
-        pl.col("consent").min(),
-        status=pl.col("status").sort_by(_gravity()).first(),
+        consent=pl.col("consent").sort_by(_order("consent", CONSENTS), nulls_last=True).first(),
+        status=pl.col("status").sort_by(_order("status", (*GRAVEST, ACTIVE))).first(),
     )
     values = best.filter(pl.col("field").is_in(VALUES)).pivot(
         on="field", on_columns=list(VALUES), index="person_id", values="value"
@@ -114,9 +118,11 @@ def merged(rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame) -> pl.
     return pl.concat([alone, whole.select(alone.columns)])
 
 
-def _gravity() -> pl.Expr:
-    order = {reason: at for at, reason in enumerate((*GRAVEST, ACTIVE))}
-    return pl.col("status").replace_strict(order, default=-1, return_dtype=pl.Int8())
+def _order(column: str, words: Sequence[str]) -> pl.Expr:
+    """The place of a text among these; an unknown one comes first, none at all is null."""
+    return pl.col(column).replace_strict(
+        {None: None, **{word: at for at, word in enumerate(words)}}, default=-1, return_dtype=pl.Int8()
+    )
 
 
 def _of_the_address(several: pl.DataFrame, best: pl.DataFrame) -> pl.DataFrame:

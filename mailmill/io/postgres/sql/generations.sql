@@ -35,7 +35,8 @@ SELECT DISTINCT ON (c.id) c.id, s.reason
  ORDER BY c.id, array_position(%(gravest)s::text[], s.reason);
 
 -- name: fingerprints
--- A row's transaction number changes with every change of the row, so this changes with any row a bucket is made of.
+-- A row's transaction number changes with every change of the row, so this changes with any row a bucket is made of. What
+-- a source vouches for as a whole is written with the sightings it is about.
 SELECT bucket, string_agg(concat(what, ':', n, ':', hash), ' ' ORDER BY what) AS fingerprint
   FROM (SELECT 'contacts' AS what, id >> %(bits)s AS bucket, count(*) AS n, bit_xor(hashxidextended(xmin, id)) AS hash
           FROM contacts WHERE tenant_id = %(tenant_id)s GROUP BY 2
@@ -46,6 +47,15 @@ SELECT bucket, string_agg(concat(what, ':', n, ':', hash), ' ' ORDER BY what) AS
         UNION ALL
         SELECT 'engagement', contact_id >> %(bits)s, count(*), bit_xor(hashxidextended(xmin, contact_id))
           FROM engagement WHERE tenant_id = %(tenant_id)s GROUP BY 2
+        UNION ALL
+        SELECT 'words', c.id >> %(bits)s, count(*), bit_xor(w.hash)
+          FROM (SELECT address_key, hashxidextended(xmin, id) AS hash FROM consents
+                 WHERE tenant_id = %(tenant_id)s AND address_key IS NOT NULL
+                UNION ALL SELECT address_key, hashxidextended(xmin, -id) FROM suppressions
+                 WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason IN ('unsubscribed', 'complained')
+                UNION ALL SELECT address_key, hashxidextended(xmin, id + 4611686018427387904) FROM suppression_removals
+                 WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason IN ('unsubscribed', 'complained')) w
+          JOIN contacts c ON c.tenant_id = %(tenant_id)s AND c.match_key = w.address_key GROUP BY 2
         UNION ALL
         SELECT 'shown', contact_id >> %(bits)s, count(*), bit_xor(hashtextextended(reason, contact_id))
           FROM shown GROUP BY 2) p
@@ -83,6 +93,13 @@ COPY (
 COPY (
   SELECT contact_id, reason FROM shown
    WHERE contact_id BETWEEN %(first)s AND %(last)s OR contact_id = ANY(%(others)s::bigint[])
+) TO STDOUT (FORMAT csv);
+
+-- name: consents
+COPY (
+  SELECT contact_id, consent FROM consents_of(%(tenant_id)s, %(first)s, %(last)s)
+  UNION ALL
+  SELECT o.contact_id, o.consent FROM unnest(%(others)s::bigint[]) id, consents_of(%(tenant_id)s, id, id) o
 ) TO STDOUT (FORMAT csv);
 
 -- name: keys
