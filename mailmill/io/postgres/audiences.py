@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -99,12 +100,15 @@ class PostgresCampaigns:
             row = conn.execute(SQL["reserve_ids"], {"n": recipients.height}).fetchone()
         assert row is not None
         frame = numbered(recipients, int(row[0]))
-        file = self.lake.write(frame, tenant_id=frozen.draft.tenant_id, dataset="audiences")
-        try:
-            with self.database.transaction() as conn:
-                return _write(conn, frozen, frame, file, first_id=int(row[0]), by=by)
-        except _Overtaken:
-            return "stale"
+        with ThreadPoolExecutor(
+            1, "lake"
+        ) as aside:  # while the server is busy with the ledger; nobody sees the file yet
+            file = aside.submit(self.lake.write, frame, tenant_id=frozen.draft.tenant_id, dataset="audiences")
+            try:
+                with self.database.transaction() as conn:
+                    return _write(conn, frozen, frame, file, first_id=int(row[0]), by=by)
+            except _Overtaken:
+                return "stale"
 
     def fail(self, campaign_id: int, reason: str, *, by: str) -> None:
         with self.database.transaction() as conn:
@@ -127,7 +131,7 @@ class PostgresCampaigns:
 
 
 def _write(
-    conn: psycopg.Connection, frozen: Frozen, frame: pl.DataFrame, file: LakeFile, *, first_id: int, by: str
+    conn: psycopg.Connection, frozen: Frozen, frame: pl.DataFrame, file: Future[LakeFile], *, first_id: int, by: str
 ) -> Literal["running", "finished", "gone"]:
     """All of a frozen campaign, visible together when the caller commits.
 
@@ -142,7 +146,9 @@ def _write(
     reasons, counts = list(audience.exclusions), list(audience.exclusions.values())
     conn.execute(SQL["fill_exclusions"], {**names, "reasons": reasons, "counts": counts})
     facts = {"as_of": frozen.as_of.isoformat(), "rows": frame.height, "exclusions": audience.exclusions}
-    manifest.replace(conn, [file], tenant_id=draft.tenant_id, dataset="audiences", part=draft.slug, facts=facts)
+    manifest.replace(
+        conn, [file.result()], tenant_id=draft.tenant_id, dataset="audiences", part=draft.slug, facts=facts
+    )
     conn.execute(
         campaigns.SQL["set_content"],
         {

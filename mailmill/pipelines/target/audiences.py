@@ -115,12 +115,16 @@ def freeze(
     Raises: Misconfigured for a merge field nobody has, or one that is missing for a recipient and printed bare.
     """
     recipients = members.filter(pl.col("excluded").is_null())
-    values = recipients.select(
-        "contact_id",
-        address="email",
-        address_key="address_key",
-        domain=pl.col("email").str.extract("@([^@]+)$"),
-        **{f"field:{name}": merge_value(name) for name in template.merge_fields},
+    values = (
+        recipients.lazy()  # so that each custom field is looked up once, however often its value is used
+        .select(
+            "contact_id",
+            address="email",
+            address_key="address_key",
+            domain=pl.col("email").str.extract("@([^@]+)$"),
+            **{f"field:{name}": merge_value(name) for name in template.merge_fields},
+        )
+        .collect()
     )
     _check_fields(values, template, contacts, place)
     columns = [pl.col(f"field:{name}").fill_null(ABSENT) for name in template.merge_fields]

@@ -166,10 +166,9 @@ def refresh_segment(segment: Segment, *, store: Segments, generation: Generation
     Raises: Misconfigured with the place of a mistake in the rule.
     """
     try:
-        found = segments.members(generation.contacts, segment.rule, now)
+        members = segments.materialized(generation.contacts, segment.rule, now)
     except RuleError as error:
         raise Misconfigured(str(error), place=f"segment {segment.tenant}/{segment.slug}") from None
-    members = found.select("contact_id").sort("contact_id").collect()
     change = segments.compare(store.last(segment), members)
     facts = {
         "as_of": now.isoformat(),

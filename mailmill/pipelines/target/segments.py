@@ -56,6 +56,11 @@ def members(contacts: pl.LazyFrame, rule: Mapping[str, Any], now: datetime) -> p
     return found.drop(list(lacking))
 
 
+def materialized(contacts: pl.LazyFrame, rule: Mapping[str, Any], now: datetime) -> pl.DataFrame:
+    """Who is in a segment. Out: SEGMENT_SCHEMA in order of contact_id; else as `members`."""
+    return members(contacts, rule, now).select("contact_id").sort("contact_id").collect(engine="streaming")
+
+
 def _must(node: Group | Leaf) -> Sequence[Group | Leaf]:
     """What has to hold for the whole to hold."""
     if isinstance(node, Group) and node.quantifier == "all":
