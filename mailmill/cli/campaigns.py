@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mailmill.cli import targeting
+from mailmill.cli import segments, targeting
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.cli.targeting import person
 from mailmill.errors import Misconfigured
@@ -20,6 +20,7 @@ campaign_app = typer.Typer(no_args_is_help=True, help="Campaigns: list, start, p
 app.add_typer(segment_app, name="segment")
 app.add_typer(campaign_app, name="campaign")
 
+SegmentOrFile = Annotated[str, typer.Argument(help="tenant/segment, or a YAML file with a segment.")]
 SegmentName = Annotated[str, typer.Argument(help="tenant/segment")]
 CampaignName = Annotated[str, typer.Argument(help="tenant/campaign")]
 Why = Annotated[str | None, typer.Option("--reason", help="Noted with the step.")]
@@ -27,26 +28,41 @@ Why = Annotated[str | None, typer.Option("--reason", help="Noted with the step."
 
 @segment_app.command("preview")
 def preview_segment(
-    name: SegmentName,
+    name: SegmentOrFile,
     rows: Annotated[int, typer.Option(help="How many contacts the sample shows.", min=0, max=100)] = 5,
     json: Json = False,
 ) -> None:
-    """Count a segment, show who would be left out and why, and a masked sample."""
-    found = targeting.preview_segment(installation(), name, rows=rows)
+    """Count a segment, show who would be left out and why, and a masked sample; of a file before it is applied."""
+    found = segments.preview(installation(), name, rows=rows)
     if json:
         answer_json(found)
         return
     counts = [{"contacts": "in the segment", "n": found.contacts}, {"contacts": "recipients", "n": found.recipients}]
     excluded = [{"contacts": f"excluded: {reason}", "n": n} for reason, n in found.exclusions.items()]
-    answer_table(counts + excluded, title=f"{name}, contacts as of {found.contacts_as_of:%Y-%m-%d %H:%M:%S %Z}")
+    as_of = f"{found.contacts_as_of:%Y-%m-%d %H:%M:%S %Z}"
+    answer_table(counts + excluded, title=f"{found.segment}, contacts as of {as_of}")
     if found.sample:
         answer_table([{**row, "tags": ", ".join(row["tags"] or ())} for row in found.sample], title="sample")
+
+
+@segment_app.command("overlap")
+def overlap_segments(a: SegmentOrFile, b: SegmentOrFile, json: Json = False) -> None:
+    """Count the contacts that two segments of a tenant share, and those of each alone."""
+    found = segments.compare(installation(), a, b)
+    if json:
+        answer_json(found)
+        return
+    answer_table(
+        [{"contacts": a, "n": found.a}, {"contacts": b, "n": found.b}, {"contacts": "in both", "n": found.both},
+         {"contacts": f"only in {a}", "n": found.only_a}, {"contacts": f"only in {b}", "n": found.only_b}],
+        title="overlap",
+    )  # fmt: skip
 
 
 @segment_app.command("refresh")
 def refresh_segment(name: SegmentName, json: Json = False) -> None:
     """Materialize a segment now."""
-    change = targeting.refresh_segment(installation(), name)
+    change = segments.refresh(installation(), name)
     if json:
         answer_json(change)
     else:

@@ -1,4 +1,4 @@
-"""What the verbs about segments, campaigns and suppressions have to do, apart from how it is shown."""
+"""What the verbs about campaigns and suppressions have to do, apart from how it is shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -15,14 +14,10 @@ from jinja2 import UndefinedError
 
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, segments, suppressions
+from mailmill.io.postgres import campaigns, suppressions
 from mailmill.io.postgres.audiences import PostgresContacts
-from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.target import audiences, planning, templates, windows
-from mailmill.pipelines.target.comparisons import RuleError
-from mailmill.pipelines.target.ports import Generation, Segment
-from mailmill.pipelines.target.segments import Change, members
 
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -33,57 +28,6 @@ def person() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return "command line"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SegmentPreview:
-    """Who a campaign to this segment would be sent to now. The sample shows addresses masked."""
-
-    segment: str
-    contacts_as_of: datetime
-    contacts: int
-    recipients: int
-    exclusions: dict[str, int]
-    sample: list[dict[str, Any]]
-
-
-def preview_segment(mill: Installation, name: str, *, rows: int) -> SegmentPreview:
-    """Raises: Misconfigured when there is no such segment, or no contacts yet."""
-    segment, generation = _segment(mill, name)
-    contacts = PostgresContacts(database=mill.database, lake=mill.lake)
-    try:
-        found = members(generation.contacts, segment.rule, datetime.now(UTC))
-    except RuleError as error:
-        raise Misconfigured(str(error), place=f"segment {name}") from None
-    judged = audiences.judged(found, contacts.suppressions(segment.tenant_id, None))
-    recipients = judged.filter(pl.col("excluded").is_null())
-    shown = recipients.head(rows).select(
-        "contact_id", "language", "country", "tags", address=addresses.masked(pl.col("email"))
-    )
-    return SegmentPreview(
-        segment=name,
-        contacts_as_of=generation.as_of,
-        contacts=judged.height,
-        recipients=recipients.height,
-        exclusions=audiences.count(judged),
-        sample=shown.to_dicts(),
-    )
-
-
-def refresh_segment(mill: Installation, name: str) -> Change:
-    """Materialize a segment. Raises: Misconfigured."""
-    segment, generation = _segment(mill, name)
-    store = PostgresSegments(database=mill.database, lake=mill.lake)
-    return planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
-
-
-def _segment(mill: Installation, name: str) -> tuple[Segment, Generation]:
-    with mill.database.transaction() as conn:
-        segment = segments.find(conn, name)
-    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
-    if generation is None:
-        raise planning.no_contacts(segment.tenant)
-    return segment, generation
 
 
 def moment(text: str, time_zone: str) -> datetime:

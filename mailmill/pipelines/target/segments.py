@@ -21,7 +21,7 @@ _TYPES: dict[Kind, pl.DataType] = {
     "list": pl.List(pl.String()), "date": _TIME, "engagement": _TIME,
 }  # fmt: skip
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")  # a custom field's text as a boolean, any case
-_DATE = r"^\s*(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2})?(?:\.\d+)?\s*(Z|[+-]\d{2}:?\d{2})?)?\s*$"
+_DATE = r"^\s*(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?\s*(Z|[+-]\d{2}:?\d{2})?)?\s*$"
 
 
 def compile_rule(rule: Mapping[str, Any], now: datetime) -> pl.Expr:
@@ -96,7 +96,7 @@ def _holds(leaf: Leaf, condition: Condition, now: datetime) -> pl.Expr:
     if leaf.kind == "list":
         return _list_holds(column, condition)
     if condition.operator in ("at_least", "at_most", "starts_with", "contains"):
-        return _compared(column, condition).fill_null(False)
+        return _compared(column, condition, leaf).fill_null(False)
     if condition.operator not in ("in", "not"):
         found = _date_holds(column, condition, now, custom=leaf.custom is not None)
         return found.fill_null(condition.operator == "not_within_days")
@@ -104,30 +104,30 @@ def _holds(leaf: Leaf, condition: Condition, now: datetime) -> pl.Expr:
     if leaf.kind == "phone":
         found = reduce(or_, (column.str.starts_with(str(code)) for code in values))
     else:
-        found = _is_one_of(column, values)
+        found = _is_one_of(column, values, leaf)
     return ~found.fill_null(False) if condition.operator == "not" else found.fill_null(False)
 
 
-def _is_one_of(column: pl.Expr, values: Sequence[str | float | bool]) -> pl.Expr:
+def _is_one_of(column: pl.Expr, values: Sequence[str | float | bool], leaf: Leaf) -> pl.Expr:
     """A text, a number and a boolean are each compared as what they are."""
     texts = [value for value in values if isinstance(value, str)]
     numbers = [value for value in values if isinstance(value, float)]
     words = [word for value in values if isinstance(value, bool) for word in (TRUE if value else FALSE)]
     found = [column.is_in(texts)] if texts else []
     if numbers:
-        found.append(_number(column).is_in(numbers))
+        found.append(_number(column, leaf).is_in(numbers))
     if words:
         found.append(column.str.strip_chars().str.to_lowercase().is_in(words))
     return reduce(or_, (one.fill_null(False) for one in found))
 
 
-def _number(column: pl.Expr) -> pl.Expr:
-    """Null where a text is no finite number."""
-    number = column.cast(pl.Float64, strict=False)
+def _number(column: pl.Expr, leaf: Leaf) -> pl.Expr:
+    """Null where a custom field's text is no finite number."""
+    number = (column.str.strip_chars() if leaf.custom else column).cast(pl.Float64, strict=False)
     return pl.when(number.is_finite()).then(number)
 
 
-def _compared(column: pl.Expr, condition: Condition) -> pl.Expr:
+def _compared(column: pl.Expr, condition: Condition, leaf: Leaf) -> pl.Expr:
     value = cast("str | float", condition.value)
     match condition.operator:
         case "starts_with":
@@ -135,8 +135,8 @@ def _compared(column: pl.Expr, condition: Condition) -> pl.Expr:
         case "contains":
             return column.str.contains(str(value), literal=True)
         case "at_least":
-            return _number(column) >= float(value)
-    return _number(column) <= float(value)
+            return _number(column, leaf) >= float(value)
+    return _number(column, leaf) <= float(value)
 
 
 def _list_holds(column: pl.Expr, condition: Condition) -> pl.Expr:
@@ -154,7 +154,7 @@ def _dates(text: pl.Expr) -> pl.Expr:
     written = pl.concat_str(
         part("1"), pl.lit("T"), part("2").fill_null("00:00"), part("3").fill_null(":00"), zone
     )  # fmt: skip
-    return written.str.to_datetime("%Y-%m-%dT%H:%M:%S%z", time_unit="us", strict=False)
+    return written.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
 
 
 def _date_holds(column: pl.Expr, condition: Condition, now: datetime, *, custom: bool) -> pl.Expr:
@@ -188,3 +188,20 @@ def compare(before: pl.DataFrame, after: pl.DataFrame) -> Change:
     """What a refresh changed. In: SEGMENT_SCHEMA, unique ids."""
     stayed = after.join(before, on="contact_id", how="semi").height
     return Change(rows=after.height, joined=after.height - stayed, left=before.height - stayed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """Two segments side by side, in contacts."""
+
+    a: int
+    b: int
+    both: int
+    only_a: int
+    only_b: int
+
+
+def overlap(a: pl.DataFrame, b: pl.DataFrame) -> Overlap:
+    """In: SEGMENT_SCHEMA, unique ids."""
+    both = a.join(b, on="contact_id", how="semi").height
+    return Overlap(a=a.height, b=b.height, both=both, only_a=a.height - both, only_b=b.height - both)

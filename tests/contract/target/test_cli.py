@@ -40,6 +40,29 @@ def test_a_segment_is_previewed_with_masked_addresses_and_exclusions(run):
     assert "excluded: manual" in run("segment", "preview", "acme/all")
 
 
+def test_a_segment_of_a_file_is_previewed_before_it_is_applied(run, tmp_path, world):
+    file = tmp_path / "new.yaml"
+    text = "kind: segment\ntenant: acme\nslug: new\nrule:\n  all:\n    - country: DE\n    - domian: x1.example\n"
+    file.write_text(text)
+    with pytest.raises(Misconfigured, match=r"new.yaml:7: rule.all\[1\].domian: unknown; did you mean domain\?"):
+        run("segment", "preview", str(file))
+    file.write_text(text.replace("domian", "domain"))
+    found = run("segment", "preview", str(file), "--json")
+    assert (found["segment"], found["contacts"], found["recipients"]) == ("acme/new", 2, 2)
+    assert world.value("SELECT count(*) FROM segments") == 1
+    file.write_text("kind: tenant\nslug: acme\n")
+    with pytest.raises(Misconfigured, match="one segment is needed in this file; found: none"):
+        run("segment", "preview", str(file))
+
+
+def test_two_segments_are_compared_applied_or_not(run, tmp_path, world):
+    file = tmp_path / "odd.yaml"
+    file.write_text("kind: segment\ntenant: acme\nslug: odd\nrule: {domain: x1.example}\n")
+    found = run("segment", "overlap", "acme/all", str(file), "--json")
+    assert found == {"a": 5, "b": 2, "both": 2, "only_a": 3, "only_b": 0}
+    assert "only in acme/all" in run("segment", "overlap", "acme/all", str(file))
+
+
 def test_a_segment_is_refreshed_with_who_joined_and_left(run, world, frame):
     assert run("segment", "refresh", "acme/all", "--json") == {"rows": 5, "joined": 5, "left": 0}
     world.publish(frame([{"email": "a@x.example", "contact_id": 2}, {"email": "b@x.example", "contact_id": 9}]))
