@@ -2,65 +2,219 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
 import polars as pl
 import psycopg
 
-from mailmill.io.postgres.copying import read
+from mailmill.io.postgres import copying, sightings
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest import contacts as rules
-from mailmill.pipelines.ingest.contacts import CLAIMS_SCHEMA, Origin
+from mailmill.pipelines.ingest.contacts import STATE_SCHEMA, Origin
+from mailmill.pipelines.ingest.merging import merged
 from mailmill.pipelines.ingest.ports import BatchRow, LoadCounts, SourceRow
+from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA, compared, in_question, moved, replaced
 
 SQL = statements("contacts")
 SLICE = 50_000  # rows a piece of COPY
+MERGED_AT_ONCE = 100_000  # contacts; a merge takes some kilobytes a contact
+_SEPARATOR = "\x1f"
 
 
-def take_in(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, accepted: pl.DataFrame) -> LoadCounts:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What a batch did. `seen_from`: the earliest of its rows, epoch microseconds. `doubted`: ids of contacts that this
+    batch had named before it was validated anew, and of which it may say something else, or nothing, now."""
+
+    counts: LoadCounts
+    seen_from: int | None
+    doubted: pl.Series
+
+
+def take_in(
+    conn: psycopg.Connection,
+    source: SourceRow,
+    batch: BatchRow,
+    files: Iterable[pl.DataFrame],
+    *,
+    without_tags: Collection[str] = (),
+) -> Taken:
     """Merge a batch's accepted rows into the tenant's contacts.
 
-    Contacts that are new are written as they come. Only those that are known are read back and merged.
-    In: ACCEPTED_SCHEMA with custom fields.
+    In:  frames of ACCEPTED_SCHEMA with custom fields, no match_key in two of them; tags that the operator deleted.
+    What is new is written as it comes; of what a source only repeats nothing but the sighting moves; the rest is read
+    back and merged. Memory is that of one frame. The tenant's lock is taken first, here as wherever contacts change.
     """
-    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "batch_id": batch.id}
-    origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
-    rows = rules.contact_rows(accepted, origin)
-    conn.execute(SQL["lock"], {"tenant_id": source.tenant_id})
+    lock(conn, source.tenant_id)
     conn.execute(SQL["stage"])
-    _copy_in(
-        conn,
-        "copy_incoming",
-        rows.join(accepted.select("match_key", "first_seen", "last_seen"), on="match_key", how="left"),
-    )
-    conn.execute("ANALYZE incoming")
-    known = conn.execute(SQL["find_known"], facts).rowcount
+    facts = {"tenant_id": source.tenant_id, "batch_id": batch.id}
+    again = bool((conn.execute(SQL["was_loaded"], facts).fetchone() or [False])[0])
+    origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
+    counts, doubted, named = LoadCounts(batches=1), [_no_ids()], [_no_ids()]
+    earliest: list[int] = []
+    for frame in files:
+        rows = rules.said(frame, origin, without_tags=without_tags)
+        if rows.is_empty():
+            continue
+        part = _take_in(conn, source.tenant_id, origin, rows, again)
+        counts += part.counts
+        doubted.append(part.doubted)
+        named.append(part.named if again else _no_ids())
+        earliest.append(rows.select(pl.col("first_us").min()).item())
+    if again:
+        doubted.append(_unnamed(conn, source, batch, pl.concat(named)))
+    return Taken(counts=counts, seen_from=min(earliest, default=None), doubted=pl.concat(doubted).unique().sort())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    counts: LoadCounts
+    named: pl.Series
+    doubted: pl.Series
+
+
+def _take_in(conn: psycopg.Connection, tenant_id: int, origin: Origin, rows: pl.DataFrame, again: bool) -> _Part:
+    rows = _with_ids(conn, tenant_id, rows)
+    known, new = rows.filter(pl.col("id").is_not_null()), rows.filter(pl.col("id").is_null())
+    new = new.with_columns(id=_drawn(conn, new.height))
+    _add(conn, tenant_id, new)
+    before = sightings.of_contacts(conn, tenant_id, pl.concat([known["id"], new["id"]]))
+    mine = pl.col("source_id") == origin.source_id
+    own = before.filter(mine)
+    seen = compared(own, pl.concat([known, new]), origin.batch_id)
+    doubted = _no_ids()
+    if again:  # what the batch says as before stays; what the source did not name before comes in as ever
+        doubted = seen.filter(pl.col("before").is_not_null() & ~(pl.col("repeats") & pl.col("between")))["id"]
+        seen = seen.filter(pl.col("before").is_null())
+    asked = in_question(seen.filter(pl.col("id").is_in(known["id"].implode())), before.filter(~mine))
     changed = 0
-    if known:
-        conn.execute("ANALYZE known")
-        conn.execute(SQL["forget_known"], facts)
-        changed = _merge_known(conn, accepted, origin)
-        conn.execute(SQL["drop_known"])
-    new = conn.execute(SQL["add_contacts"], facts).rowcount
-    conn.execute(SQL["add_sources"], facts)
-    return LoadCounts(
-        batches=1,
-        accepted=int(accepted["copies"].sum()),
-        new=new,
-        changed=changed,
-        duplicates_within=int(accepted["copies"].sum()) - rows.height,
-        duplicates_across=known,
-    )
+    for part in asked.iter_slices(MERGED_AT_ONCE):
+        changed += _merge(conn, tenant_id, origin, part, before)
+    sightings.write(conn, tenant_id, replaced(own, moved(seen, origin.source_id, origin.batch_id)))
+    within = int(rows["copies"].sum()) - rows.height
+    counts = LoadCounts(
+        accepted=rows.height + within, new=new.height, changed=changed, duplicates_within=within,
+        duplicates_across=known.height,
+    )  # fmt: skip
+    return _Part(counts=counts, named=known["id"], doubted=doubted)
 
 
-def _merge_known(conn: psycopg.Connection, accepted: pl.DataFrame, origin: Origin) -> int:
-    """Weigh what the batch claims about known contacts against what won so far. Out: contacts whose values changed."""
-    keys = read(conn, SQL["known_keys"], pl.Schema({"match_key": pl.String()}), {})
-    existing = read(conn, SQL["claims"], CLAIMS_SCHEMA, {})
-    again = accepted.join(keys, on="match_key", how="semi")
-    winners = rules.merge(existing, rules.claims(again, origin))
-    _copy_in(conn, "copy_merged", rules.assembled(winners))
-    conn.execute("ANALYZE merged")
-    row = conn.execute(SQL["update_contacts"]).fetchone()
-    return int(row[0]) if row else 0
+def _merge(conn: psycopg.Connection, tenant_id: int, origin: Origin, rows: pl.DataFrame, before: pl.DataFrame) -> int:
+    """Weigh what a batch says against what won so far. Out: contacts whose values changed."""
+    of_these = before.join(rows.select("id"), on="id", how="semi")
+    written = merged(states(conn, tenant_id, rows["id"]), rows, of_these, origin)
+    update(conn, tenant_id, written)
+    return int(written["changed"].sum())
+
+
+def _unnamed(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, named: pl.Series) -> pl.Series:
+    """Contacts that the batch may have named when it was loaded before, and does not name now."""
+    row = conn.execute(SQL["seen_between"], {"tenant_id": source.tenant_id, "batch_id": batch.id}).fetchone()
+    assert row is not None
+    earliest, latest = row
+    seen = sightings.of_source(conn, source.tenant_id, source.id)
+    at_all = (pl.col("first_seen") <= latest) & (pl.col("last_seen") >= earliest)
+    return seen.filter(at_all & ~pl.col("id").is_in(named.implode()))["id"]
+
+
+# ---------------------------------------------------------------- contacts by id
+
+
+def lock(conn: psycopg.Connection, tenant_id: int) -> None:
+    """Hold the tenant's contacts until the transaction ends. Whoever changes contacts or sightings takes this first."""
+    conn.execute(SQL["lock"], {"tenant_id": tenant_id})
+
+
+def states(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> pl.DataFrame:
+    """Contacts as they are. Out: STATE_SCHEMA with id."""
+    _want(conn, ids)
+    schema = pl.Schema({"id": pl.Int64(), **STATE_SCHEMA})
+    text = {name: pl.String() if isinstance(kind, pl.List) else kind for name, kind in schema.items()}
+    with _by_index(conn):
+        frame = copying.read(conn, SQL["states"], pl.Schema(text), {"tenant_id": tenant_id})
+    return frame.with_columns(_list(pl.col("tags")).alias("tags")).match_to_schema(schema)
+
+
+def update(conn: psycopg.Connection, tenant_id: int, contacts: pl.DataFrame) -> None:
+    """Give contacts these values. In: STATE_SCHEMA with id."""
+    if contacts.is_empty():
+        return
+    _stage(conn, contacts)
+    with _by_index(conn):
+        conn.execute(SQL["update_contacts"], {"tenant_id": tenant_id})
+
+
+def remove(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> int:
+    """Delete contacts and what was seen of them. Needs the tenant's lock. Out: how many there were."""
+    _want(conn, ids)
+    sightings.replace(conn, tenant_id, ids, pl.DataFrame(schema=SIGHTINGS_SCHEMA))
+    return conn.execute(SQL["delete_contacts"], {"tenant_id": tenant_id}).rowcount
+
+
+def _with_ids(conn: psycopg.Connection, tenant_id: int, rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with the id of their contact, null where there is none yet."""
+    conn.execute(SQL["clear"])
+    _copy_in(conn, "copy_asked", rows.select("match_key", n=pl.int_range(pl.len())))
+    with _by_index(conn), conn.cursor(binary=True) as cursor:
+        row = cursor.execute(SQL["find_known"], {"tenant_id": tenant_id}).fetchone()
+    found = np.frombuffer((row and row[0]) or b"", [("n", ">i4"), ("id", ">i8")])
+    ids = np.zeros(rows.height, np.int64)
+    ids[found["n"]] = found["id"]
+    column = pl.Series("id", ids)
+    return rows.with_columns(id=column.replace(0, None) if len(found) < rows.height else column)
+
+
+def _drawn(conn: psycopg.Connection, n: int) -> pl.Series:
+    if not n:
+        return _no_ids()
+    with conn.cursor(binary=True) as cursor:
+        row = cursor.execute(SQL["draw_ids"], {"n": n}).fetchone()
+    assert row is not None
+    return pl.Series("id", np.frombuffer(row[0], ">i8").astype(np.int64))
+
+
+def _add(conn: psycopg.Connection, tenant_id: int, contacts: pl.DataFrame) -> None:
+    if not contacts.is_empty():
+        _stage(conn, contacts)
+        conn.execute(SQL["add_contacts"], {"tenant_id": tenant_id})
+
+
+def _stage(conn: psycopg.Connection, contacts: pl.DataFrame) -> None:
+    conn.execute(SQL["stage"])
+    conn.execute(SQL["clear"])
+    _copy_in(conn, "copy_incoming", contacts.select("id", *_written(STATE_SCHEMA.names())))
+
+
+def _written(names: Iterable[str]) -> list[pl.Expr]:
+    """Lists as PostgreSQL's arrays; tags are letters, digits and hyphens."""
+    array = pl.lit('{"') + pl.col("tags").list.join('","') + '"}'
+    tags = pl.when(pl.col("tags").list.len() > 0).then(array).otherwise(pl.lit("{}"))
+    return [tags.alias("tags") if name == "tags" else pl.col(name) for name in names]
+
+
+def _want(conn: psycopg.Connection, ids: pl.Series) -> None:
+    conn.execute(SQL["stage"])
+    conn.execute(SQL["clear"])
+    _copy_in(conn, "copy_wanted", ids.unique().sort().to_frame())
+
+
+@contextmanager
+def _by_index(conn: psycopg.Connection) -> Iterator[None]:
+    conn.execute(SQL["by_index"], {"on": "off"})
+    yield
+    conn.execute(SQL["by_index"], {"on": "on"})
+
+
+def _no_ids() -> pl.Series:
+    return pl.Series("id", [], dtype=pl.Int64)
+
+
+def _list(joined: pl.Expr) -> pl.Expr:
+    empty = pl.lit([], dtype=pl.List(pl.String))
+    return pl.when(joined != "").then(joined.str.split(_SEPARATOR)).otherwise(empty)
 
 
 def _copy_in(conn: psycopg.Connection, statement: str, frame: pl.DataFrame) -> None:

@@ -15,6 +15,7 @@ from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.read.explanation import (
     CampaignFacts,
     Explanation,
+    LastWord,
     Sighting,
     Story,
     Suppression,
@@ -76,10 +77,12 @@ def _explain(
 
 
 def _values(conn: psycopg.Connection, tenant_id: int, contact: Mapping[str, Any]) -> list[Any]:
-    batch_ids = sorted({claim[3] for claim in contact["provenance"].values()})
-    sources = conn.execute(SQL["source_names"], {"tenant_id": tenant_id}).fetchall()
-    origins = conn.execute(SQL["batch_origins"], {"tenant_id": tenant_id, "batch_ids": batch_ids}).fetchall()
-    return values(contact, dict(sources), dict(origins))
+    which = {"tenant_id": tenant_id, "contact_id": contact["id"]}
+    words = {row[0]: LastWord(*row[1:]) for row in conn.execute(SQL["last_words"], which)}
+    batch_ids = {claim[3] for claim in contact["provenance"].values()} | {word.last_batch for word in words.values()}
+    sources = conn.execute(SQL["source_names"], which).fetchall()
+    origins = conn.execute(SQL["batch_origins"], {**which, "batch_ids": sorted(batch_ids)}).fetchall()
+    return values(contact, words, dict(sources), dict(origins))
 
 
 def _stories(

@@ -142,7 +142,19 @@ def mark_validated(conn: psycopg.Connection, source: SourceRow, batch: BatchRow,
     return conn.execute(SQL["validated"], facts).fetchone() is not None
 
 
-def mark_loaded(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, counts: LoadCounts) -> bool:
+def naming_batches(
+    conn: psycopg.Connection, source: SourceRow, first_us: int, last_us: int, *, also: int | None = None
+) -> list[BatchRow]:
+    """Loaded batches that can hold a row seen between these times, and the batch `also`; oldest first."""
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "from": first_us, "until": last_us, "also": also}
+    with conn.cursor(row_factory=class_row(BatchRow)) as cursor:
+        return cursor.execute(SQL["naming_batches"], facts).fetchall()
+
+
+def mark_loaded(
+    conn: psycopg.Connection, source: SourceRow, batch: BatchRow, counts: LoadCounts, seen_from: int | None
+) -> bool:
+    """False: somebody else loaded it. In: seen_from, the earliest of its rows, epoch microseconds."""
     facts = {
         "tenant_id": source.tenant_id,
         "batch_id": batch.id,
@@ -150,6 +162,7 @@ def mark_loaded(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, co
         "across": counts.duplicates_across,
         "new": counts.new,
         "changed": counts.changed,
+        "seen_from": seen_from,
     }
     return conn.execute(SQL["loaded"], facts).fetchone() is not None
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import polars as pl
 import psycopg
@@ -15,8 +14,9 @@ import psycopg
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
 from mailmill.io.lake_writer import LakeWriter
-from mailmill.io.postgres import contacts, generations, ingest, manifest
+from mailmill.io.postgres import batch_files, contacts, generations, ingest, manifest
 from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.io.postgres.recompute import recompute
 from mailmill.io.spool import spool
 from mailmill.pipelines.ingest.duplicates import Spool
 from mailmill.pipelines.ingest.ports import (
@@ -31,9 +31,9 @@ from mailmill.pipelines.ingest.ports import (
     Recorded,
     SourceRow,
 )
-from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA
+from mailmill.pipelines.ingest.raw import RAW_SCHEMA
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
-from mailmill.pipelines.ingest.validation import ACCEPTED_SCHEMA, FIELD, Checked
+from mailmill.pipelines.ingest.validation import FIELD, Checked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +118,9 @@ class IngestStore:
             return ingest.batches(conn, source, state)
 
     def raw(self, source: SourceRow, batch: BatchRow) -> Iterator[pl.DataFrame]:
-        for file, facts in self._files(source, batch, "raw"):
-            names = {CELL + name: pl.String() for name in facts["columns"]}
-            yield self.lake.scan([file], pl.Schema({**RAW_SCHEMA, **names})).collect()
-
-    def _files(self, source: SourceRow, batch: BatchRow, dataset: str) -> list[tuple[str, dict[str, Any]]]:
         with self.database.transaction() as conn:
-            return ingest.batch_files(conn, tenant_id=source.tenant_id, dataset=dataset, batch_id=batch.id)
+            files = batch_files.listed(conn, source, batch, "raw")
+        yield from batch_files.raw(self.lake, files)
 
     def spool(self, source: SourceRow) -> AbstractContextManager[Spool]:
         return spool(self.lake.root / str(source.tenant_id))
@@ -161,17 +157,19 @@ class IngestStore:
     # ------------------------------------------------------------ ContactStore
 
     def load(self, source: SourceRow, batch: BatchRow) -> LoadCounts | None:
-        files = self._files(source, batch, "validated")
-        custom = sorted({FIELD + name for _, facts in files for name in facts["columns"]})
-        whole = pl.Schema({**ACCEPTED_SCHEMA, **{name: pl.String() for name in custom}})
-        accepted = self.lake.scan([file for file, _ in files], whole).collect()
         with self.database.transaction() as conn:
             self._be_patient(conn)
             try:
-                counts = contacts.take_in(conn, source, batch, accepted)
+                contacts.lock(conn, source.tenant_id)
             except psycopg.errors.LockNotAvailable as error:
                 raise StoreUnavailable(f"another import into {source.tenant} is still running") from error
-            if not ingest.mark_loaded(conn, source, batch, counts):
+            files = batch_files.listed(conn, source, batch, "validated")
+            taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files))
+            counts = taken.counts
+            if not taken.doubted.is_empty():
+                redone = recompute(conn, self.lake, source.tenant_id, taken.doubted, also=batch.id)
+                counts += LoadCounts(changed=redone.changed)
+            if not ingest.mark_loaded(conn, source, batch, counts, taken.seen_from):
                 conn.rollback()
                 return None
             # the contacts have these rows now, and the raw batch can give them again

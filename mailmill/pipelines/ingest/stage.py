@@ -144,7 +144,7 @@ def _validated(
         try:
             with store.spool(source) as spool:
                 buckets = Buckets(spool, rows=batch.rows_read)
-                pieces = validation.divided(store.raw(source, batch), _facts(source, batch), buckets)
+                pieces = validation.divided(store.raw(source, batch), batch_facts(source, batch), buckets)
                 recorded = store.record(source, batch, watched(pieces, batch.origin))
         except Misconfigured as error:
             if not lenient:
@@ -164,7 +164,8 @@ def _validated(
     )  # fmt: skip
 
 
-def _facts(source: SourceRow, batch: BatchRow) -> validation.BatchFacts:
+def batch_facts(source: SourceRow, batch: BatchRow) -> validation.BatchFacts:
+    """What validation has to know of a batch, by the source as it is applied now."""
     return validation.BatchFacts(
         batch_id=batch.id, source=source.slug, seen_at=batch.seen_at, columns=source.spec.columns,
         tags=source.spec.tags, origin=batch.origin,

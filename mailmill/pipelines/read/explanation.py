@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from mailmill.pipelines.ingest.contacts import TAG, VALUE_FIELDS, winner
+from mailmill.pipelines.ingest.validation import FIELD
+
 PRECEDENCE = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "imported")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,8 +57,19 @@ class Value:
     value: str
     source: str | None
     priority: int
-    seen_at: datetime
+    seen_at: datetime | None  # None, with the batch: nobody is known to have said it
+    batch_id: int | None
     origin: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastWord:
+    """Since when a source has said of a contact what it says now, and when it last did. Epoch microseconds."""
+
+    said_us: int
+    said_batch: int
+    last_us: int
+    last_batch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,30 +122,40 @@ class Explanation:
     campaigns: Sequence[Story]
 
 
-def values(contact: Mapping[str, Any], sources: Mapping[int, str], origins: Mapping[int, str]) -> list[Value]:
-    """The contact's values with the claim that won each of them (`contacts.provenance`)."""
+def values(
+    contact: Mapping[str, Any], words: Mapping[int, LastWord], sources: Mapping[int, str], origins: Mapping[int, str]
+) -> list[Value]:
+    """The contact's values with the claim that won each of them (`contacts.provenance`), as it counts now.
+
+    In: last words by source id, names of sources and origins of batches by id.
+    """
     found = []
-    for field, (priority, seen_us, source_id, batch_id) in sorted(contact["provenance"].items()):
-        group, _, name = field.partition(".")
-        if group == "fields":
-            value = (contact["fields"] or {}).get(name)
-        elif group == "tags":
-            value = name
-        else:
-            value = contact.get(field)
-        if value is None:
-            continue
+    for field, value in _held(contact):
+        claim = winner(contact["provenance"], field)
+        priority, seen_us, source_id, batch_id = claim or (0, None, None, None)
+        word = words.get(source_id) if source_id is not None else None
+        if word is not None and (word.said_us, word.said_batch) <= (seen_us, batch_id):
+            seen_us, batch_id = word.last_us, word.last_batch
         found.append(
             Value(
                 field=field,
-                value=str(value),
-                source=sources.get(source_id),
+                value=value,
+                source=sources.get(source_id) if source_id is not None else None,
                 priority=priority,
-                seen_at=_EPOCH + timedelta(microseconds=seen_us),
-                origin=origins.get(batch_id),
+                seen_at=_EPOCH + timedelta(microseconds=seen_us) if seen_us is not None else None,
+                batch_id=batch_id,
+                origin=origins.get(batch_id) if batch_id is not None else None,
             )
         )
     return found
+
+
+def _held(contact: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every value of the contact by its name in provenance, in order of the names."""
+    held = {field: contact.get(field) for field in VALUE_FIELDS}
+    held |= {f"{FIELD}{name}": value for name, value in (contact.get("fields") or {}).items()}
+    held |= {f"{TAG}{tag}": tag for tag in contact.get("tags") or ()}
+    return [(field, str(value)) for field, value in sorted(held.items()) if value is not None]
 
 
 def not_mailed(

@@ -118,7 +118,7 @@ def module_database(cloned: Callable[[], AbstractContextManager[Database]]) -> I
 def database(module_database: Database) -> Database:
     """Empty for each test; emptied rather than made anew, which takes a second each."""
     with module_database.transaction() as conn:
-        conn.execute("TRUNCATE tenants, contacts, contact_sources, engagement, domains RESTART IDENTITY CASCADE")
+        conn.execute("TRUNCATE tenants, contacts, sightings, engagement, domains RESTART IDENTITY CASCADE")
     return module_database
 
 

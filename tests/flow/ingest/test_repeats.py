@@ -97,7 +97,7 @@ stage.load(source, store, store)
 
 @pytest.mark.parametrize(
     "table",
-    ["manifest", "batches", "contact_sources"],
+    ["manifest", "batches", "sightings"],
     ids=["while its raw batch is registered", "while it is marked validated", "while its contacts are written"],
 )
 def test_P02_an_import_killed_half_way_leaves_no_double_and_no_gap(mill, table):

@@ -40,8 +40,9 @@ def story(history, fill_lake, database: Database, at_now) -> dict[str, int]:
         conn.execute("UPDATE contacts SET provenance = %s, created_at = %s WHERE id = %s",
                      (Jsonb({"name": [5, seen, csv, batch]}), at_now - timedelta(days=1), contact))  # fmt: skip
         conn.execute("UPDATE contacts SET created_at = %s", (at_now - timedelta(days=1),))
-        conn.execute("INSERT INTO contact_sources VALUES (%s, %s, %s, %s, %s, %s, %s)",
-                     (contact, csv, acme, at_now, at_now, batch, batch))  # fmt: skip
+        times = [[seen], [seen], [batch], [batch], [seen], [batch], [1]]
+        conn.execute("INSERT INTO sightings VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                     (contact >> 6, csv, acme, [contact], *times))  # fmt: skip
         (message,) = conn.execute("SELECT min(id) FROM messages").fetchone()
         conn.execute("UPDATE messages SET reason = 'bad_mailbox', reply = '5.1.1 a***@e***.org unknown' WHERE id = %s",
                      (message,))  # fmt: skip
@@ -61,7 +62,7 @@ def test_explain_tells_where_a_contact_came_from_and_what_happened(story, verb) 
     (found,) = json.loads(verb("explain", " P1@Example.ORG ", "--json"))
     assert found["tenant"] == "acme" and found["contact"]["id"] == story["contact"]
     assert found["sources"][0]["source"] == "csv-drop" and found["sources"][0]["first_from"] == "file-1.csv"
-    (value,) = found["values"]
+    (value,) = [value for value in found["values"] if value["field"] == "name"]
     assert (value["value"], value["source"], value["priority"], value["origin"]) == (
         "Person 1",
         "csv-drop",

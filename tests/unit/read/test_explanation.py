@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mailmill.pipelines.read.explanation import CampaignFacts, Suppression, mailed, not_mailed, values
+from mailmill.pipelines.read.explanation import CampaignFacts, LastWord, Suppression, mailed, not_mailed, values
 
 FROZEN = datetime(2026, 11, 20, 9, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -63,17 +63,29 @@ def test_what_became_of_a_message_is_a_sentence() -> None:
     assert mailed(message) == "a relay took it (250); reported delivered; opened"
 
 
+SEEN = int(FROZEN.timestamp() * 1_000_000)
+
+
 def test_each_value_says_whose_word_it_is() -> None:
-    seen = int(FROZEN.timestamp() * 1_000_000)
     provenance = {
-        "name": [5, seen, 1, 9],
-        "fields.shoe_size": [0, seen, 2, 8],
-        "tags.vip": [0, seen, 2, 8],
-        "phone": [0, seen, 2, 8],
+        "name": [5, SEEN, 1, 9],
+        "fields.shoe_size": [0, SEEN, 2, 8],
+        "tags.vip": [0, SEEN, 2, 8],
+        "phone": [0, SEEN, 2, 8],
     }
     contact = a_contact(name="Ann", fields={"shoe_size": "41"}, tags=["vip"], phone=None, provenance=provenance)
-    found = {value.field: value for value in values(contact, {1: "csv", 2: "crawl"}, {9: "a.csv"})}
-    assert set(found) == {"name", "fields.shoe_size", "tags.vip"}
+    found = {value.field: value for value in values(contact, {}, {1: "csv", 2: "crawl"}, {9: "a.csv"})}
+    assert set(found) == {"email", "name", "verdict", "fields.shoe_size", "tags.vip"}
     assert (found["name"].value, found["name"].source, found["name"].origin, found["name"].seen_at) == (
         "Ann", "csv", "a.csv", FROZEN)  # fmt: skip
     assert found["fields.shoe_size"].value == "41" and found["fields.shoe_size"].origin is None
+    assert (found["email"].source, found["email"].seen_at) == (None, None)  # nobody is known to have said it
+
+
+def test_P03_a_value_counts_as_of_the_last_time_its_source_said_it() -> None:
+    contact = a_contact(name="Ann", provenance={"*": [0, SEEN, 1, 3], "name": [0, SEEN - 7, 1, 2]})
+    words = {1: LastWord(SEEN, 3, SEEN + 1_000_000, 5)}
+    found = {value.field: value for value in values(contact, words, {1: "csv"}, {2: "old.csv", 5: "new.csv"})}
+    assert (found["email"].origin, found["email"].batch_id) == ("new.csv", 5)
+    assert found["email"].seen_at == FROZEN + timedelta(seconds=1)
+    assert found["name"].origin == "old.csv"  # it says that no longer

@@ -18,7 +18,15 @@ SELECT id, match_key, email, phone, name, language, category, country, time_zone
 SELECT s.slug AS source, s.kind, c.first_seen, c.last_seen, f.origin AS first_from, l.origin AS last_from
   FROM contact_sources c JOIN sources s ON s.id = c.source_id
   LEFT JOIN batches f ON f.id = c.first_batch_id LEFT JOIN batches l ON l.id = c.last_batch_id
- WHERE c.contact_id = %(contact_id)s AND c.tenant_id = %(tenant_id)s ORDER BY c.first_seen, s.slug;
+ WHERE c.contact_id = %(contact_id)s AND c.block = %(contact_id)s::bigint >> 6 AND c.tenant_id = %(tenant_id)s
+ ORDER BY c.first_seen, s.slug;
+
+-- name: last_words
+-- Of each source of a contact: since when it has said what it says now, and when it last said it.
+SELECT s.source_id, coalesce(s.said_seen[p], s.said_seen[1]), coalesce(s.said_batch[p], s.said_batch[1]),
+       coalesce(s.last_seen[p], s.last_seen[1]), coalesce(s.last_batch[p], s.last_batch[1])
+  FROM sightings s CROSS JOIN LATERAL array_position(s.ids, %(contact_id)s::bigint) p
+ WHERE s.block = %(contact_id)s::bigint >> 6 AND s.tenant_id = %(tenant_id)s AND p IS NOT NULL;
 
 -- name: source_names
 SELECT id, slug FROM sources WHERE tenant_id = %(tenant_id)s;

@@ -41,9 +41,9 @@ SELECT bucket, string_agg(concat(what, ':', n, ':', hash), ' ' ORDER BY what) AS
   FROM (SELECT 'contacts' AS what, id >> %(bits)s AS bucket, count(*) AS n, bit_xor(hashxidextended(xmin, id)) AS hash
           FROM contacts WHERE tenant_id = %(tenant_id)s GROUP BY 2
         UNION ALL
-        SELECT 'sources', contact_id >> %(bits)s, count(*),
-               bit_xor(hashxidextended(xmin, hashint8extended(contact_id, source_id)))
-          FROM contact_sources WHERE tenant_id = %(tenant_id)s GROUP BY 2
+        SELECT 'sources', block >> (%(bits)s - 6), count(*),
+               bit_xor(hashxidextended(xmin, hashint8extended(block, source_id)))
+          FROM sightings WHERE tenant_id = %(tenant_id)s GROUP BY 2
         UNION ALL
         SELECT 'engagement', contact_id >> %(bits)s, count(*), bit_xor(hashxidextended(xmin, contact_id))
           FROM engagement WHERE tenant_id = %(tenant_id)s GROUP BY 2
@@ -77,7 +77,8 @@ COPY (
          (date_part('epoch', last_seen) * 1000000)::bigint
     FROM contact_sources
    WHERE tenant_id = %(tenant_id)s
-     AND (contact_id BETWEEN %(first)s AND %(last)s OR contact_id = ANY(%(others)s::bigint[]))
+     AND ((block BETWEEN %(first)s::bigint >> 6 AND %(last)s::bigint >> 6 AND contact_id BETWEEN %(first)s AND %(last)s)
+          OR (block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(others)s::bigint[]) id)) AND contact_id = ANY(%(others)s::bigint[])))
 ) TO STDOUT (FORMAT csv);
 
 -- name: engagement
@@ -108,9 +109,12 @@ COPY (SELECT id, match_key, phone FROM contacts
        WHERE tenant_id = %(tenant_id)s AND id BETWEEN %(first)s AND %(last)s) TO STDOUT (FORMAT csv);
 
 -- name: said
--- Every value of these contacts with its rank (contacts.provenance).
+-- Every value of these contacts with its rank (contacts.provenance) as it counts: what its source still says, it said last
+-- when the contact was last seen there.
 COPY (
-  SELECT c.id, f.field, f.value, (r.rank ->> 0)::bigint, (r.rank ->> 1)::bigint, (r.rank ->> 2)::bigint, (r.rank ->> 3)::bigint
+  SELECT c.id, f.field, f.value, (r.rank ->> 0)::bigint,
+         CASE WHEN w.still THEN w.last_seen ELSE (r.rank ->> 1)::bigint END, (r.rank ->> 2)::bigint,
+         CASE WHEN w.still THEN w.last_batch ELSE (r.rank ->> 3)::bigint END
     FROM contacts c
    CROSS JOIN LATERAL (
      SELECT * FROM (VALUES ('email', c.email), ('phone', c.phone), ('name', c.name), ('language', c.language),
@@ -118,6 +122,12 @@ COPY (
      UNION ALL SELECT 'fields.' || e.key, e.value FROM jsonb_each_text(c.fields) e) f (field, value)
    CROSS JOIN LATERAL (
      SELECT coalesce(c.provenance -> f.field, c.provenance -> '*', '[-32768, 0, 0, 0]') AS rank) r
+    LEFT JOIN LATERAL (
+      SELECT coalesce(s.last_seen[p], s.last_seen[1]) AS last_seen, coalesce(s.last_batch[p], s.last_batch[1]) AS last_batch,
+             ((r.rank ->> 1)::bigint, (r.rank ->> 3)::bigint)
+               >= (coalesce(s.said_seen[p], s.said_seen[1]), coalesce(s.said_batch[p], s.said_batch[1])) AS still
+        FROM sightings s CROSS JOIN LATERAL array_position(s.ids, c.id) p
+       WHERE s.block = c.id >> 6 AND s.source_id = (r.rank ->> 2)::int AND p IS NOT NULL) w ON true
    WHERE c.tenant_id = %(tenant_id)s AND c.id = ANY(%(members)s::bigint[]) AND f.value IS NOT NULL
 ) TO STDOUT (FORMAT csv);
 

@@ -61,6 +61,14 @@ SELECT id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected,
  WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND (%(state)s::batch_state IS NULL OR state = %(state)s)
  ORDER BY id;
 
+-- name: naming_batches
+-- Loaded batches of a source that can hold a row seen between two times (epoch microseconds), and one in any case.
+SELECT id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected FROM batches
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND (id = %(also)s OR (loaded_at IS NOT NULL
+   AND (extract(epoch FROM seen_at) * 1000000)::bigint >= %(from)s
+   AND coalesce((extract(epoch FROM seen_from) * 1000000)::bigint, 0) <= %(until)s))
+ ORDER BY id;
+
 -- name: batch_files
 -- The visible files of one batch in a dataset.
 SELECT file, facts FROM manifest
@@ -81,7 +89,8 @@ RETURNING id;
 UPDATE batches SET state = 'loaded', loaded_at = clock_timestamp(),
        duplicates_within = %(within)s,
        duplicates_across = greatest(0, least(%(across)s, rows_accepted - %(within)s - contacts_new - %(new)s)),
-       contacts_new = contacts_new + %(new)s, contacts_changed = contacts_changed + %(changed)s
+       contacts_new = contacts_new + %(new)s, contacts_changed = contacts_changed + %(changed)s,
+       seen_from = least(seen_from, timestamptz 'epoch' + %(seen_from)s::bigint * interval '1 microsecond')
  WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = 'validated'
 RETURNING id;
 

@@ -98,6 +98,7 @@ CREATE TABLE batches (
   origin text NOT NULL,                         -- file name, URL with its cursor, or 'manual'
   state batch_state NOT NULL DEFAULT 'raw',
   seen_at timestamptz NOT NULL,                 -- when the source said so; the recency of its values
+  seen_from timestamptz,                        -- the earliest of its rows that were loaded
   rows_read bigint NOT NULL DEFAULT 0,
   rows_accepted bigint NOT NULL DEFAULT 0,
   rows_rejected bigint NOT NULL DEFAULT 0,
@@ -113,7 +114,7 @@ CREATE INDEX batches_open ON batches (source_id, id) WHERE state <> 'loaded';
 
 CREATE TABLE contacts (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  tenant_id int NOT NULL,                       -- no reference, as in contact_sources: each costs a look-up a row, half the time of a load
+  tenant_id int NOT NULL,                       -- no reference: it costs a look-up a row, half the time of a load
   match_key text NOT NULL,                      -- address with folded case, else the phone number: one person, one contact
   email text,                                   -- domain lower-cased and IDNA-encoded, local part as typed
   phone text,                                   -- E.164
@@ -125,7 +126,8 @@ CREATE TABLE contacts (
   tags text[] NOT NULL DEFAULT '{}',
   fields jsonb NOT NULL DEFAULT '{}',           -- custom fields: name -> text
   -- field name -> [priority, seen_at in us, source_id, batch_id] of the value that won; the greatest wins, so order cannot
-  -- matter. Custom fields stand as 'fields.<name>'; '*' stands for every field when all values came together
+  -- matter. Custom fields stand as 'fields.<name>', tags as 'tags.<tag>'; '*' stands for every value that is not named.
+  -- While its source goes on saying the same, a value counts as of the source's last word (sightings)
   provenance jsonb NOT NULL,
   verdict text NOT NULL DEFAULT 'valid' CHECK (verdict IN ('valid', 'risky', 'invalid')),
   verdict_reason text,                          -- e.g. role_address, disposable_domain
@@ -135,16 +137,31 @@ CREATE TABLE contacts (
   CHECK (email IS NOT NULL OR phone IS NOT NULL)
 );
 
-CREATE TABLE contact_sources (
-  contact_id bigint NOT NULL REFERENCES contacts ON DELETE CASCADE,
+-- Who saw which contacts when: a row a source and 64 contacts, so that a list that comes again unchanged rewrites some
+-- thousand rows and no contact. Arrays run in parallel with ids; one element stands for all. Times are epoch microseconds.
+CREATE TABLE sightings (
+  block bigint NOT NULL,                        -- contacts.id >> 6
   source_id int NOT NULL,
   tenant_id int NOT NULL,
-  first_seen timestamptz NOT NULL,
-  last_seen timestamptz NOT NULL,
-  first_batch_id bigint NOT NULL,
-  last_batch_id bigint NOT NULL,
-  PRIMARY KEY (contact_id, source_id)
+  ids bigint[] NOT NULL,                        -- of contacts, rising
+  first_seen bigint[] NOT NULL,
+  last_seen bigint[] NOT NULL,
+  first_batch bigint[] NOT NULL,
+  last_batch bigint[] NOT NULL,
+  said_seen bigint[] NOT NULL,                  -- since when, and since which batch, it has said what it says now
+  said_batch bigint[] NOT NULL,
+  digest bigint[] NOT NULL,                     -- 64 bits of what it says now
+  PRIMARY KEY (block, source_id)
 );
+
+CREATE VIEW contact_sources WITH (security_invoker = true) AS
+SELECT u.id AS contact_id, s.source_id, s.tenant_id,
+       timestamptz 'epoch' + coalesce(u.first_seen, s.first_seen[1]) * interval '1 microsecond' AS first_seen,
+       timestamptz 'epoch' + coalesce(u.last_seen, s.last_seen[1]) * interval '1 microsecond' AS last_seen,
+       coalesce(u.first_batch, s.first_batch[1]) AS first_batch_id, coalesce(u.last_batch, s.last_batch[1]) AS last_batch_id,
+       s.block                                  -- name it in a condition, else every sighting is looked at
+  FROM sightings s CROSS JOIN LATERAL unnest(s.ids, s.first_seen, s.last_seen, s.first_batch, s.last_batch)
+       u (id, first_seen, last_seen, first_batch, last_batch);
 
 -- What DNS said of the mail of a domain. It belongs to no tenant: names of domains, and nothing about a person.
 CREATE TABLE domains (
@@ -649,7 +666,7 @@ GRANT INSERT ON log, suppressions TO mailmill_ingress;
 GRANT UPDATE ON log_heads, change_number TO mailmill_ingress;
 
 GRANT SELECT ON tenants, sources, segments, campaigns, campaign_transitions, exclusions, links, batches, contacts,
-  contact_sources, messages, counters, link_counters, domain_counters, engagement, suppressions, manifest,
+  sightings, contact_sources, messages, counters, link_counters, domain_counters, engagement, suppressions, manifest,
   rollups, source_totals, campaign_totals TO mailmill_stats;
 
 -- A key is looked up before its tenant is known, so by its prefix and no other way: nobody lists everybody's hashes.

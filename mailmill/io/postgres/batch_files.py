@@ -1,0 +1,57 @@
+"""The rows of a batch in the lake: as they came, as they were accepted, as they would be accepted now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import ingest
+from mailmill.pipelines.ingest import validation
+from mailmill.pipelines.ingest.duplicates import merged
+from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
+from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA
+from mailmill.pipelines.ingest.stage import batch_facts
+from mailmill.pipelines.ingest.validation import ACCEPTED_SCHEMA, FIELD, VALUES_SCHEMA
+
+LOADED_AT_ONCE = 500_000  # rows; decides how much memory a load takes
+
+
+Files = list[tuple[str, dict[str, Any]]]
+
+
+def listed(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, dataset: str) -> Files:
+    """The batch's files in a dataset, each with its facts."""
+    return ingest.batch_files(conn, tenant_id=source.tenant_id, dataset=dataset, batch_id=batch.id)
+
+
+def raw(lake: Lake, files: Files) -> Iterator[pl.DataFrame]:
+    """RAW_SCHEMA with the source's columns, file by file."""
+    for file, facts in files:
+        names = {CELL + name: pl.String() for name in facts["columns"]}
+        yield lake.scan([file], pl.Schema({**RAW_SCHEMA, **names})).collect()
+
+
+def validated(lake: Lake, files: Files) -> Iterator[pl.DataFrame]:
+    """ACCEPTED_SCHEMA with custom fields, piece by piece; no match_key is in two of them."""
+    for file, facts in files:
+        names = {FIELD + name: pl.String() for name in facts["columns"]}
+        rows = lake.scan([file], pl.Schema({**ACCEPTED_SCHEMA, **names}))
+        for start in range(0, rows.select(pl.len()).collect().item(), LOADED_AT_ONCE):
+            yield rows.slice(start, LOADED_AT_ONCE).collect()
+
+
+def accepted_now(lake: Lake, files: Files, source: SourceRow, batch: BatchRow, keys: pl.DataFrame) -> pl.DataFrame:
+    """What the batch says of some people by the rules and the source's columns of today.
+
+    In:     its raw files; keys, with match_key. Out: ACCEPTED_SCHEMA with custom fields.
+    Raises: Misconfigured when the source's columns are not those of this batch.
+    """
+    facts = batch_facts(source, batch)
+    pieces = [pl.DataFrame(schema=VALUES_SCHEMA)]
+    for piece in raw(lake, files):
+        pieces.append(validation.validate(piece, facts).accepted.join(keys, on="match_key", how="semi"))
+    return merged(pl.concat(pieces, how="diagonal"))

@@ -1,0 +1,93 @@
+"""Contacts made anew from the raw batches that name them, by the rules and sources of today."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import polars as pl
+import psycopg
+
+from mailmill.errors import Misconfigured
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import batch_files, contacts, ingest, sightings
+from mailmill.pipelines.ingest import contacts as rules
+from mailmill.pipelines.ingest.contacts import STATE_SCHEMA, Origin
+from mailmill.pipelines.ingest.history import History
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputed:
+    """Contacts that were made anew, those of them whose values differ now, those that nobody names any more, and those
+    left as they are because a batch that may name them cannot be read by its source's columns of today."""
+
+    contacts: int
+    changed: int
+    removed: int
+    left: int
+
+
+def recompute(
+    conn: psycopg.Connection,
+    lake: Lake,
+    tenant_id: int,
+    ids: pl.Series,
+    *,
+    without: int | None = None,
+    also: int | None = None,
+    without_tags: Collection[str] = (),
+) -> Recomputed:
+    """Validate again the raw batches that name these contacts, weigh all they say, and put that in place of what was.
+
+    In:  ids of contacts; `without`, a source that counts no longer, so that the runners-up return (its contacts:
+         sightings.of_source); `also`, a batch that is just being loaded; tags that the operator deleted.
+    Contacts that no batch names any more are deleted. Takes the tenant's lock; memory is that of these contacts and of
+    one batch.
+    """
+    contacts.lock(conn, tenant_id)
+    before = contacts.states(conn, tenant_id, ids)
+    keys = before.select("id", "match_key")
+    seen = sightings.of_contacts(conn, tenant_id, ids).join(keys, on="id", how="semi")
+    spans = seen.group_by("source_id").agg(pl.col("first_seen").min(), pl.col("last_seen").max())
+    sources = {source.id: source for source in ingest.sources(conn) if source.tenant_id == tenant_id}
+    history, unsure = History.empty(), [before["id"].clear()]
+    for source_id, first_us, last_us in spans.sort("source_id").iter_rows():
+        if source_id == without or source_id not in sources:
+            continue
+        source = sources[source_id]
+        for batch in ingest.naming_batches(conn, source, first_us, last_us, also=also):
+            origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
+            try:
+                files = batch_files.listed(conn, source, batch, "raw")
+                accepted = batch_files.accepted_now(lake, files, source, batch, keys)
+            except Misconfigured:
+                unsure.append(seen.filter(pl.col("source_id") == source_id)["id"])
+                continue
+            rows = rules.said(accepted, origin, without_tags=without_tags)
+            history = history.told(rows.join(keys, on="match_key"), origin)
+    return _replaced(conn, tenant_id, before, history, pl.concat(unsure).unique())
+
+
+def _replaced(
+    conn: psycopg.Connection, tenant_id: int, before: pl.DataFrame, history: History, unsure: pl.Series
+) -> Recomputed:
+    sure = ~pl.col("id").is_in(unsure.implode())
+    before = before.filter(sure)
+    after = history.contacts.filter(sure)
+    contacts.update(conn, tenant_id, after)
+    sightings.replace(conn, tenant_id, before["id"], history.sightings.filter(sure))
+    gone = before.join(after, on="id", how="anti")["id"]
+    removed = contacts.remove(conn, tenant_id, gone) if len(gone) else 0
+    return Recomputed(contacts=before.height, changed=_differing(before, after), removed=removed, left=len(unsure))
+
+
+def _differing(before: pl.DataFrame, after: pl.DataFrame) -> int:
+    """How many contacts have other values, whoever said them."""
+    both = after.join(before, on="id", suffix=":was", maintain_order="left")
+    fields = pl.concat([both["fields"], both["fields:was"]])
+    if not (fields == "{}").all():  # PostgreSQL writes objects in an order and with spaces of its own
+        fields = fields.str.json_decode(infer_schema_length=None).struct.json_encode()
+    both = both.with_columns(fields[: both.height], fields[both.height :].alias("fields:was"))
+    values = [name for name in STATE_SCHEMA.names() if name not in ("match_key", "provenance")]
+    same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"{name}:was")) for name in values)
+    return both.filter(~same).height
