@@ -1,4 +1,4 @@
-"""One send worker in a process of its own: send_worker_process.py SENDER_CONNINFO JOURNAL NAME; says what it took."""
+"""One send worker in a process of its own: send_worker_process.py CONNINFO JOURNAL KEY_FILE NAME; says what it took."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mailmill.io.send_worker import run_worker
 
 
 def main() -> None:
-    conninfo, journal, name = sys.argv[1:]
+    conninfo, journal, key, name = sys.argv[1:]
+    pem = Path(key).read_text() if key else ""
     began = time.time()
     done = run_worker(
-        Database(conninfos={"sender": conninfo}), Path(journal), lambda reference: "", worker=name, until_idle=True,
+        Database(conninfos={"sender": conninfo}), Path(journal), lambda reference: pem, worker=name, until_idle=True,
         patience_s=0, own_process=True,
     )  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
