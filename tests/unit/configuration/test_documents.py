@@ -36,7 +36,7 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
          "slug: lower-case letters, digits and hyphens are allowed, at most 63"),
         ("kind: tenant\nslug: a\nname: A\n", 1, "postal_address: is missing from this tenant"),
         (TENANT + "nmae: x\n", 5,
-         "nmae: is unknown (did you mean name?); allowed: kind, slug, name, postal_address, time_zone"),
+         "nmae: is unknown (did you mean name?); allowed: kind, slug, name, postal_address, time_zone, merge"),
         (CAMPAIGN + "window:\n  dayz: [mon]\n", 9,
          "window.dayz: is unknown (did you mean days?); allowed: days, start, end, time_zone"),
         (CAMPAIGN + "doubt: maybe\n", 8, "doubt: 'maybe' is not allowed; allowed: 'hold' or 'resend'"),
