@@ -162,7 +162,9 @@ class Installation:
         """What reads a source: these files, or all that is new in its folder or at its API; full: all it has."""
         from mailmill.io.sources.feeds import feed_of
 
-        return feed_of(source, project=self.project, secret=self.secret, files=files, full=full)
+        private = [entry.strip() for entry in self.settings.private_sources.split(",") if entry.strip()]
+
+        return feed_of(source, project=self.project, secret=self.secret, files=files, full=full, private=private)
 
     def _planner(self) -> tuple[PostgresCampaigns, PostgresContacts]:
         """What planning works on."""

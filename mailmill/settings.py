@@ -43,6 +43,11 @@ class Settings(BaseSettings):
         default="",
         description="https URL under which the ingress is reached from outside; unset: sandbox only",
     )
+    private_sources: str = Field(
+        default="",
+        description="hosts and networks, comma-separated, that sources may be read from although they are private "
+        "(`127.0.0.1,10.2.0.0/16`); unset: public ones only",
+    )
     bind: str = Field(default="127.0.0.1", description="address the servers listen on")
     dagster_url: str | None = Field(
         default=None, description="Dagster's web server, to which the listener reports what it folded; unset: nobody"

@@ -78,6 +78,7 @@ class Demo:
             "MAILMILL_INGRESS_PORT": str(self.ports["ingress"]),
             "MAILMILL_STATS_PORT": str(self.ports["stats"]),
             "MAILMILL_SANDBOX_PORT": str(self.ports["sandbox"]),
+            "MAILMILL_PRIVATE_SOURCES": "127.0.0.1",  # its services are on loopback
             "PYTHONWARNINGS": "ignore",
         }
         return environment | ({"MAILMILL_KAFKA_URL": self.kafka_url} if self.kafka_url else {})

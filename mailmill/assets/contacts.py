@@ -199,6 +199,8 @@ def contacts(
             "batches_withheld": len(loaded.withheld),
             "accepted": counts.accepted,
             **what_became,
+            "withdrawn": counts.withdrawn,
+            "notes": list(loaded.notes),
             "chart": reports.bars(what_became, title="what became of accepted rows"),
         }
     )

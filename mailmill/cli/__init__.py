@@ -15,7 +15,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "migrate": "database", "down": "database",
     "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "keys",
     "backup": "backup", "restore": "backup", "forget": "forget", "export": "forget",
-    "ingest": "ingest", "contacts": "ingest", "rejects": "rejects",
+    "ingest": "ingest", "contacts": "ingest", "rejects": "rejects", "sources": "sources",
     "check": "check", "revalidate": "check",
     "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
     "transport": "transports",

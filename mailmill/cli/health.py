@@ -20,15 +20,19 @@ TIMEOUT_S = 5
 
 @app.command()
 def health(
-    what: Annotated[str, typer.Argument(help="A URL that answers 200, `postgres`, or `worker` (a send worker here).")],
+    what: Annotated[
+        str, typer.Argument(help="A URL that answers 200, `postgres`, `worker` (a send worker here) or `sources`.")
+    ],
 ) -> None:
     """Exit 0 when it is well, 1 with the reason when it is not."""
     if what.startswith(("http://", "https://")):
         _answers(what)
     elif what in ("postgres", "worker"):
         _connects(worker=what == "worker")
+    elif what == "sources":
+        _nothing_waits()
     else:
-        raise Misconfigured(f"{what!r} is nothing to check", place="WHAT", remedy="A URL, postgres or worker.")
+        raise Misconfigured(f"{what!r} is nothing to check", place="WHAT", remedy="A URL, postgres, worker or sources.")
     print("well")
 
 
@@ -43,6 +47,19 @@ def _answers(url: str) -> None:
         raise StoreUnavailable(f"{url} does not answer: {reason}") from None
     if status != 200:
         raise StoreUnavailable(f"{url} answers {status}")
+
+
+def _nothing_waits() -> None:
+    """No source has an error, and no batch waits for a person to look at it."""
+    from mailmill.cli.sources import waiting
+    from mailmill.io.postgres import sources
+
+    with installation().database.transaction() as conn:
+        found = sources.overview(conn)
+    lines = [f"{row['source']}: {row['last_error']}" for row in found if row["last_error"]]
+    lines += [line for row in found for line in waiting(row)]
+    if lines:
+        raise Misconfigured("\n".join(lines))
 
 
 def _connects(*, worker: bool) -> None:

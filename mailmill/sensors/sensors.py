@@ -61,12 +61,15 @@ def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mi
             partitions.segments: control.segments(conn),
             partitions.campaigns: control.campaigns(conn),
         }
-    wanted = []
+    wanted: list[dg.AddDynamicPartitionsRequest] = []
+    deleted: list[dg.DeleteDynamicPartitionsRequest] = []
     for definition, found in things.items():
         have = set(context.instance.get_dynamic_partitions(definition.name or ""))
         if missing := [thing.key for thing in found if thing.key not in have]:
             wanted.append(definition.build_add_request(missing))
-    return dg.SensorResult(dynamic_partitions_requests=wanted)
+        if gone := sorted(have - {thing.key for thing in found}) if definition is partitions.sources else []:
+            deleted.append(definition.build_delete_request(gone))
+    return dg.SensorResult(dynamic_partitions_requests=[*wanted, *deleted])
 
 
 segments_follow_contacts = dg.AutomationConditionSensorDefinition(

@@ -58,6 +58,7 @@ class Rows:
         row = self.conn.execute(SQL["origin"]).fetchone()
         self.conn.execute(SQL["stage"])
         self.conn.execute(SQL["fill_shown"], facts)
+        self.conn.execute(SQL["fill_withdrawn"], facts)
         self.conn.execute("ANALYZE shown")
         found = self.conn.execute(SQL["fingerprints"], facts).fetchall()
         return {bucket: f"{row and row[0]} {rest}" for bucket, rest in found}

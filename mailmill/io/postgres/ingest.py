@@ -26,11 +26,16 @@ SQL = statements("ingest")
 
 
 def sources(
-    conn: psycopg.Connection, *, tenant: str | None = None, slug: str | None = None, kind: str | None = None
+    conn: psycopg.Connection,
+    *,
+    tenant: str | None = None,
+    slug: str | None = None,
+    kind: str | None = None,
+    deleted: bool = False,
 ) -> list[SourceRow]:
-    """Sources by tenant's slug, own slug and kind, None meaning any; ordered by name."""
+    """Sources by tenant's slug, own slug and kind, None meaning any; ordered by name. deleted: also those that are."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(SQL["sources"], {"tenant": tenant, "slug": slug, "kind": kind})
+        cursor.execute(SQL["sources"], {"tenant": tenant, "slug": slug, "kind": kind, "deleted": deleted})
         return [SourceRow(**{**row, "spec": SourceSpec.model_validate(row["spec"])}) for row in cursor]
 
 

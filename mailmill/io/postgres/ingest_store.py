@@ -14,7 +14,7 @@ import psycopg
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
 from mailmill.io.lake_writer import LakeWriter
-from mailmill.io.postgres import batch_files, contacts, generations, ingest, manifest
+from mailmill.io.postgres import batch_files, contacts, generations, ingest, manifest, withdrawals
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.recompute import recompute
 from mailmill.io.spool import spool
@@ -156,7 +156,7 @@ class IngestStore:
 
     # ------------------------------------------------------------ ContactStore
 
-    def load(self, source: SourceRow, batch: BatchRow) -> LoadCounts | None:
+    def load(self, source: SourceRow, batch: BatchRow, gone: pl.Series | None = None) -> LoadCounts | None:
         with self.database.transaction() as conn:
             self._be_patient(conn)
             try:
@@ -169,12 +169,39 @@ class IngestStore:
             if not taken.doubted.is_empty():
                 redone = recompute(conn, self.lake, source.tenant_id, taken.doubted, also=batch.id)
                 counts += LoadCounts(changed=redone.changed)
+            counts += LoadCounts(withdrawn=self._follow(conn, source, batch, files, gone))
             if not ingest.mark_loaded(conn, source, batch, counts, taken.seen_from):
                 conn.rollback()
                 return None
             # the contacts have these rows now, and the raw batch can give them again
             ingest.withdraw(conn, tenant_id=source.tenant_id, batch_id=batch.id, datasets=["validated"])
             return counts
+
+    def _follow(
+        self,
+        conn: psycopg.Connection,
+        source: SourceRow,
+        batch: BatchRow,
+        files: batch_files.Files,
+        gone: pl.Series | None,
+    ) -> int:
+        if withdrawals.any_of(conn, source):
+            for piece in batch_files.validated(self.lake, files):
+                withdrawals.take_back(conn, source, batch.id, piece["match_key"])
+        return 0 if gone is None else withdrawals.withdraw(conn, source, batch.id, gone)
+
+    def walk(self, source: SourceRow) -> list[BatchRow]:
+        with self.database.transaction() as conn:
+            return withdrawals.walk(conn, source)
+
+    def withdraw_absent(
+        self, source: SourceRow, batch_id: int, present: pl.Series, *, max_share: float
+    ) -> tuple[int, bool]:
+        with self.database.transaction() as conn:
+            absent, done = withdrawals.withdraw_absent(conn, source, batch_id, present, max_share)
+            if done:
+                withdrawals.compared(conn, source)
+            return absent, done
 
     def publish(self, tenant_id: int, now: datetime) -> Published:
         return generations.publish(self.database, self.lake, tenant_id, now, patience_s=self.patience_s)

@@ -49,7 +49,7 @@ def recompute(
     keys = before.select("id", "match_key")
     seen = sightings.of_contacts(conn, tenant_id, ids).join(keys, on="id", how="semi")
     spans = seen.group_by("source_id").agg(pl.col("first_seen").min(), pl.col("last_seen").max())
-    sources = {source.id: source for source in ingest.sources(conn) if source.tenant_id == tenant_id}
+    sources = {source.id: source for source in ingest.sources(conn, deleted=True) if source.tenant_id == tenant_id}
     history, unsure = History.empty(), [before["id"].clear()]
     for source_id, first_us, last_us in spans.sort("source_id").iter_rows():
         if source_id == without or source_id not in sources:

@@ -12,12 +12,18 @@ from mailmill.pipelines.ingest.ports import Feed, SourceRow
 
 
 def feed_of(
-    source: SourceRow, *, project: Path, secret: Callable[[str], str], files: Sequence[Path] = (), full: bool = False
+    source: SourceRow,
+    *,
+    project: Path,
+    secret: Callable[[str], str],
+    files: Sequence[Path] = (),
+    full: bool = False,
+    private: Sequence[str] = (),
 ) -> Feed:
     """The feed of a source.
 
     In:     project, which `folder` is relative to; secret resolves a reference; files, read in place of the folder;
-            full: an API from its beginning.
+            full: an API from its beginning; private: hosts and networks that may be reached although they are private.
     Raises: Misconfigured when there is nothing this source could be read from.
     """
     spec = source.spec
@@ -47,6 +53,8 @@ def feed_of(
             name=source.name,
             page_size=spec.page_size,
             timeout_s=spec.timeout_s,
+            private=tuple(private),
+            track=spec.on_delete == "withdraw",
         ),
         full=full,
     )

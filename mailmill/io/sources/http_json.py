@@ -1,23 +1,30 @@
-"""Scraper-Pro and Backlink Engine: HTTP JSON APIs with a key, pages and `updated_since` (docs/sources.md)."""
+"""Scraper-Pro and Backlink Engine: HTTP JSON APIs with a key, pages and `updated_since` (docs/sources.md).
+
+What the API has deleted it says by `deleted: true` or a `deleted_at`; such an item becomes a row that is rejected for
+the reason `withdrawn`. What a walk from the beginning shows no more is seen by comparing: the cursor names its batches.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import random
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 import orjson
+import polars as pl
 
 from mailmill.errors import Misconfigured, SourceUnavailable
+from mailmill.io.sources import connections
+from mailmill.io.sources.connections import Refused
 from mailmill.io.sources.manual import table_of
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
+from mailmill.pipelines.ingest.raw import RawTable
+from mailmill.pipelines.ingest.rejects import WITHDRAWN
 
 _CONTACT = ("email", "name", "phone", "page_url", "domain", "language", "category", "country", "found_at")
 RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path, documented fields
@@ -28,6 +35,8 @@ RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path,
     ),
 }
 _CURSOR_GONE = 410  # the page cursor is too old; the walk begins again
+_DELETED = ("deleted", "deleted_at")
+_FEW = 20  # items that say nothing about a field which all of them lack
 _REFUSED_ATTEMPTS = 3  # where nobody listens; with the default pauses that takes three seconds
 
 
@@ -44,6 +53,9 @@ class HttpSource:
     attempts: int = 6  # at one page
     backoff_s: float = 0.5
     max_wait_s: float = 60.0
+    max_waits_s: float = 900.0  # all of one walk's waits together
+    private: tuple[str, ...] = ()  # hosts and networks that may be reached although they are private
+    track: bool = False  # a walk from the beginning remembers its batches, to tell what is no more
     max_body: int = 64 * 2**20  # bytes of a page, unpacked
     rows_per_batch: int = 20_000  # pages are put together to batches of about so many rows
 
@@ -60,6 +72,7 @@ class HttpFeed:
 
     def __init__(self, config: HttpSource, *, full: bool = False) -> None:
         self._config, self._full = config, full
+        self._waited_s = 0.0
         path, self._fields = RESOURCES[config.type]
         self._endpoint = config.url.rstrip("/") + path
         self._place = f"{config.name} ({self._endpoint})" if config.name else self._endpoint
@@ -75,39 +88,75 @@ class HttpFeed:
         Raises: SourceUnavailable when the API does not answer in time or asks to wait longer than an import waits,
                 Misconfigured when it refuses the key or answers something else than docs/sources.md says.
         """
-        state: Cursor = {"updated_since": None, "page": None, "as_of": None} | (cursor or {})
-        items: list[dict[str, Any]] = []
+        state = self._beginning(cursor or {})
+        before, items = state, list[dict[str, Any]]()
         headers = {"X-API-Key": self._config.key, "Accept": "application/json", "User-Agent": "mailmill"}
-        with httpx.Client(headers=headers, timeout=self._config.timeout_s, follow_redirects=False) as client:
+        transport = connections.transport(self._config.private)
+        with httpx.Client(
+            headers=headers, timeout=self._config.timeout_s, follow_redirects=False, transport=transport
+        ) as client:
             while True:
                 page = self._page(client, state)
                 if page is None:  # begin the walk again; what comes twice is recognised
-                    state |= {"page": None, "as_of": None}
+                    state = {**state, "page": None, "as_of": None}
                     continue
                 if page.next_cursor is not None and page.next_cursor == state["page"]:
                     raise self._wrong("the answer repeats its own cursor")
-                items += page.items
-                state |= {"page": page.next_cursor, "as_of": state["as_of"] or page.as_of}
-                done = page.next_cursor is None
-                if done:
-                    state = {"updated_since": state["as_of"], "page": None, "as_of": None}
-                if items and (done or len(items) >= self._config.rows_per_batch):
-                    yield self._batch(items, dict(state))
+                if page.items and len(items) >= self._config.rows_per_batch:
+                    batch = self._batch(items, before)  # with what it carries the walk goes on from here
+                    state["full"] = batch.cursor["full"] if batch.cursor else None
+                    yield batch
                     items = []
-                if done:
+                items += page.items
+                state = {**state, "page": page.next_cursor, "as_of": state["as_of"] or page.as_of}
+                before = state
+                if page.next_cursor is None:
+                    if items:
+                        yield self._batch(items, self._ended(state))
                     return
 
+    def _beginning(self, cursor: Cursor) -> Cursor:
+        """Where the walk goes on. A walk from the beginning that was cut off goes on as one."""
+        state: Cursor = {"updated_since": None, "page": None, "as_of": None, "full": None} | cursor
+        if state["full"] and not state["full"]["done"]:
+            return state
+        if not self._full:
+            return state
+        full = {"keys": [], "done": False} if self._config.track else None
+        return {"updated_since": None, "page": None, "as_of": None, "full": full}
+
+    def _ended(self, state: Cursor) -> Cursor:
+        full = state["full"] and {**state["full"], "done": True}
+        return {"updated_since": state["as_of"], "page": None, "as_of": None, "full": full}
+
     def _batch(self, items: list[dict[str, Any]], cursor: Cursor) -> RawBatch:
-        table = table_of([{name: _text(value) for name, value in item.items()} for item in items])
-        missing = [name for name in self._fields if name not in table.columns]
+        table = self._table(items)
+        missing = [name for name in self._fields if not any(name in item for item in items)]
+        key = hashlib.sha256(orjson.dumps(items, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        full = cursor["full"]
+        if full and (not full["done"] or key not in full["keys"]):
+            full = {**full, "keys": [*full["keys"], key]}
         return RawBatch(
-            key=hashlib.sha256(orjson.dumps(items, option=orjson.OPT_SORT_KEYS)).hexdigest(),
+            key=key,
             origin=self._endpoint,
             seen_at=datetime.now(UTC),
             table=table,
-            cursor=cursor,
+            cursor={**cursor, "full": full},
             notes=(f"the API's answer lacks: {', '.join(missing)}",) if missing else (),
         )
+
+    def _table(self, items: list[dict[str, Any]]) -> RawTable:
+        gone = [_says_deleted(item) for item in items]
+        rows = [{name: _text(value) for name, value in item.items() if name not in _DELETED} for item in items]
+        if len(items) < _FEW:  # an API may leave out what is null
+            rows[0] = rows[0] | {name: None for name in self._fields if name not in rows[0]}
+        table = table_of(rows)
+        if not any(gone):
+            return table
+        told = [orjson.dumps(item).decode() if deleted else None for item, deleted in zip(items, gone, strict=True)]
+        raw = pl.Series(told, dtype=pl.String)
+        problem = pl.when(raw.is_not_null()).then(pl.lit(WITHDRAWN)).alias("problem")
+        return RawTable(frames=[table.frame.with_columns(problem, raw=raw)], columns=table.columns)
 
     def _page(self, client: httpx.Client, state: Mapping[str, Any]) -> _Page | None:
         """One page, tried until it comes or the attempts are used up. None: its cursor is gone."""
@@ -118,9 +167,11 @@ class HttpFeed:
             attempts, remedy = self._config.attempts, ""
             try:
                 status, headers, body = self._get(client, parameters)
-            except httpx.TransportError as error:
-                problem = self._told(error)
-                if _has_cause(error, ConnectionRefusedError):
+            except Refused as error:
+                raise Misconfigured(str(error), place=self._place, remedy=error.remedy) from None
+            except httpx.RequestError as error:
+                problem = connections.told(error, self._endpoint, self._config.timeout_s)
+                if connections.has_cause(error, ConnectionRefusedError):
                     attempts, remedy = min(attempts, _REFUSED_ATTEMPTS), "Start that service, or correct `url`. "
                     wait *= 2
             else:
@@ -130,33 +181,41 @@ class HttpFeed:
                 if status == 200:
                     page = self._read(body)
                     if page is not None:
+                        if page.next_cursor is not None:
+                            self._pause(connections.used_up_s(headers))
                         return page
                     problem = "the answer is no JSON"
                 else:
                     problem = f"HTTP {status}"
-                    wait = max(wait, _retry_after_s(headers))
-            if attempt >= attempts or wait > self._config.max_wait_s:
-                asked = f", and asks to wait {wait:.0f} s" if wait > self._config.max_wait_s else ""
-                raise SourceUnavailable(
-                    f"{self._place}: {problem}{asked} (tried {attempt} times)\n"
-                    f"  {remedy}What had come before is kept; the next import goes on from there.",
-                    retry_after_s=wait,
-                )
+                    wait = max(wait, connections.retry_after_s(headers), connections.used_up_s(headers))
+            if attempt >= attempts or not self._may_wait(wait):
+                asked = "" if self._may_wait(wait) else f", and asks to wait {wait:.0f} s"
+                raise self._unavailable(f"{problem}{asked} (tried {attempt} times)", remedy, wait)
             self._progress(f"{self._place}: {problem}, again in {wait:.1f} s")
-            time.sleep(wait)
+            self._sleep(wait)
         raise AssertionError("unreachable")
 
-    def _told(self, error: httpx.TransportError) -> str:
-        """A failed connection in our words."""
-        url = httpx.URL(self._endpoint)
-        place = f"{url.host}:{url.port or (443 if url.scheme == 'https' else 80)}"
-        if _has_cause(error, ConnectionRefusedError):
-            return f"nobody listens at {place}"
-        if _has_cause(error, socket.gaierror):
-            return f"there is no host {url.host}, or names cannot be looked up"
-        if isinstance(error, httpx.TimeoutException):
-            return f"no answer from {place} within {self._config.timeout_s:g} s"
-        return f"the connection to {place} failed ({type(error).__name__})"
+    def _may_wait(self, wait_s: float) -> bool:
+        return wait_s <= self._config.max_wait_s and self._waited_s + wait_s <= self._config.max_waits_s
+
+    def _pause(self, wait_s: float) -> None:
+        """Wait for the next window of the API's rate limit; the page is in, so a long one ends the import here."""
+        if wait_s <= 0:
+            return
+        if not self._may_wait(wait_s):
+            raise self._unavailable(f"its rate limit is used up for {wait_s:.0f} s", "", wait_s)
+        self._progress(f"{self._place}: its rate limit is used up, on in {wait_s:.1f} s")
+        self._sleep(wait_s)
+
+    def _sleep(self, wait_s: float) -> None:
+        self._waited_s += wait_s
+        time.sleep(wait_s)
+
+    def _unavailable(self, problem: str, remedy: str, wait_s: float) -> SourceUnavailable:
+        return SourceUnavailable(
+            f"{self._place}: {problem}\n  {remedy}What had come before is kept; the next import goes on from there.",
+            retry_after_s=wait_s,
+        )
 
     def _get(self, client: httpx.Client, parameters: Mapping[str, Any]) -> tuple[int, httpx.Headers, bytes]:
         """Status, headers and body; the body is read no further than its limits of size and time."""
@@ -200,22 +259,9 @@ class HttpFeed:
         return Misconfigured(message, place=self._place, remedy=remedy)
 
 
-def _has_cause(error: BaseException, kind: type[OSError]) -> bool:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, kind):
-        cause = cause.__cause__ or cause.__context__
-    return cause is not None
-
-
-def _retry_after_s(headers: httpx.Headers) -> float:
-    """Seconds of a Retry-After header in either of its forms; 0 without one. Source: RFC 9110 10.2.3."""
-    text = headers.get("retry-after", "")
-    if text.isdigit():
-        return float(text)
-    try:
-        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return 0.0
+def _says_deleted(item: Mapping[str, Any]) -> bool:
+    deleted = item.get("deleted")
+    return bool(item.get("deleted_at")) or deleted is True or str(deleted).lower() in ("true", "1")
 
 
 def _text(value: Any) -> str | None:

@@ -10,6 +10,7 @@ BUCKET_BITS = 16  # a file holds the contacts whose ids agree but for their last
 # why a tenant does not mail somebody, the gravest first
 GRAVEST = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "imported")
 ACTIVE = "active"
+WITHDRAWN = "withdrawn"  # every source of the contact has taken it back
 _TIME = pl.Datetime("us", "UTC")
 CONTACTS_SCHEMA = pl.Schema(
     {

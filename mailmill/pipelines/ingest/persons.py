@@ -13,7 +13,7 @@ import polars as pl
 
 from mailmill.pipelines.configuration.specs import LawfulBasis, MergeSpec
 from mailmill.pipelines.ingest.contacts import RANK
-from mailmill.pipelines.ingest.generations import ACTIVE, GRAVEST
+from mailmill.pipelines.ingest.generations import ACTIVE, GRAVEST, WITHDRAWN
 
 EDGES_SCHEMA = pl.Schema({"contact_id": pl.Int64(), "key": pl.Int128()})
 # contacts that are one person with another one; person_id is the lowest contact_id of them
@@ -107,7 +107,7 @@ def merged(rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame) -> pl.
         pl.col("first_seen", "created_at").min(),
         pl.col(_LATEST).max(),
         consent=pl.col("consent").sort_by(_order("consent", CONSENTS), nulls_last=True).first(),
-        status=pl.col("status").sort_by(_order("status", (*GRAVEST, ACTIVE))).first(),
+        status=pl.col("status").sort_by(_order("status", (*GRAVEST, ACTIVE, WITHDRAWN))).first(),
     )
     values = best.filter(pl.col("field").is_in(VALUES)).pivot(
         on="field", on_columns=list(VALUES), index="person_id", values="value"

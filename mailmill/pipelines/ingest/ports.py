@@ -119,6 +119,7 @@ class LoadCounts:
     changed: int = 0
     duplicates_within: int = 0
     duplicates_across: int = 0
+    withdrawn: int = 0  # contacts that the source says it has deleted
 
     def __add__(self, other: LoadCounts) -> LoadCounts:
         names = LoadCounts.__dataclass_fields__
@@ -191,8 +192,21 @@ class BatchStore(Protocol):
 class ContactStore(Protocol):
     """Takes validated batches into the contacts, and shows the contacts as a generation."""
 
-    def load(self, source: SourceRow, batch: BatchRow) -> LoadCounts | None:
-        """One validated batch in one transaction. None: somebody else had loaded it."""
+    def load(self, source: SourceRow, batch: BatchRow, gone: pl.Series | None = None) -> LoadCounts | None:
+        """One validated batch in one transaction. None: somebody else had loaded it.
+
+        In: gone, match keys of contacts that the batch says the source has deleted.
+        """
+        ...
+
+    def walk(self, source: SourceRow) -> list[BatchRow]:
+        """The batches of a walk from the source's beginning that waits to be compared with what it has given before."""
+        ...
+
+    def withdraw_absent(
+        self, source: SourceRow, batch_id: int, present: pl.Series, *, max_share: float
+    ) -> tuple[int, bool]:
+        """Withdraw what a walk did not show. Out: how many contacts; whether they were few enough to be withdrawn."""
         ...
 
     def publish(self, tenant_id: int, now: datetime) -> Published:
@@ -231,6 +245,7 @@ class Loaded:
 
     counts: LoadCounts
     withheld: tuple[BatchRow, ...] = ()  # more of them was rejected than the source allows
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,9 @@ REJECTED_SCHEMA = pl.Schema(
 )
 RAW_TEXT_LIMIT = 65_536
 
+WITHDRAWN = "withdrawn"
 REASONS = {
+    WITHDRAWN: "the source says that it has deleted this contact",
     # the line
     "ragged_line": "the line has more or fewer fields than the header",
     "broken_quote": "a quote opens and never closes, or text follows a closing quote",

@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 
+import polars as pl
+
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest import validation
+from mailmill.pipelines.ingest import validation, withdrawals
 from mailmill.pipelines.ingest.columns import changed, mapped
 from mailmill.pipelines.ingest.duplicates import Buckets
 from mailmill.pipelines.ingest.ports import (
@@ -186,11 +188,38 @@ def load(
             withheld.append(batch)
             progress(f"withheld {batch.origin}: {batch.rows_rejected:,} of {batch.rows_read:,} rows were rejected")
             continue
-        loaded = contacts.load(source, batch)
+        loaded = contacts.load(source, batch, _deleted(source, store, batch))
         if loaded is not None:
             counts += loaded
             progress(f"loaded {batch.origin}: {loaded.new:,} new contacts, {loaded.changed:,} changed")
-    return Loaded(counts=counts, withheld=tuple(withheld))
+    absent, notes = _follow_walk(source, store, contacts, force=force)
+    return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=notes)
+
+
+def _deleted(source: SourceRow, store: BatchStore, batch: BatchRow) -> pl.Series | None:
+    if source.spec.on_delete == "keep" or not batch.withdrawn:
+        return None
+    return withdrawals.said_deleted(store.raw(source, batch), batch_facts(source, batch))
+
+
+def _follow_walk(
+    source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool
+) -> tuple[int, tuple[str, ...]]:
+    """After a walk from the source's beginning, withdraw what it did not show. Out: how many contacts; what to say."""
+    walk = contacts.walk(source)
+    if not walk:
+        return 0, ()
+    if waiting := [batch.id for batch in walk if batch.state != "loaded"]:
+        return 0, (f"what the API has no more is seen once batch {', '.join(map(str, waiting))} is loaded",)
+    present = withdrawals.present((store.raw(source, batch), batch_facts(source, batch)) for batch in walk)
+    share = 1.0 if force else withdrawals.MAX_ABSENT_SHARE
+    absent, done = contacts.withdraw_absent(source, walk[-1].id, present, max_share=share)
+    if done:
+        return absent, ()
+    return 0, (
+        f"the API shows {absent:,} contacts no more, more than half of what it had given: they stay; "
+        "if it is meant, run this again with --force",
+    )
 
 
 def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import polars as pl
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest.generations import GRAVEST
+from mailmill.pipelines.ingest.generations import GRAVEST, WITHDRAWN
 from mailmill.pipelines.target.segments import custom_field
 from mailmill.pipelines.target.templates import CONSTANTS, TemplateFacts
 
@@ -27,7 +27,7 @@ SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String(
 
 # Why a contact is not mailed; the first that applies is the one that counts.
 SUPPRESSED = GRAVEST
-REASONS = ("no_email", "invalid", *SUPPRESSED, "duplicate")
+REASONS = ("no_email", "invalid", *SUPPRESSED, WITHDRAWN, "duplicate")
 
 CONTACT_FIELDS = ("email", "phone", "name", "language", "category", "country", "time_zone")
 MAX_NAMED = 40  # names in a remedy
@@ -72,7 +72,8 @@ def judged(members: pl.LazyFrame, suppressions: pl.DataFrame) -> pl.DataFrame:
     ).with_columns(
         excluded=pl.when(pl.col("email").is_null()).then(pl.lit("no_email"))
         .when(pl.col("verdict") == "invalid").then(pl.lit("invalid"))
-        .otherwise("suppressed")
+        .when(pl.col("suppressed").is_not_null()).then("suppressed")
+        .when(pl.col("status") == WITHDRAWN).then(pl.lit(WITHDRAWN))
     )  # fmt: skip
     # the first of several contacts with one address is mailed, whatever kept the others out
     twice = pl.col("excluded").is_null() & (pl.int_range(pl.len()).over("address_key", "excluded") > 0)

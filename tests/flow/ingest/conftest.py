@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from mailmill.cli import ingest as ingest_verbs
 from mailmill.cli import rejects as rejects_verbs
+from mailmill.cli import sources as sources_verbs
 from mailmill.cli.app import app
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
@@ -128,7 +129,7 @@ def installed(mill: Mill, database: Database, tmp_path: Path, monkeypatch: pytes
     url = database.conninfo("owner")
     made = Installation(Settings(home=tmp_path / "home", project=mill.folder, database_url=SecretStr(url)))
     made.__dict__.update(database=database, any_database=database, lake=mill.lake)
-    for module in (ingest_verbs, rejects_verbs):
+    for module in (ingest_verbs, rejects_verbs, sources_verbs):
         monkeypatch.setattr(module, "installation", lambda: made)
     for name in ("DAGSTER_HOME", "MAILMILL_DAGSTER_STORAGE", "DAGSTER_DISABLE_TELEMETRY"):
         monkeypatch.setenv(name, "")  # so that what a run sets is taken back

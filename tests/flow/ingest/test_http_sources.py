@@ -55,8 +55,8 @@ def served(kind: str = "scraper_pro", *, count: int = 50, **options) -> Iterator
 
 
 def feed(url: str, kind: str = "scraper_pro", **settings) -> HttpFeed:
-    quick = {"page_size": 10, "timeout_s": 2.0, "backoff_s": 0.01, "attempts": 4}
-    return HttpFeed(HttpSource(url=url, type=kind, key=KEY, **(quick | settings)))
+    quick = {"page_size": 10, "timeout_s": 2.0, "backoff_s": 0.01, "attempts": 4, "private": ("127.0.0.1",)}
+    return HttpFeed(HttpSource(url=url, type=kind, **({"key": KEY} | quick | settings)))
 
 
 def source_of(mill, kind: str = "scraper_pro"):
@@ -139,7 +139,7 @@ def test_P04_an_api_whose_columns_changed_says_so_and_loses_nothing(mill):
 
 def test_a_wrong_key_is_said_without_showing_it():
     with served() as url, pytest.raises(Misconfigured) as caught:
-        list(HttpFeed(HttpSource(url=url, type="scraper_pro", key="wrong-secret")).batches(None))
+        list(feed(url, key="wrong-secret").batches(None))
     assert "refuses the key" in str(caught.value) and "wrong-secret" not in str(caught.value)
 
 

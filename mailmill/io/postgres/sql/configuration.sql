@@ -6,6 +6,7 @@ SELECT pg_advisory_xact_lock(hashtextextended('mailmill:apply', 0));
 -- Everything that YAML files describe, as (kind, tenant's slug, slug, spec, a campaign's state).
 SELECT 'tenant' AS kind, slug AS tenant, '' AS slug, spec, NULL AS state FROM tenants
 UNION ALL SELECT 'source', t.slug, x.slug, x.spec, NULL FROM sources x JOIN tenants t ON t.id = x.tenant_id
+  WHERE x.deleted_at IS NULL
 UNION ALL SELECT 'transport', t.slug, x.slug, x.spec, NULL FROM transports x JOIN tenants t ON t.id = x.tenant_id
 UNION ALL SELECT 'identity', t.slug, x.slug, x.spec, NULL FROM identities x JOIN tenants t ON t.id = x.tenant_id
 UNION ALL SELECT 'template', t.slug, x.slug, x.spec, NULL FROM templates x JOIN tenants t ON t.id = x.tenant_id
@@ -27,10 +28,14 @@ ON CONFLICT (slug) DO UPDATE SET name = excluded.name, postal_address = excluded
   time_zone = excluded.time_zone, spec = excluded.spec, applied_at = clock_timestamp();
 
 -- name: put_source
+-- One that was deleted comes back, and with it the contacts that its deletion took back; it is read from its beginning.
+WITH back AS (
+  DELETE FROM withdrawals w USING sources s JOIN tenants t ON t.id = s.tenant_id
+   WHERE t.slug = %(tenant)s AND s.slug = %(slug)s AND s.deleted_at IS NOT NULL AND w.source_id = s.id AND w.batch_id = 0)
 INSERT INTO sources (tenant_id, slug, kind, priority, spec)
 SELECT id, %(slug)s, %(spec)s->>'type', (%(spec)s->>'priority')::smallint, %(spec)s FROM tenants WHERE slug = %(tenant)s
 ON CONFLICT (tenant_id, slug) DO UPDATE SET priority = excluded.priority, spec = excluded.spec,
-  applied_at = clock_timestamp();
+  deleted_at = NULL, applied_at = clock_timestamp();
 
 -- name: put_tag
 -- Describing a tag again takes it back into use; contacts get it with the next load that says so.
@@ -84,7 +89,7 @@ SELECT slug, id FROM tenants WHERE slug = ANY (%(slugs)s);
 
 -- name: tenants
 SELECT t.slug, t.name, t.time_zone, t.applied_at,
-       (SELECT count(*) FROM sources x WHERE x.tenant_id = t.id) AS sources,
+       (SELECT count(*) FROM sources x WHERE x.tenant_id = t.id AND x.deleted_at IS NULL) AS sources,
        (SELECT count(*) FROM segments x WHERE x.tenant_id = t.id) AS segments,
        (SELECT count(*) FROM campaigns x WHERE x.tenant_id = t.id) AS campaigns,
        (SELECT count(*) FROM contacts x WHERE x.tenant_id = t.id) AS contacts

@@ -1,6 +1,6 @@
 -- name: sources
 SELECT t.slug AS tenant, s.slug, s.kind, s.spec->>'folder' AS folder
-  FROM sources s JOIN tenants t ON t.id = s.tenant_id ORDER BY t.slug, s.slug;
+  FROM sources s JOIN tenants t ON t.id = s.tenant_id WHERE s.deleted_at IS NULL ORDER BY t.slug, s.slug;
 
 -- name: tenants
 SELECT slug AS tenant, '' AS slug FROM tenants ORDER BY slug;

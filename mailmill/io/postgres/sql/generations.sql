@@ -34,6 +34,16 @@ SELECT DISTINCT ON (c.id) c.id, s.reason
    AND s.scope_campaign_id IS NULL AND (s.expires_at IS NULL OR s.expires_at > %(now)s)
  ORDER BY c.id, array_position(%(gravest)s::text[], s.reason);
 
+-- name: fill_withdrawn
+-- Contacts that none of their sources stands for any more.
+INSERT INTO shown
+SELECT DISTINCT w.contact_id, 'withdrawn' FROM withdrawals w
+ WHERE w.tenant_id = %(tenant_id)s
+   AND NOT EXISTS (SELECT FROM contact_sources s
+                    WHERE s.tenant_id = %(tenant_id)s AND s.block = w.contact_id >> 6 AND s.contact_id = w.contact_id
+                      AND NOT EXISTS (SELECT FROM withdrawals x WHERE x.contact_id = s.contact_id AND x.source_id = s.source_id))
+ON CONFLICT (contact_id) DO NOTHING;
+
 -- name: fingerprints
 -- A row's transaction number changes with every change of the row, so this changes with any row a bucket is made of. What
 -- a source vouches for as a whole is written with the sightings it is about.
@@ -57,6 +67,10 @@ SELECT bucket, string_agg(concat(what, ':', n, ':', hash), ' ' ORDER BY what) AS
                  WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason IN ('unsubscribed', 'complained')) w
           JOIN contacts c ON c.tenant_id = %(tenant_id)s AND c.match_key = w.address_key GROUP BY 2
         UNION ALL
+        SELECT 'withdrawals', contact_id >> %(bits)s, count(*),
+               bit_xor(hashxidextended(xmin, hashint8extended(contact_id, source_id)))
+          FROM withdrawals WHERE tenant_id = %(tenant_id)s GROUP BY 2
+        UNION ALL
         SELECT 'shown', contact_id >> %(bits)s, count(*), bit_xor(hashtextextended(reason, contact_id))
           FROM shown GROUP BY 2) p
  GROUP BY bucket HAVING bool_or(what = 'contacts') ORDER BY bucket;
@@ -72,13 +86,14 @@ COPY (
 ) TO STDOUT (FORMAT csv);
 
 -- name: sightings
+-- A source that has withdrawn a contact is none of its sources any more, though it was.
 COPY (
-  SELECT contact_id, source_id, (date_part('epoch', first_seen) * 1000000)::bigint,
-         (date_part('epoch', last_seen) * 1000000)::bigint
-    FROM contact_sources
-   WHERE tenant_id = %(tenant_id)s
-     AND ((block BETWEEN %(first)s::bigint >> 6 AND %(last)s::bigint >> 6 AND contact_id BETWEEN %(first)s AND %(last)s)
-          OR (block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(others)s::bigint[]) id)) AND contact_id = ANY(%(others)s::bigint[])))
+  SELECT s.contact_id, CASE WHEN w.contact_id IS NULL THEN s.source_id END,
+         (date_part('epoch', s.first_seen) * 1000000)::bigint, (date_part('epoch', s.last_seen) * 1000000)::bigint
+    FROM contact_sources s LEFT JOIN withdrawals w ON w.contact_id = s.contact_id AND w.source_id = s.source_id
+   WHERE s.tenant_id = %(tenant_id)s
+     AND ((s.block BETWEEN %(first)s::bigint >> 6 AND %(last)s::bigint >> 6 AND s.contact_id BETWEEN %(first)s AND %(last)s)
+          OR (s.block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(others)s::bigint[]) id)) AND s.contact_id = ANY(%(others)s::bigint[])))
 ) TO STDOUT (FORMAT csv);
 
 -- name: engagement

@@ -2,7 +2,8 @@
 -- Sources by tenant, slug and kind; a null means any.
 SELECT s.id, s.tenant_id, t.slug AS tenant, s.slug, s.priority, s.spec
   FROM sources s JOIN tenants t ON t.id = s.tenant_id
- WHERE (%(tenant)s::text IS NULL OR t.slug = %(tenant)s) AND (%(slug)s::text IS NULL OR s.slug = %(slug)s)
+ WHERE (%(deleted)s OR s.deleted_at IS NULL)
+   AND (%(tenant)s::text IS NULL OR t.slug = %(tenant)s) AND (%(slug)s::text IS NULL OR s.slug = %(slug)s)
    AND (%(kind)s::text IS NULL OR s.kind = %(kind)s)
  ORDER BY t.slug, s.slug;
 

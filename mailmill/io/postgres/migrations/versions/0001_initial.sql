@@ -24,6 +24,7 @@ CREATE TABLE sources (
   cursor jsonb,                                 -- how far an HTTP source was read; moves with the rows it covers
   last_error text,                              -- of its last import, null when that went well
   last_error_at timestamptz,
+  deleted_at timestamptz,                       -- its contacts still name it; applying it again brings it back
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (tenant_id, slug)
 );
@@ -175,6 +176,17 @@ CREATE TABLE domains (
   problem text,                                 -- of the last try: timeout, servfail, refused …
   changed_at timestamptz NOT NULL DEFAULT clock_timestamp()   -- when state or provider last became another
 );
+
+-- A source's last word about a contact: it has it no more. A contact all of whose sources say so is mailed by nobody.
+CREATE TABLE withdrawals (
+  contact_id bigint NOT NULL REFERENCES contacts ON DELETE CASCADE,
+  source_id int NOT NULL,
+  tenant_id int NOT NULL,
+  batch_id bigint NOT NULL,                     -- which said so; 0: a person deleted the source
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  PRIMARY KEY (contact_id, source_id)
+);
+CREATE INDEX withdrawals_source ON withdrawals (source_id);
 
 -- A file of the lake is visible because it stands here, never because it lies in a folder.
 CREATE TABLE manifest (

@@ -1,0 +1,84 @@
+"""The verbs about sources: what each has given and what waits with it, and deleting one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mailmill.cli.app import Json, OrShow, answer_json, answer_table, app, installation
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import sources
+from mailmill.pipelines.ingest import stage
+
+group = typer.Typer(cls=OrShow, help="Where contacts come from: what each source has given, and deleting one.")
+app.add_typer(group, name="sources")
+
+
+@group.command("show")
+def show(json: Json = False) -> None:
+    """Each source with its contacts, batches, the last one, what waits for a person, and the last error."""
+    with installation().database.transaction() as conn:
+        found = sources.overview(conn)
+    if json:
+        answer_json(found)
+        return
+    answer_table([{name: value for name, value in row.items() if name not in ("held", "withheld")}
+                  | {"held": len(row["held"]), "withheld": len(row["withheld"])} for row in found])  # fmt: skip
+    for row in found:
+        for line in waiting(row):
+            print(line)
+
+
+def waiting(row: Mapping[str, Any]) -> list[str]:
+    """What a person should look at, a line each. In: a row of `sources.overview`."""
+    name = row["source"]
+    held = [
+        f"{name}: batch {one['batch']} ({one['origin']}) is held: {one['why']}; "
+        f"`mailmill ingest {name} --accept-columns`"
+        for one in row["held"]
+    ]
+    withheld = [
+        f"{name}: batch {one['batch']} ({one['origin']}) is withheld: {one['rejected']:,} of {one['read']:,} rows were "
+        f"rejected; `mailmill rejects {one['batch']}`, then `mailmill ingest {name} --force`"
+        for one in row["withheld"]
+    ]
+    return held + withheld
+
+
+@group.command("delete")
+def delete(
+    source: Annotated[str, typer.Argument(help="tenant/source")],
+    contacts: Annotated[
+        Literal["keep", "withdraw", "remove"] | None,
+        typer.Option(help="What becomes of its contacts: they stay, it takes them back, or what it gave goes."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Delete a source. Its batches stay, as what its contacts came from; files that still name it bring it back.
+
+    Contacts that are withdrawn by every one of their sources stay, with the status `withdrawn`, and are not mailed.
+    With `remove` they go, and contacts of other sources too are made anew without what this one said of them.
+    """
+    mill = installation()
+    with mill.database.transaction() as conn:
+        row = sources.source(conn, source)
+        sources.hold(conn, row)
+        known = sources.contacts_of(conn, row)
+        if known and contacts is None:
+            raise Misconfigured(
+                f"{row.name} stands for {known:,} contacts; say what becomes of them",
+                place="--contacts",
+                remedy="keep: they stay as they are. withdraw: whom no other source knows is not mailed any more. "
+                "remove: whom no other source knows goes, and the others lose what this one gave them.",
+            )
+        withdrawn = sources.withdraw_all(conn, row) if contacts == "withdraw" else 0
+        removed, changed = sources.remove_contacts(conn, mill.lake, row) if contacts == "remove" else (0, 0)
+        sources.delete(conn, row)
+    if contacts in ("withdraw", "remove"):
+        stage.publish_contacts(row.tenant_id, mill.ingest, now=datetime.now(UTC))
+    answer = {"deleted": row.name, "contacts": contacts or "keep", "withdrawn": withdrawn, "removed": removed,
+              "changed": changed}  # fmt: skip
+    answer_json(answer) if json else answer_table([answer])

@@ -1,0 +1,67 @@
+"""Sources as an operator sees them, and the end of one. The caller owns the transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from mailmill.errors import StoreUnavailable
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import sightings
+from mailmill.io.postgres.ingest import source
+from mailmill.io.postgres.recompute import recompute
+from mailmill.io.postgres.sql import statements
+from mailmill.io.postgres.withdrawals import SQL as WITHDRAWALS
+from mailmill.pipelines.ingest.ports import SourceRow
+
+__all__ = ["contacts_of", "delete", "hold", "overview", "remove_contacts", "source", "withdraw_all"]
+SQL = statements("sources")
+AT_ONCE = 200_000  # contacts made anew; decides how much memory it takes
+
+
+def overview(conn: psycopg.Connection) -> list[dict[str, Any]]:
+    """Each source with counts, its last batch and error, and the batches that wait for a person."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(SQL["overview"]).fetchall()
+
+
+def hold(conn: psycopg.Connection, row: SourceRow) -> None:
+    """Keep imports of it off until the transaction ends.
+
+    Raises: StoreUnavailable when one is running.
+    """
+    found = conn.execute(SQL["hold"], {"source_id": row.id}).fetchone()
+    if not (found and found[0]):
+        raise StoreUnavailable(f"an import of {row.name} is running; try again when it is done")
+
+
+def contacts_of(conn: psycopg.Connection, row: SourceRow) -> int:
+    """How many contacts it stands for."""
+    found = conn.execute(SQL["contacts_of"], _facts(row)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def withdraw_all(conn: psycopg.Connection, row: SourceRow) -> int:
+    """It takes back every contact. Out: how many."""
+    return conn.execute(WITHDRAWALS["of_source"], _facts(row)).rowcount
+
+
+def remove_contacts(conn: psycopg.Connection, lake: Lake, row: SourceRow) -> tuple[int, int]:
+    """What it gave goes. Out: contacts that no other source knew, now gone; contacts whose values are others now."""
+    removed = changed = 0
+    ids = sightings.of_source(conn, row.tenant_id, row.id)["id"]
+    for start in range(0, len(ids), AT_ONCE):
+        done = recompute(conn, lake, row.tenant_id, ids.slice(start, AT_ONCE), without=row.id)
+        removed, changed = removed + done.removed, changed + done.changed
+    conn.execute(SQL["unname_batches"], _facts(row))
+    return removed, changed
+
+
+def delete(conn: psycopg.Connection, row: SourceRow) -> None:
+    conn.execute(SQL["delete"], _facts(row))
+
+
+def _facts(row: SourceRow) -> dict[str, object]:
+    return {"tenant_id": row.tenant_id, "source_id": row.id}

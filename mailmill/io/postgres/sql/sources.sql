@@ -1,0 +1,41 @@
+-- Sources as an operator sees them.
+
+-- name: overview
+SELECT t.slug || '/' || s.slug AS source, s.kind AS type,
+       (SELECT count(*) FROM contact_sources c WHERE c.tenant_id = s.tenant_id AND c.source_id = s.id)
+       - (SELECT count(*) FROM withdrawals w WHERE w.source_id = s.id) AS contacts,
+       coalesce(b.batches, 0) AS batches, coalesce(b.rows_read, 0)::bigint AS rows_read,
+       coalesce(b.rows_rejected, 0)::bigint AS rows_rejected, b.last_batch, b.last_batch_at,
+       coalesce(b.held, '[]') AS held, coalesce(b.withheld, '[]') AS withheld, s.last_error, s.last_error_at
+  FROM sources s JOIN tenants t ON t.id = s.tenant_id
+  LEFT JOIN LATERAL (
+    SELECT count(*) AS batches, sum(b.rows_read) AS rows_read, sum(b.rows_rejected) AS rows_rejected,
+           (array_agg(b.origin ORDER BY b.id DESC))[1] AS last_batch,
+           (array_agg(coalesce(b.loaded_at, b.seen_at) ORDER BY b.id DESC))[1] AS last_batch_at,
+           jsonb_agg(jsonb_build_object('batch', b.id, 'origin', b.origin, 'why',
+             (SELECT m.facts ->> 'surprise' FROM manifest m WHERE m.batch_id = b.id AND m.dataset = 'raw' LIMIT 1)) ORDER BY b.id)
+             FILTER (WHERE b.state = 'held') AS held,
+           jsonb_agg(jsonb_build_object('batch', b.id, 'origin', b.origin, 'read', b.rows_read, 'rejected', b.rows_rejected)
+             ORDER BY b.id)
+             FILTER (WHERE b.state = 'validated' AND b.rows_accepted > 0
+               AND b.rows_rejected - coalesce((b.reject_reasons ->> 'withdrawn')::bigint, 0)
+                   > (s.spec ->> 'max_reject_share')::float8 * b.rows_read) AS withheld
+      FROM batches b WHERE b.source_id = s.id) b ON true
+ WHERE s.deleted_at IS NULL
+ ORDER BY t.slug, s.slug;
+
+-- name: hold
+SELECT pg_try_advisory_xact_lock(hashtextextended('mailmill:source:' || %(source_id)s::text, 0));
+
+-- name: contacts_of
+SELECT count(*) FROM contact_sources s
+ WHERE s.tenant_id = %(tenant_id)s AND s.source_id = %(source_id)s
+   AND NOT EXISTS (SELECT FROM withdrawals w WHERE w.contact_id = s.contact_id AND w.source_id = s.source_id);
+
+-- name: delete
+UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, last_error = NULL, last_error_at = NULL
+ WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+
+-- name: unname_batches
+-- Should the source come back, the same content is to be taken in again.
+UPDATE batches SET key = key || ':removed:' || id WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s;

@@ -1,0 +1,221 @@
+"""What a source takes back: deletions an API tells, contacts it shows no more, and a source that is deleted."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request, Response
+
+from mailmill.errors import Misconfigured, SourceUnavailable
+from mailmill.io.sources.http_json import HttpFeed, HttpSource
+from mailmill.pipelines.ingest import stage
+
+ANN, BOB, CY, DEE = ({"email": f"{name}@x.org", "name": name} for name in ("ann", "bob", "cy", "dee"))
+
+
+class Api:
+    """A contact API that answers with what a test puts into it; a walk sees `items`, a later one `changed`."""
+
+    def __init__(self) -> None:
+        self.items: list[dict] = []
+        self.changed: list[dict] = []  # since the last walk
+        self.headers: dict[str, str] = {}
+        self.asked: list[dict] = []
+        self.redirect = ""
+        self.url = ""
+
+    def app(self) -> FastAPI:
+        app = FastAPI()
+
+        @app.get("/v1/contacts")
+        def page(request: Request, limit: int, cursor: int = 0, updated_since: str | None = None) -> Response:
+            self.asked.append(dict(request.query_params))
+            if self.redirect:
+                return Response(status_code=302, headers={"location": self.redirect})
+            items = self.changed if updated_since else self.items
+            end = cursor + limit
+            following = str(end) if end < len(items) else None
+            body = {"items": items[cursor:end], "next_cursor": following, "as_of": f"t{len(self.asked)}"}
+            return Response(json.dumps(body), headers=self.headers)
+
+        return app
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    made = Api()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(made.app(), log_level="error", lifespan="off", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        made.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield made
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def source(mill, api):
+    return mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", on_delete="withdraw")
+
+
+def sync(mill, source, api, *, full: bool = False, **settings):
+    chosen = {"page_size": 2, "private": ("127.0.0.1",), "backoff_s": 0.01} | settings
+    track = source.spec.on_delete == "withdraw"
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", track=track, **chosen)
+    return mill.run(source, HttpFeed(config, full=full))
+
+
+def standing(mill) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """match key -> (status, sources) in the generation."""
+    rows = mill.generation().select("match_key", "status", "sources").iter_rows()
+    return {key: (status, tuple(sources)) for key, status, sources in rows}
+
+
+@pytest.mark.parametrize("tombstone", [{"deleted": True}, {"deleted_at": "2026-11-01T00:00:00Z"}, {"deleted": "true"}])
+def test_P03_what_an_api_says_it_has_deleted_loses_that_source_and_comes_back_when_it_is_named_again(
+    mill, source, api, tombstone
+) -> None:
+    mill.read(mill.source("list"), "email\nbob@x.org\n")
+    api.items = [ANN, BOB, CY]
+    sync(mill, source, api)
+    api.changed = [ANN | tombstone, BOB | tombstone]
+    done = sync(mill, source, api)
+    assert (done.loaded.counts.withdrawn, done.loaded.withheld) == (2, ())
+    assert standing(mill) == {
+        "ann@x.org": ("withdrawn", ()), "bob@x.org": ("active", ("list",)), "cy@x.org": ("active", ("api",)),
+    }  # fmt: skip
+    assert [(row["reason"], json.loads(row["raw"])["email"]) for row in mill.rejected()] == [
+        ("withdrawn", "ann@x.org"), ("withdrawn", "bob@x.org"),
+    ]  # fmt: skip
+    api.changed = [ANN | {"deleted": False, "deleted_at": None}]
+    sync(mill, source, api)
+    assert standing(mill)["ann@x.org"] == ("active", ("api",))
+    assert "deleted" not in mill.contacts()["ann@x.org"]["fields"]
+
+
+def test_P03_a_full_sync_withdraws_what_is_there_no_more_and_only_that(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY, DEE, *({"email": f"p{n}@x.org"} for n in range(6))]
+    sync(mill, source, api)
+    api.items = [one for one in api.items if one not in (ANN, BOB)]
+    api.changed = []
+    assert sync(mill, source, api).loaded.counts.withdrawn == 0
+    assert sync(mill, source, api, full=True).loaded.counts.withdrawn == 2
+    assert {key for key, (status, _) in standing(mill).items() if status == "withdrawn"} == {"ann@x.org", "bob@x.org"}
+    api.items = [*api.items, ANN]
+    sync(mill, source, api, full=True)  # content that had come before counts as shown too
+    assert {key for key, (status, _) in standing(mill).items() if status == "withdrawn"} == {"bob@x.org"}
+
+
+def test_a_full_sync_that_shows_less_than_half_withdraws_nobody_until_a_person_says_so(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY, DEE]
+    sync(mill, source, api)
+    api.items = [ANN]
+    done = sync(mill, source, api, full=True)
+    assert "3 contacts no more" in done.loaded.notes[0]
+    assert {status for status, _ in standing(mill).values()} == {"active"}
+    assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 3
+    assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 0
+
+
+def test_P02_a_full_sync_that_broke_goes_on_as_one_and_still_sees_what_is_absent(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY, DEE, *({"email": f"p{n}@x.org"} for n in range(6))]
+    sync(mill, source, api)
+    api.items = api.items[1:]
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",), track=True, page_size=2,
+                        rows_per_batch=2)  # fmt: skip
+    first = next(iter(HttpFeed(config, full=True).batches({"updated_since": "t1"})))
+    mill.store.keep(source, first)  # and then the process dies
+    before = len(api.asked)
+    assert sync(mill, source, api, rows_per_batch=2).loaded.counts.withdrawn == 1  # no --full: it goes on
+    assert [query.get("cursor") for query in api.asked[before:]] == ["2", "4", "6", "8"]
+    assert standing(mill)["ann@x.org"][0] == "withdrawn"
+    assert sum(status == "active" for status, _ in standing(mill).values()) == 9
+
+
+def test_on_delete_keep_keeps(mill, api) -> None:
+    source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY")
+    api.items, api.changed = [ANN, BOB, CY], [ANN | {"deleted": True}]
+    sync(mill, source, api)
+    sync(mill, source, api)
+    api.items = [BOB, CY]
+    sync(mill, source, api, full=True)
+    assert {status for status, _ in standing(mill).values()} == {"active"}
+
+
+def test_a_walk_whose_last_page_is_empty_still_ends(mill, source, api) -> None:
+    api.items = [ANN, BOB]
+    app_page = {"items": [], "next_cursor": None, "as_of": "t9"}
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", rows_per_batch=2)
+    feed = HttpFeed(config)
+    pages = [{"items": [ANN, BOB], "next_cursor": "2", "as_of": "t1"}, app_page]
+    feed._page = lambda client, state: feed._read(json.dumps(pages.pop(0)).encode())  # type: ignore[method-assign]
+    [batch] = feed.batches(None)
+    assert isinstance(batch.cursor, dict) and (batch.cursor["updated_since"], batch.cursor["page"]) == ("t1", None)
+
+
+# ---------------------------------------------------------------- limits and places
+
+
+def test_a_used_up_rate_limit_is_waited_for_before_the_next_page(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY]
+    api.headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "0.2"}
+    begun = time.monotonic()
+    assert sync(mill, source, api).received.rows == 3
+    assert time.monotonic() - begun >= 0.2
+    api.headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 3600)}
+    with pytest.raises(SourceUnavailable, match=r"rate limit is used up for 3[56]\d\d s") as caught:
+        sync(mill, source, api, full=True)
+    assert caught.value.retry_after_s > 3000
+
+
+def test_F17_a_redirect_is_not_followed(mill, source, api) -> None:
+    api.redirect = "http://169.254.169.254/latest/meta-data/"
+    with pytest.raises(Misconfigured, match="HTTP 302"):
+        sync(mill, source, api)
+
+
+def test_F17_a_private_address_is_refused_unless_the_operator_allowed_it(mill, source, api) -> None:
+    for private in ((), ("10.0.0.0/8",), ("localhost",)):
+        with pytest.raises(Misconfigured, match=r"127\.0\.0\.1 is private"):
+            sync(mill, source, api, private=private)
+    assert api.asked == []
+
+
+# ---------------------------------------------------------------- deleting a source
+
+
+def test_a_source_with_contacts_is_not_deleted_without_saying_what_becomes_of_them(mill, mailmill) -> None:
+    mill.read(mill.source("list"), "email\nann@x.org\nbob@x.org\n")
+    mill.read(mill.source("other"), "email\nbob@x.org\n")
+    with pytest.raises(Misconfigured, match="stands for 2 contacts"):
+        mailmill("sources", "delete", "acme/list")
+    assert json.loads(mailmill("sources", "delete", "acme/list", "--contacts", "withdraw", "--json"))["withdrawn"] == 2
+    assert standing(mill) == {"ann@x.org": ("withdrawn", ()), "bob@x.org": ("active", ("other",))}
+    with pytest.raises(Misconfigured, match=r"no source 'acme/list'.*"):
+        mailmill("ingest", "acme/list")
+    assert [row["source"] for row in json.loads(mailmill("sources", "--json"))] == ["acme/other"]
+    mailmill("sources", "delete", "acme/other", "--contacts", "keep")
+    assert standing(mill)["bob@x.org"] == ("active", ("other",))
+    assert "nothing" in mailmill("sources")
+
+
+def test_removing_what_a_source_gave_leaves_what_others_say_and_the_file_may_come_again(mill, mailmill) -> None:
+    mill.read(mill.source("list", priority=5), "email,name\nann@x.org,Ann\nbob@x.org,Robert\n")
+    mill.read(mill.source("other"), "email,name\nbob@x.org,Bob\n")
+    answer = json.loads(mailmill("sources", "delete", "acme/list", "--contacts", "remove", "--json"))
+    assert (answer["removed"], answer["changed"]) == (1, 1)
+    assert {key: row["name"] for key, row in mill.contacts().items()} == {"bob@x.org": "Bob"}
+    assert standing(mill) == {"bob@x.org": ("active", ("other",))}
+    mill.rows("UPDATE sources SET deleted_at = NULL WHERE slug = 'list' RETURNING id")
+    mill.read(mill.source("list", priority=5), "email,name\nann@x.org,Ann\nbob@x.org,Robert\n")
+    assert {key: row["name"] for key, row in mill.contacts().items()} == {"ann@x.org": "Ann", "bob@x.org": "Robert"}
