@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 
-from dnslib import AAAA, CNAME, MX, QTYPE, RCODE, RR, SOA, A, DNSRecord
+from dnslib import AAAA, CNAME, MX, QTYPE, RCODE, RR, SOA, TXT, A, DNSRecord
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
 
 SOA_MINIMUM = 900
@@ -61,10 +61,16 @@ class Zone(BaseResolver):
                 preference, _, host = value.partition(" ")
                 reply.add_answer(RR(name, QTYPE.MX, rdata=MX(host, int(preference)), ttl=self.ttl))
             elif type_ == kind:
-                reply.add_answer(RR(name, QTYPE.reverse[kind], rdata={"A": A, "AAAA": AAAA}[kind](value), ttl=self.ttl))
+                made = {"A": A, "AAAA": AAAA, "TXT": _txt}[kind](value)
+                reply.add_answer(RR(name, QTYPE.reverse[kind], rdata=made, ttl=self.ttl))
         if not reply.rr and not reply.auth:
             times = (1, 3600, 600, 86400, SOA_MINIMUM)
             reply.add_auth(RR(".", QTYPE.SOA, rdata=SOA("ns.zone.", "root.zone.", times), ttl=SOA_MINIMUM))
+
+
+def _txt(value: str) -> TXT:
+    """In strings of at most 255 octets, as DNS has them."""
+    return TXT([value[at : at + 255].encode() for at in range(0, len(value), 255)])
 
 
 class _Unanswered(Exception):

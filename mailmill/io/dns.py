@@ -16,9 +16,11 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rdtypes.ANY.MX
+import dns.rdtypes.ANY.TXT
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.domains import Answer
+from mailmill.pipelines.target.preflight import DnsSilent, Kind, Question
 
 PORT = 53
 SETTING = "MAILMILL_RESOLVER"
@@ -65,6 +67,24 @@ class DnsResolver:
             for _ in islice(domains, self.concurrency):
                 group.create_task(work())
         return [answer for answer in found if answer is not None]
+
+    def records(self, questions: Sequence[Question]) -> dict[Question, list[str]]:
+        """The port Records of preflight."""
+        return asyncio.run(self._records(questions))
+
+    async def _records(self, questions: Sequence[Question]) -> dict[Question, list[str]]:
+        found = await asyncio.gather(*(self._texts(name, kind) for name, kind in questions))
+        return dict(zip(questions, found, strict=True))
+
+    async def _texts(self, name: str, kind: Kind) -> list[str]:
+        try:
+            asked = dns.name.from_text(name)
+        except dns.exception.DNSException:
+            return []
+        said = await self._ask(asked, dns.rdatatype.from_text(kind))
+        if isinstance(said, _Silence):
+            raise DnsSilent(f"DNS does not say what {kind} {name} is: {said.problem}")
+        return [_text(record) for record in said.records]
 
     async def _domain(self, domain: str) -> Answer:
         try:
@@ -136,6 +156,15 @@ def _mailed(domain: str, said: _Said) -> Answer:
     ordered = sorted((record.preference, record.exchange.to_text(omit_final_dot=True).lower()) for record in records)
     hosts = tuple(host for _, host in ordered if _is_host(host))
     return Answer(domain=domain, state="mx" if hosts else "no_mail", exchangers=hosts, ttl_s=said.ttl_s)
+
+
+def _text(record: object) -> str:
+    """A record as a person writes it: a TXT's strings joined (RFC 7208 3.3), an MX's host."""
+    if isinstance(record, dns.rdtypes.ANY.TXT.TXT):
+        return b"".join(record.strings).decode("utf-8", "replace")
+    if isinstance(record, dns.rdtypes.ANY.MX.MX):
+        return record.exchange.to_text(omit_final_dot=True).lower() or "."
+    return str(record)
 
 
 def _is_host(name: str) -> bool:

@@ -1,0 +1,59 @@
+"""Preflight over a real DNS server."""
+
+from __future__ import annotations
+
+import pytest
+from dns_server import Zone, serving
+
+from mailmill.io.dns import DnsResolver, servers
+from mailmill.pipelines.target.preflight import DkimRecord, DnsSilent, Sender, check, failures
+
+KEY = DkimRecord(name="m1._domainkey.acme.example", domain="acme.example", text=f"v=DKIM1; k=rsa; p={'Ab9+' * 98}")
+SENDER = Sender(
+    from_domain="acme.example",
+    return_path_domain="bounce.acme.example",
+    dkim=(KEY,),
+    public_url="https://t.acme.example",
+)
+
+
+def zone() -> Zone:
+    return Zone(records={
+        "bounce.acme.example": [("TXT", "v=spf1 ip4:192.0.2.1 -all"), ("MX", "10 mx.acme.example")],
+        "m1._domainkey.acme.example": [("TXT", KEY.text)],
+        "_dmarc.acme.example": [("TXT", "v=DMARC1; p=none")],
+        "t.acme.example": [("CNAME", "proxy.acme.example")], "proxy.acme.example": [("AAAA", "2001:db8::1")],
+    })  # fmt: skip
+
+
+def resolver(port: int) -> DnsResolver:
+    return DnsResolver(servers=servers(f"127.0.0.1:{port}"), timeout_s=0.3, rounds=1)
+
+
+def test_a_domain_that_is_set_up_passes_over_the_wire() -> None:
+    with serving(zone()) as port:
+        findings = check(SENDER, resolver(port))
+    assert failures(findings) == "" and {one.level for one in findings} == {"ok"}
+
+
+def test_an_answer_too_long_for_a_packet_comes_by_tcp() -> None:
+    tried = zone()
+    tried.trouble["m1._domainkey.acme.example"] = ["truncate"]
+    with serving(tried) as port:
+        assert failures(check(SENDER, resolver(port))) == ""
+    assert tried.asked["TXT m1._domainkey.acme.example tcp"] == 1
+
+
+def test_what_is_missing_is_named_with_the_record_to_publish() -> None:
+    with serving(Zone(records={"bounce.acme.example": [("MX", "0 .")]})) as port:
+        said = failures(check(SENDER, resolver(port)))
+    for part in ("return path", "v=spf1", KEY.text, "v=DMARC1; p=none", "t.acme.example. A"):
+        assert part in said
+
+
+@pytest.mark.parametrize("trouble", ["always servfail", "always silent"])
+def test_a_silent_server_says_nothing_of_the_identity(trouble: str) -> None:
+    tried = zone()
+    tried.trouble["_dmarc.acme.example"] = [trouble]
+    with serving(tried) as port, pytest.raises(DnsSilent, match=r"_dmarc\.acme\.example"):
+        check(SENDER, resolver(port))
