@@ -19,7 +19,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "check": "check", "revalidate": "check",
     "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
     "transport": "transports",
-    "send": "send", "account": "send", "doubts": "send", "workers": "send", "release": "send",
+    "send": "send", "account": "send", "doubts": "send", "workers": "send", "why": "send", "release": "send",
     "listen": "listen", "dead-letters": "listen",
     "ingress": "ingress", "sandbox": "sandbox",
     "stats": "stats", "explain": "explain", "api": "api", "key": "api", "warehouse": "api",

@@ -213,6 +213,32 @@ def workers(json: Json = False) -> None:
 
 
 @app.command()
+def why(
+    campaign: Annotated[str | None, typer.Argument(help="tenant/campaign; all under way when not given.")] = None,
+    json: Json = False,
+) -> None:
+    """Why nothing is going out: what keeps each campaign's next message, and what to do. Exit 1 when something does."""
+    from mailmill.io.postgres.situation import situations
+    from mailmill.pipelines.send.obstacles import Obstacle, obstacles
+
+    with installation().database.transaction("owner") as conn:
+        found = [(one, obstacles(one)) for one in situations(conn, campaign)]
+    if json:
+        answer_json([{"campaign": one.campaign, "state": one.state, "obstacles": kept} for one, kept in found])
+    elif not found:
+        print("no campaign is scheduled or under way")
+    else:
+        nothing = [Obstacle(what="nothing")]
+        answer_table([
+            {"campaign": one.campaign, "state": one.state, "what keeps it": it.what, "until": it.until,
+             "what to do": it.remedy}
+            for one, kept in found for it in (kept or nothing)
+        ])  # fmt: skip
+    if any(kept for _, kept in found):
+        raise typer.Exit(1)
+
+
+@app.command()
 def release(
     transport: Annotated[str, typer.Argument(help="tenant/transport", metavar="TRANSPORT")], json: Json = False
 ) -> None:

@@ -175,3 +175,14 @@ def test_F10_transport_test_says_what_is_wrong_and_what_to_do(
     answer = json.loads(told.out)
     assert told.code == 1 and not answer["ok"] and not sink.taken
     assert answer["steps"][-1]["step"] == step and remedy in answer["steps"][-1]["remedy"]
+
+
+def test_why_answers_for_everything_that_is_under_way(world: World, mailmill: Verb) -> None:
+    told = mailmill("why")
+    assert told.code == 0 and "no campaign" in told.out
+    world.campaign(2)
+    told = mailmill("why", "--json")
+    assert told.code == 1
+    (found,) = json.loads(told.out)
+    assert found["campaign"] == "acme/spring" and found["obstacles"][0]["what"] == "no send worker runs"
+    assert mailmill("why", "acme/none").code == 1

@@ -1,0 +1,116 @@
+"""Why nothing is going out: what stands between a campaign and its next message, the nearest obstacle first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mailmill.pipelines.configuration.specs import WindowSpec
+from mailmill.pipelines.target.windows import opening
+
+HEARD_S = 30.0  # a worker that was silent longer does not send
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What the database knows of a campaign; `now` is its clock."""
+
+    campaign: str
+    state: str
+    now: datetime
+    transport: str | None  # tenant/transport
+    kind: str | None
+    held: str | None
+    scheduled_at: datetime | None
+    ends_at: datetime | None
+    last_step: str  # by whom and why the campaign is in its state
+    window: Mapping[str, Any] | None = field(repr=False, default=None)
+    ready: bool = False  # a message is queued and due
+    next_due_at: datetime | None = None  # of those that wait
+    waiting_for: str | None = None  # the most frequent reason of those
+    leased: int = 0  # under leases of workers that live
+    orphaned: int = 0  # leases of workers that do not
+    spent: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # minute, day -> used, cap
+    workers: int = 0  # that live
+    trouble: str | None = None  # what a worker says of the transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    what: str
+    remedy: str = ""
+    until: datetime | None = None
+
+
+_BEFORE = {
+    "draft": ("it has not been started", "`mailmill campaign start` or `schedule`."),
+    "scheduled": ("its time has not come", ""),
+    "planning": ("its audience is being frozen", "The next tick takes up a planning that was left."),
+    "paused": ("it is paused", "`mailmill campaign resume`."),
+    "finished": ("it is finished: every recipient has an end", ""),
+    "cancelled": ("it was cancelled", ""),
+    "failed": ("it could not be planned", "Correct what the reason names, then start it again."),
+    "missed": ("its time passed before it could start", "Schedule it again, or raise `misfire_grace_s`."),
+}
+
+
+def obstacles(now: Situation) -> list[Obstacle]:
+    """Everything that keeps messages from starting; empty when they should be going out."""
+    if now.state in _BEFORE:
+        what, remedy = _BEFORE[now.state]
+        words = f"{what} ({now.last_step})" if now.last_step else what
+        return [Obstacle(what=words, remedy=remedy, until=now.scheduled_at if now.state == "scheduled" else None)]
+    found = [*_closed(now), *_road(now), *_hands(now)]
+    return found or _waiting(now)
+
+
+def _closed(now: Situation) -> list[Obstacle]:
+    if now.ends_at is not None and now.ends_at <= now.now:
+        return [Obstacle(what="its end has passed; what is open expires", until=now.ends_at)]
+    window = None if now.window is None or now.kind == "sandbox" else WindowSpec.model_validate(now.window)
+    hours = opening(window, now.now)
+    return [] if hours.open else [Obstacle(what="its window is closed", until=hours.changes_at)]
+
+
+def _road(now: Situation) -> list[Obstacle]:
+    found = []
+    if now.held is not None:
+        remedy = (
+            f"Mend it, then `mailmill release {now.transport}`; `mailmill transport test {now.transport}` tries it."
+        )
+        found.append(Obstacle(what=f"its transport {now.transport} is held: {now.held}", remedy=remedy))
+    elif now.trouble is not None:
+        remedy = f"`mailmill transport test {now.transport}` says which step fails."
+        found.append(Obstacle(what=f"a worker says: {now.trouble}", remedy=remedy))
+    found += [
+        Obstacle(what=f"the limit of {cap:,} a {period} of {now.transport} is spent", remedy=f"Raise `per_{period}`.")
+        for period, (used, cap) in now.spent.items()
+        if used >= cap
+    ]
+    return found
+
+
+def _hands(now: Situation) -> list[Obstacle]:
+    if now.workers == 0:
+        words = "no send worker runs"
+        return [Obstacle(what=words, remedy="Start `mailmill send --forever`, or let `mailmill up` run.")]
+    return []
+
+
+def _waiting(now: Situation) -> list[Obstacle]:
+    if now.ready:
+        return []
+    if now.leased:
+        return [Obstacle(what=f"{now.leased:,} leases are being worked at; nothing else is due")]
+    if now.orphaned:
+        return [
+            Obstacle(
+                what=f"{now.orphaned:,} leases belong to workers that are gone; their journals know what was sent",
+                remedy="Start the worker again where it ran; if that is lost: `mailmill doubts --declare-lost WORKER`.",
+            )
+        ]
+    if now.next_due_at is not None:
+        return [Obstacle(what=f"what is left waits for its next attempt ({now.waiting_for})", until=now.next_due_at)]
+    return []
