@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from mailmill.cli.app import Json, answer_json, app, installation
+from mailmill.cli.app import Json, answer_json, app, installation, plain
 from mailmill.composition import Installation
 from mailmill.io.backup import About
 
@@ -59,9 +59,10 @@ def restore(
         done = put_back(
             mill.any_database, mill.lake, file, replace=replace, embedded=mill.server is not None, progress=bar.show
         )
+    again = mill.forgetter.replay()
     if json:
-        answer_json(done)
-        return
+        answer_json({**plain(done), "forgotten_again": again})
+        raise typer.Exit(0 if all(one.proved for one in again) else 1)
     print(f"restored what mailmill {done.about.mailmill} saved at {done.about.made_at}; schema {done.schema}, "
           f"{done.lake_files:,} files of the lake")  # fmt: skip
     if replace:
@@ -69,6 +70,10 @@ def restore(
     if done.campaigns_stopped or done.in_doubt:
         print(f"{done.campaigns_stopped:,} campaigns were stopped, {done.in_doubt:,} messages are in doubt")
         print("They may have been sent since: compare with the relay's log, then settle them (`mailmill doubts`).")
+    if again:
+        from mailmill.cli.forget import show
+
+        show(again, json=False)
 
 
 class _Bar:

@@ -8,26 +8,25 @@ erased until they are. What is left of a killed run names nobody, or is found by
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import psycopg
 
 from mailmill.errors import Misconfigured, StoreUnavailable
-from mailmill.io import person_search
+from mailmill.io import lake_erasure, person_search
 from mailmill.io.forgotten_log import ForgottenLog
-from mailmill.io.lake import Lake, LakeFile
+from mailmill.io.lake import Lake
 from mailmill.io.postgres import erasure, ingest, keys, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.sources import drop_folders
 from mailmill.io.warehouse import Warehouse
-from mailmill.pipelines.ingest import erasure as persons
 from mailmill.pipelines.ingest.erasure import Person
-from mailmill.pipelines.ingest.erasure_raw import keys_of, raw_rows
+from mailmill.pipelines.ingest.erasure_raw import keys_of
+from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.ports import SourceRow
 
 UNFINISHED_S = 3600.0  # a file under a temporary name that is older was left by a kill
@@ -87,7 +86,8 @@ class Forgetter:
             self.log.append(None if everywhere else tenant, erasure.hashes(conn, who.keys), datetime.now(UTC))
             done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
             sources = ingest.sources(conn, tenant=tenant)
-            done.lake_files = self._rewrite(conn, tenant_id, who, sources)
+            files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
+            done.lake_files = lake_erasure.rewrite(conn, self.lake, tenant_id, who, files, sources)
             done.folder_files = self._clean_folders(conn, who, sources)
             erasure.erase(conn, tenant_id, who, everywhere=everywhere)
             _, found = erasure.search(conn, tenant_id, who)
@@ -101,45 +101,13 @@ class Forgetter:
         """Contacts that the published generation shows as one person with these keys, by the tenant's own rule."""
         found: list[int] = []
         for file in manifest.listed(conn, tenant_id=tenant_id, dataset="contacts"):
-            frame = self._scan(file.file)
+            frame = lake_erasure.scan(self.lake, file.file)
             if "aliases" not in frame.collect_schema():
                 continue
             theirs = frame.filter(pl.col("aliases").list.set_intersection(list(asked)).list.len() > 0)
             keys = theirs.select("aliases").collect(engine="streaming")["aliases"].explode().drop_nulls().to_list()
             found += erasure.ids_of(conn, tenant_id, keys)
         return found
-
-    # ------------------------------------------------------------ the lake
-
-    def _scan(self, file: str) -> pl.LazyFrame:
-        return pl.scan_parquet(self.lake.path(file), glob=False)
-
-    def _rewrite(self, conn: psycopg.Connection, tenant_id: int, who: Person, sources: Sequence[SourceRow]) -> int:
-        """New files in the place of those that hold the person, listed by the caller's transaction."""
-        columns = {source.slug: source.spec.columns for source in sources}
-        rewritten = 0
-        for name, dataset, part, batch_id, facts in conn.execute(
-            erasure.SQL["files"], {"tenant_id": tenant_id}
-        ).fetchall():
-            if not self.lake.path(name).exists():
-                continue
-            frame = self._without(name, dataset, columns.get(part, {}), who)
-            if frame is None:
-                continue
-            file = self.lake.write(frame, tenant_id=tenant_id, dataset=dataset)
-            _swap(conn, tenant_id, name, file, dataset, part, batch_id, facts)
-            rewritten += 1
-        return rewritten
-
-    def _without(self, name: str, dataset: str, columns: Mapping[str, str], who: Person) -> pl.LazyFrame | None:
-        """A file's rows without the person, None when it does not hold them."""
-        frame = self._scan(name)
-        if dataset == "raw":
-            lines = raw_rows(who, frame, columns)
-            if not lines and not persons.touched(who, dataset, frame):
-                return None
-            return persons.without(who, dataset, frame, pl.col("line").is_in(lines))
-        return persons.without(who, dataset, frame) if persons.touched(who, dataset, frame) else None
 
     def _clean_folders(self, conn: psycopg.Connection, who: Person, sources: Sequence[SourceRow]) -> int:
         rewritten = 0
@@ -158,12 +126,8 @@ class Forgetter:
         """The warehouse names the new files, then the old ones go, and whatever nobody lists that holds the person."""
         if any(self.warehouse.folder.glob("*.duckdb")):
             self.warehouse.publish(self.database, now=datetime.now(UTC))
+        lake_erasure.clear(self.database, self.lake, tenant_id)
         with self.database.transaction() as conn:
-            erased = [name for (name,) in conn.execute(erasure.SQL["erased_files"], {"tenant_id": tenant_id})]
-        for name in erased:
-            self.lake.path(name).unlink(missing_ok=True)
-        with self.database.transaction() as conn:
-            conn.execute(erasure.SQL["gone"], {"tenant_id": tenant_id, "files": erased})
             listed = {row[0] for row in conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id})}
         for path in self._files(tenant_id):
             name = str(path.relative_to(self.lake.root))
@@ -193,7 +157,7 @@ class Forgetter:
                 if not hashes:
                     continue
                 everyone = pl.Series(sorted(self._every_key(tenant_id, tenant)), dtype=pl.String)
-                found = everyone.filter(persons.forgotten(everyone, secrets, hashes)).to_list()
+                found = recognised(everyone, secrets, hashes)
                 with self.database.transaction() as conn:
                     erasure.keep_hashes(conn, tenant_id if scope else None, hashes)
                 if found:
@@ -219,7 +183,7 @@ class Forgetter:
             files = manifest.listed(conn, tenant_id=tenant_id, dataset="raw")
         for file in files:
             if self.lake.path(file.file).exists():
-                found |= keys_of(self._scan(file.file), columns.get(file.part, {}))
+                found |= keys_of(lake_erasure.scan(self.lake, file.file), columns.get(file.part, {}))
         return found
 
     # ------------------------------------------------------------ the proof
@@ -261,15 +225,6 @@ class Forgetter:
 def _in_table(one: erasure.Found) -> str:
     fix = "; it is configuration: change the YAML and apply it" if one.table in erasure.CONFIGURATION else ""
     return f"{one.table}: {one.rows} rows{fix}"
-
-
-def _swap(
-    conn: psycopg.Connection, tenant_id: int, old: str, new: LakeFile, dataset: str, part: str, batch_id: int | None,
-    facts: Mapping[str, Any],
-) -> None:  # fmt: skip
-    if conn.execute(erasure.SQL["swap"], {"tenant_id": tenant_id, "file": old}).fetchone() is not None:
-        counted = {**facts, "rows": new.rows} if "rows" in facts else facts
-        manifest.add(conn, new, tenant_id=tenant_id, dataset=dataset, part=part, batch_id=batch_id, facts=counted)
 
 
 def _old_and_torn(path: Path) -> bool:

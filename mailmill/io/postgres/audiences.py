@@ -16,7 +16,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from mailmill.io.lake import Lake, LakeFile
-from mailmill.io.postgres import campaigns, manifest
+from mailmill.io.postgres import campaigns, erasure, manifest
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
@@ -108,6 +108,7 @@ class PostgresCampaigns:
                 with self.database.transaction() as conn:
                     return _write(conn, frozen, frame, file, first_id=int(row[0]), by=by)
             except _Overtaken:
+                self.lake.path(file.result().file).unlink(missing_ok=True)  # it may hold somebody who was forgotten
                 return "stale"
 
     def fail(self, campaign_id: int, reason: str, *, by: str) -> None:
@@ -141,6 +142,7 @@ def _write(
     names = {"campaign_id": draft.campaign_id, "tenant_id": draft.tenant_id}
     if conn.execute(campaigns.SQL["lock_planning"], names).fetchone() is None:
         return "gone"
+    conn.execute(erasure.SQL["hold_shared"], names)
     fill(conn, frame, tenant_id=draft.tenant_id, campaign_id=draft.campaign_id)
     conn.execute(SQL["fill_links"], {**names, "urls": list(frozen.links)})
     reasons, counts = list(audience.exclusions), list(audience.exclusions.values())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from mailmill.errors import StoreUnavailable
 from mailmill.io.postgres import keys
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
@@ -188,10 +189,11 @@ def number(conn: psycopg.Connection, tenant_id: int) -> int:
     return int(row[0]) if row else 0
 
 
-def hold_shared(conn: psycopg.Connection, tenant_id: int) -> int:
-    """Keep a forget of this tenant away until the transaction ends. Out: the number as it stands.
+def unless_forgotten(conn: psycopg.Connection, tenant_id: int, *, since: int) -> None:
+    """Keep a forget of this tenant away until the transaction ends.
 
-    Whoever read before with another number may have read a person who is gone: it reads again.
+    Raises: StoreUnavailable when somebody was forgotten `since`: what was read before may name them, so read it again.
     """
     conn.execute(SQL["hold_shared"], {"tenant_id": tenant_id})
-    return number(conn, tenant_id)
+    if number(conn, tenant_id) != since:
+        raise StoreUnavailable("somebody was forgotten meanwhile; nothing was taken in, and the next run goes on")

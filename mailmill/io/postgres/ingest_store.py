@@ -12,13 +12,16 @@ import polars as pl
 import psycopg
 
 from mailmill.errors import StoreUnavailable
+from mailmill.io import lake_erasure
 from mailmill.io.lake import Lake
 from mailmill.io.lake_writer import LakeWriter
-from mailmill.io.postgres import batch_files, contacts, generations, ingest, manifest, withdrawals
+from mailmill.io.postgres import batch_files, contacts, erasure, generations, ingest, manifest, withdrawals
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.recompute import recompute
 from mailmill.io.spool import spool
+from mailmill.pipelines.ingest import forgotten
 from mailmill.pipelines.ingest.duplicates import Spool
+from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
@@ -86,11 +89,13 @@ class IngestStore:
                 if batch.cursor is not None:
                     ingest.move_cursor(conn, source, batch.cursor)
                 return Kept(batch_id=known[0], new=False, rows=known[1])
+            number = erasure.number(conn, source.tenant_id)
         with LakeWriter(self.lake, tenant_id=source.tenant_id, dataset="raw") as writer:
             writer.add(pl.DataFrame(schema=RAW_SCHEMA))  # so that there is a file, also of no rows
             for frame in batch.table.frames:
                 writer.add(frame)
         with self.database.transaction() as conn:
+            erasure.unless_forgotten(conn, source.tenant_id, since=number)
             batch_id = ingest.add_batch(conn, source, batch, rows=writer.rows, hold=hold)
             new = batch_id is not None
             if batch_id is not None:
@@ -127,6 +132,9 @@ class IngestStore:
 
     def record(self, source: SourceRow, batch: BatchRow, pieces: Iterable[Checked]) -> Recorded | None:
         tenant_id = source.tenant_id
+        with self.database.transaction() as conn:
+            gone = erasure.forgotten(conn, tenant_id)
+        named: set[str] = set()  # forgotten persons whom the batch names again
         reasons: Counter[str] = Counter()
         custom: set[str] = set()
         taken = 0
@@ -135,6 +143,9 @@ class IngestStore:
             LakeWriter(self.lake, tenant_id=tenant_id, dataset="rejected") as rejected,
         ):
             for piece in pieces:
+                if gone:
+                    piece, keys = forgotten.without(piece, (batch.id, source.slug), gone.secrets, gone.hashes)
+                    named.update(keys)
                 reasons.update(piece.reasons)
                 taken += int(piece.accepted["copies"].sum())
                 custom |= {name.removeprefix(FIELD) for name in piece.accepted.columns if name.startswith(FIELD)}
@@ -142,8 +153,13 @@ class IngestStore:
                 rejected.add(piece.rejected)
         recorded = Recorded(accepted=taken, rejected=rejected.rows, reasons=dict(reasons.most_common()))
         with self.database.transaction() as conn:
+            erasure.unless_forgotten(conn, tenant_id, since=gone.number)
             if not ingest.mark_validated(conn, source, batch, recorded):
                 return None
+            if named:
+                raw = [(file, "raw", source.slug, batch.id, facts) for file, facts in
+                       ingest.batch_files(conn, tenant_id=tenant_id, dataset="raw", batch_id=batch.id)]  # fmt: skip
+                lake_erasure.rewrite(conn, self.lake, tenant_id, Person(tuple(named)), raw, [source])
             ingest.withdraw(conn, tenant_id=tenant_id, batch_id=batch.id, datasets=["validated", "rejected"])
             for dataset, file in [
                 *(("validated", file) for file in accepted.files), *(("rejected", file) for file in rejected.files)
@@ -152,7 +168,9 @@ class IngestStore:
                 manifest.add(
                     conn, file, tenant_id=tenant_id, dataset=dataset, part=source.slug, batch_id=batch.id, facts=facts
                 )
-            return recorded
+        if named:
+            lake_erasure.clear(self.database, self.lake, tenant_id)
+        return recorded
 
     # ------------------------------------------------------------ ContactStore
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -208,17 +208,3 @@ def touched(person: Person, dataset: str, frame: pl.LazyFrame) -> bool:
         name = blank.meta.output_name()
         found |= pl.col(name).is_not_null() & blank.is_null()
     return bool(frame.select(found.any()).collect(engine="streaming").item())
-
-
-def forgotten(keys: pl.Series, secrets: Mapping[int, bytes], hashes: Collection[str]) -> pl.Series:
-    """Which of these match keys were forgotten. In: hashes as suppressions.address_key, '<key id>:<hash>'."""
-    used = {int(text.partition(":")[0]) for text in hashes}
-    wanted = frozenset(hashes)
-    distinct = keys.drop_nulls().unique()
-    found = [
-        key
-        for key in distinct
-        if any(f"{number}:{keyed_hash(secrets[number], channel_of(key), key)}" in wanted
-               for number in used if number in secrets)
-    ]  # fmt: skip
-    return keys.is_in(found).fill_null(False)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+
+import polars as pl
 import pytest
 from people_world import ANN, PHONE, People
+from send_fixtures import Run
+from send_world import Sink, World
 
 from mailmill.errors import Misconfigured
+from mailmill.io import lake_erasure
+from mailmill.io.postgres import erasure
+from mailmill.io.warehouse import Warehouse
 
 
 def test_a_forgotten_person_is_in_no_store_any_more(people: People) -> None:
@@ -46,3 +55,75 @@ def test_one_tenants_forget_leaves_the_other_alone(people: People) -> None:
     assert people.ask("forget", PHONE, "--all")["proved"], "and by the number alone"
     for tenant_id in (1, 2):
         assert ANN not in people.texts(tenant_id).replace("joann@people.example", "")
+
+
+def test_a_later_import_of_a_forgotten_person_is_rejected_and_keeps_nothing_of_the_row(people: People) -> None:
+    people.tenant("acme")
+    people.ask("forget", ANN)  # only the dropped file held them; the hash keeps them out
+    people.tenant("acme")  # somebody drops it again
+    said = people.ask("ingest", "acme/inbox")
+    assert (said["accepted"], said["reasons"]) == (3, {"forgotten": 1, "local_part_syntax": 1})
+    [row] = [row for row in people.ask("rejects", "show", "acme")["rows"] if row["reason"] == "forgotten"]
+    assert (row["line"], row["field"], row["raw"]) == (2, "email", "")
+    [raw] = people.rows("SELECT file, rows FROM manifest WHERE dataset = 'raw'")
+    assert raw[1] == 4, "the raw batch was written again without the row"
+    assert "'name': 'ann'" not in str(pl.read_parquet(people.mill.lake.path(raw[0])).to_dicts()).lower()
+    assert people.rows("SELECT count(*) FROM manifest WHERE dataset = 'erased'") == [(0,)]
+
+
+def test_a_restore_forgets_again_whom_the_backup_still_held(people: People, tmp_path: Path) -> None:
+    people.planned("acme")
+    people.do("backup", str(tmp_path / "backup.tar"))
+    assert people.ask("forget", PHONE)["proved"]
+    said = people.ask("restore", str(tmp_path / "backup.tar"), "--replace")
+    assert [(one["tenant"], one["contacts"]) for one in said["forgotten_again"]] == [("acme", 1)]
+    assert ANN not in people.texts(1).replace("joann@people.example", "")
+    people.rows("DELETE FROM suppressions WHERE reason = 'forgotten'")
+    # as into an empty installation: the log beside the database tells
+    assert people.mill.forgetter.replay() == []
+    assert len(people.rows("SELECT 1 FROM suppressions WHERE reason = 'forgotten'")) == 2
+
+
+@pytest.mark.parametrize("place", ["rewrite", "erase", "clear", "publish"])
+def test_a_forget_that_is_killed_anywhere_is_finished_by_the_next(
+    people: People, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people.planned("acme")
+    people.do("warehouse", "publish")
+    module = {"rewrite": lake_erasure, "clear": lake_erasure, "erase": erasure, "publish": Warehouse}[place]
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, place, killed)
+        with pytest.raises(KeyboardInterrupt):
+            people.mill.forgetter.forget(1, "acme", [ANN])
+    assert people.ask("forget", ANN)["proved"]
+    assert ANN not in people.texts(1).replace("joann@people.example", "")
+    assert people.rows("SELECT count(*) FROM manifest WHERE dataset = 'erased'") == [(0,)]
+
+
+def test_P07_a_worker_with_the_row_in_hand_does_not_send_to_a_forgotten_person(
+    people: People, world: World, run: Run
+) -> None:
+    begun = threading.Event()
+
+    def script(stage: str, recipient: str) -> str | None:
+        if stage != "dot":
+            return None
+        begun.set()
+        return "slow:1.5"
+
+    with Sink(script) as relay:
+        names = [f"r{n}@people.example" for n in range(8)]
+        campaign = world.campaign(names, port=relay.port, transport={"connections": 1})
+        worker = threading.Thread(target=run)
+        worker.start()
+        assert begun.wait(20)
+        assert people.ask("forget", names[-1])["proved"]
+        worker.join(60)
+        assert names[-1] not in relay.copies
+        assert relay.copies[names[0]] == 1
+    last = "SELECT state::text, address FROM messages WHERE campaign_id = %s ORDER BY id DESC LIMIT 1"
+    assert world.sql(last, campaign) == [("suppressed", None)]

@@ -24,12 +24,18 @@ COPY staged (message_id, contact_id, address, address_key, domain, merge_values)
 SET LOCAL enable_nestloop = off;
 
 -- name: overtaken
--- Somebody of the audience was suppressed since it was taken.
+-- Somebody of the audience was suppressed since it was taken, or forgotten: then the contact is gone. Which takes a look
+-- at the contacts only where somebody was forgotten lately.
 SELECT EXISTS (
   SELECT FROM staged a JOIN suppressions s ON s.address_key = a.address_key
    WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email'
      AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
-     AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()));
+     AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()))
+  OR EXISTS (
+  SELECT FROM suppressions f
+   WHERE f.reason = 'forgotten' AND (f.tenant_id = %(tenant_id)s OR f.tenant_id IS NULL)
+     AND f.created_at > clock_timestamp() - interval '1 day')
+ AND EXISTS (SELECT FROM staged a LEFT JOIN contacts c ON c.id = a.contact_id WHERE c.id IS NULL);
 
 -- name: fill_ledger
 INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain)

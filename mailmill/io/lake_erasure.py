@@ -1,0 +1,71 @@
+"""Files of the lake without a person: written anew, listed in the place of the old ones, and those removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from mailmill.io.lake import Lake, LakeFile
+from mailmill.io.postgres import erasure, manifest
+from mailmill.io.postgres.database import Database
+from mailmill.pipelines.ingest import erasure as persons
+from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure_raw import raw_rows
+from mailmill.pipelines.ingest.ports import SourceRow
+
+Listed = tuple[str, str, str, int | None, dict[str, Any]]  # file, dataset, part, batch_id, facts
+
+
+def scan(lake: Lake, file: str) -> pl.LazyFrame:
+    return pl.scan_parquet(lake.path(file), glob=False)
+
+
+def rewrite(
+    conn: psycopg.Connection, lake: Lake, tenant_id: int, who: Person, files: Iterable[Listed],
+    sources: Sequence[SourceRow],
+) -> int:  # fmt: skip
+    """New files in the place of those that hold the person, listed by the caller's transaction. Out: how many."""
+    columns = {source.slug: source.spec.columns for source in sources}
+    rewritten = 0
+    for name, dataset, part, batch_id, facts in files:
+        if not lake.path(name).exists():
+            continue
+        frame = _without(scan(lake, name), dataset, columns.get(part, {}), who)
+        if frame is None:
+            continue
+        file = lake.write(frame, tenant_id=tenant_id, dataset=dataset)
+        _swap(conn, tenant_id, name, file, dataset, part, batch_id, facts)
+        rewritten += 1
+    return rewritten
+
+
+def _without(frame: pl.LazyFrame, dataset: str, columns: Mapping[str, str], who: Person) -> pl.LazyFrame | None:
+    """A file's rows without the person, None when it does not hold them."""
+    if dataset == "raw":
+        lines = raw_rows(who, frame, columns)
+        if not lines and not persons.touched(who, dataset, frame):
+            return None
+        return persons.without(who, dataset, frame, pl.col("line").is_in(lines))
+    return persons.without(who, dataset, frame) if persons.touched(who, dataset, frame) else None
+
+
+def _swap(
+    conn: psycopg.Connection, tenant_id: int, old: str, new: LakeFile, dataset: str, part: str, batch_id: int | None,
+    facts: Mapping[str, Any],
+) -> None:  # fmt: skip
+    if conn.execute(erasure.SQL["swap"], {"tenant_id": tenant_id, "file": old}).fetchone() is not None:
+        counted = {**facts, "rows": new.rows} if "rows" in facts else facts
+        manifest.add(conn, new, tenant_id=tenant_id, dataset=dataset, part=part, batch_id=batch_id, facts=counted)
+
+
+def clear(database: Database, lake: Lake, tenant_id: int) -> None:
+    """Remove the files that were rewritten, those of a run that was killed as well, and then their names."""
+    with database.transaction() as conn:
+        erased = [name for (name,) in conn.execute(erasure.SQL["erased_files"], {"tenant_id": tenant_id})]
+    for name in erased:
+        lake.path(name).unlink(missing_ok=True)
+    with database.transaction() as conn:
+        conn.execute(erasure.SQL["gone"], {"tenant_id": tenant_id, "files": erased})
