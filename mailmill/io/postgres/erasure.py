@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import polars as pl
 import psycopg
 from psycopg import sql
 
 from mailmill.errors import StoreUnavailable
-from mailmill.io.postgres import keys
+from mailmill.io.postgres import keys, sightings
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.ingest import erasure as persons
@@ -87,10 +88,12 @@ def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: 
         "channels": [channel_of(key) for key in who.keys], "scope": None if everywhere else tenant_id,
     }  # fmt: skip
     for statement in (
-        "forget", "blank_fields", "blank_attempts", "blank_messages", "erase_engagement", "erase_sightings",
+        "forget", "blank_fields", "blank_attempts", "blank_messages", "erase_engagement",
         "erase_contacts", "erase_consents", "erase_suppressions", "erase_removals",
     ):  # fmt: skip
         conn.execute(SQL[statement], which)
+    seen = sightings.of_contacts(conn, tenant_id, pl.Series(who.contact_ids, dtype=pl.Int64))
+    sightings.replace(conn, tenant_id, pl.Series(who.contact_ids, dtype=pl.Int64), seen.clear())
     raise_change_number(conn)
 
 

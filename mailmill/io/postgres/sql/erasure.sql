@@ -80,9 +80,6 @@ UPDATE attempts SET reply = '' WHERE tenant_id = %(tenant_id)s AND message_id = 
 -- name: erase_engagement
 DELETE FROM engagement WHERE tenant_id = %(tenant_id)s AND contact_id = ANY(%(ids)s);
 
--- name: erase_sightings
-DELETE FROM contact_sources WHERE tenant_id = %(tenant_id)s AND contact_id = ANY(%(ids)s);
-
 -- name: erase_contacts
 DELETE FROM contacts WHERE tenant_id = %(tenant_id)s AND id = ANY(%(ids)s);
 

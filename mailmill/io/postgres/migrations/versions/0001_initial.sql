@@ -644,7 +644,8 @@ LANGUAGE sql STABLE AS $$
            ORDER BY c.id, w.at DESC, w.status DESC) own
     FULL JOIN (SELECT DISTINCT ON (s.contact_id) s.contact_id AS id, b.basis
             FROM consents b JOIN contact_sources s ON s.source_id = b.source_id AND b.batch_id IN (s.first_batch_id, s.last_batch_id)
-           WHERE b.tenant_id = tenant AND b.address_key IS NULL AND s.tenant_id = tenant AND s.contact_id BETWEEN first AND last
+           WHERE b.tenant_id = tenant AND b.address_key IS NULL AND s.tenant_id = tenant
+             AND s.block BETWEEN first >> 6 AND last >> 6 AND s.contact_id BETWEEN first AND last
            ORDER BY s.contact_id, b.at DESC, b.id DESC) list ON list.id = own.id
 $$;
 
