@@ -39,10 +39,11 @@ PEOPLE = (
               'category-' || mod(n, 7), 'DE',
               ARRAY['news', 'tag-' || mod(n, 20)], jsonb_build_object('company', 'Company ' || mod(n, 1000)),
               '{"*": [0, 1700000000000000, 1, 1]}' FROM generate_series(1, %(rows)s) n""",
-    """INSERT INTO contact_sources (contact_id, source_id, tenant_id, first_seen, last_seen, first_batch_id,
-         last_batch_id)
-       SELECT c.id, s.id, 1, '2026-01-01', '2026-11-01', 1, 1 FROM contacts c, sources s
-        WHERE s.slug = 'fair' OR mod(c.id, 4) = 0""",
+    """INSERT INTO sightings (block, source_id, tenant_id, ids, first_seen, last_seen, first_batch, last_batch,
+         said_seen, said_batch, digest)
+       SELECT c.id >> 6, s.id, 1, array_agg(c.id ORDER BY c.id), ARRAY[1700000000000000], ARRAY[1700000000000000],
+              ARRAY[1], ARRAY[1], ARRAY[1700000000000000], ARRAY[1], array_agg(c.id ORDER BY c.id)
+         FROM contacts c, sources s WHERE s.slug = 'fair' OR mod(c.id, 4) = 0 GROUP BY 1, 2""",
     """INSERT INTO engagement (contact_id, tenant_id, last_accepted, last_opened)
        SELECT id, 1, 1760000000, CASE WHEN mod(id, 3) = 0 THEN 1760000100 END FROM contacts WHERE mod(id, 2) = 0""",
     """INSERT INTO suppressions (tenant_id, address_key, reason)
