@@ -181,11 +181,48 @@ def suppress(
 def preview(
     name: CampaignName,
     contact: Annotated[str | None, typer.Option(help="Address of the contact; the first one when not given.")] = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Only the headers.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Only the text.")] = False,
+    html: Annotated[bool, typer.Option("--html", help="Only the HTML.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the message as it would go out, an .eml file.")] = None,
     json: Json = False,
 ) -> None:
-    """Show a campaign's message as one contact would get it."""
-    shown = targeting.preview_campaign(installation(), name, contact)
+    """Show a campaign's message as one contact would get it, everything signed."""
+    from mailmill.cli import previews
+
+    shown = previews.preview(installation(), name, contact)
+    if out is not None:
+        try:
+            out.write_bytes(shown.outgoing.content)
+        except OSError as error:
+            raise Misconfigured(f"cannot be written: {error.strerror}", place=str(out)) from None
+    parts = {"headers": shown.headers, "text": shown.part("plain"), "html": shown.part("html")}
+    wanted = [part for part, asked in (("headers", headers), ("text", text), ("html", html)) if asked]
     if json:
-        answer_json(shown)
+        answer_json({"variant": shown.variant, "address": shown.address, "subject": shown.subject, **parts})
+    elif len(wanted) == 1:
+        print(parts[wanted[0]].rstrip("\n"))
+    elif wanted or out is None:
+        print("\n\n".join(f"--- {part} ---\n{parts[part]}".rstrip("\n") for part in wanted or parts))
     else:
-        print(f"Subject: {shown.subject}\n\n{shown.text}\n\n--- HTML ---\n{shown.html}")
+        print(f"{out}: {len(shown.outgoing.content):,} bytes, variant {shown.variant}")
+
+
+@campaign_app.command("test")
+def try_campaign(
+    name: CampaignName,
+    address: Annotated[str, typer.Argument(help="Who gets it; no suppressed address.")],
+    contact: Annotated[str | None, typer.Option(help="Whose merge fields; the first contact's when not given.")] = None,
+    json: Json = False,
+) -> None:
+    """Send one message of a campaign to a person, marked [Test], outside the ledger. Exit 1 when it was not taken."""
+    from mailmill.cli import previews
+
+    shown, step = previews.test_send(installation(), name, address, contact)
+    if json:
+        answer_json({"campaign": name, "variant": shown.variant, "ok": step.ok, "step": step.step, "found": step.found})
+    else:
+        print(f"{name}: {'handed over' if step.ok else f'failed at {step.step}'}: {step.found}")
+        print(step.remedy, end="\n" if step.remedy else "")
+    if not step.ok:
+        raise typer.Exit(1)

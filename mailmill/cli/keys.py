@@ -32,3 +32,18 @@ def rotate_key(purpose: Annotated[str, typer.Argument(help=", ".join(keys.PURPOS
     with installation().database.transaction() as connection:
         key = keys.rotate(connection, purpose)
     answer_json({"purpose": purpose, "id": key}) if json else print(f"{purpose} is signed with key {key} from now on")
+
+
+@keys_app.command("dkim")
+def dkim_keys(
+    identity: Annotated[str, typer.Argument(help="tenant/identity", metavar="IDENTITY")], json: Json = False
+) -> None:
+    """Make the identity's DKIM keys that do not exist yet, and say what to publish in DNS."""
+    from mailmill.cli import dkim
+
+    found = dkim.published(installation(), identity)
+    if json:
+        answer_json(found)
+        return
+    for one in found:
+        print(f"{one.name}. TXT\n  {one.value}\n  key: {one.key}{' (made now)' if one.made else ''}\n")

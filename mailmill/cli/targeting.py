@@ -10,14 +10,12 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import polars as pl
-from jinja2 import UndefinedError
 
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import campaigns, suppressions
-from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.ingest import addresses
-from mailmill.pipelines.target import audiences, planning, templates, windows
+from mailmill.pipelines.target import windows
 
 MAX_FILE_BYTES = 256 * 2**20
 
@@ -82,50 +80,3 @@ def lines(path: Path) -> list[str]:
         raise Misconfigured("is not text in UTF-8", place=str(path), remedy="Save it in this encoding.") from None
     found = [line.split(",")[0].split(";")[0].strip().strip('"') for line in text.splitlines()]
     return ["", *found[1:]] if found and found[0].lower() in ("email", "e-mail", "address", "mail") else found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """One message of a campaign as its recipient would see it."""
-
-    subject: str
-    text: str
-    html: str
-
-
-def preview_campaign(mill: Installation, name: str, address: str | None) -> Shown:
-    """A campaign as things are now, for one contact (the first of the tenant's when none is named).
-
-    Raises: Misconfigured when campaign or contact do not exist, or the template cannot be rendered for this contact.
-    """
-    with mill.database.transaction() as conn:
-        draft = campaigns.draft(conn, campaigns.find(conn, name))
-    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(draft.tenant_id)
-    if generation is None:
-        raise planning.no_contacts(draft.tenant)
-    if draft.template is None:
-        raise Misconfigured(f"the template of campaign {name} does not exist", remedy="Apply it.")
-    parts = {part: str(draft.template.get(part) or "") for part in ("subject", "html", "text")}
-    facts = templates.check(**parts)
-    wanted = pl.col("email").is_not_null()
-    if address is not None:
-        wanted = pl.col("match_key") == (addresses.check(address).address_key or address)
-    values = [pl.lit(1).alias("_"), *(audiences.merge_value(field).alias(field) for field in facts.merge_fields)]
-    found = generation.contacts.filter(wanted).head(1).select(values).collect()
-    if not found.height:
-        raise Misconfigured("no contact has this address", place="--contact")
-    given = {field: value for field, value in found.row(0, named=True).items() if value is not None and field != "_"}
-    given |= {"unsubscribe_url": f"{mill.public_url}/u/…", "postal_address": draft.postal_address}
-    return Shown(**_rendered(parts, given | {"tenant_name": draft.tenant_name}))
-
-
-def _rendered(parts: dict[str, str], values: dict[str, str]) -> dict[str, str]:
-    shown = {}
-    for part, source in parts.items():
-        try:
-            shown[part] = templates.compile("html" if part == "html" else "text", source, place=part).render(values)
-        except UndefinedError as error:
-            raise Misconfigured(
-                str(error.message), place=part, remedy='Give it a default: {{ field | default("…") }}.'
-            ) from None
-    return shown

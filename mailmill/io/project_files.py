@@ -14,7 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from mailmill.pipelines.configuration.documents import Declared, Position, Problem, RawDocument
-from mailmill.pipelines.configuration.specs import TemplateSpec
+from mailmill.pipelines.configuration.specs import ContentSpec, TemplateSpec
 
 SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 4 * 2**20
@@ -161,18 +161,36 @@ def inline(declared: Sequence[Declared]) -> tuple[list[Declared], list[Problem]]
         if not isinstance(one.spec, TemplateSpec):
             result.append(one)
             continue
-        update: dict[str, str | None] = {}
-        for field, target in _TEXTS.items():
-            name = getattr(one.spec, field)
-            if name is None:
-                continue
-            try:
-                update |= {field: None, target: _beside(Path(one.document.file).parent, name)}
-            except _Unreadable as error:
-                message = f"{field}: {error.problem.place} {error.problem.message}"
-                problems.append(one.problem(message, position=(field,)))
+        folder = Path(one.document.file).parent
+        update: dict[str, Any] = {}
+        try:
+            update = _read_texts(one.spec, folder, ())
+            update["variants"] = tuple(
+                spec.model_copy(update=_read_texts(spec, folder, ("variants", number)))
+                for number, spec in enumerate(one.spec.variants)
+            )
+        except _NotRead as error:
+            problems.append(one.problem(error.message, position=error.position))
         result.append(replace(one, spec=one.spec.model_copy(update=update)))
     return result, problems
+
+
+class _NotRead(Exception):
+    def __init__(self, message: str, position: Position) -> None:
+        super().__init__(message)
+        self.message, self.position = message, position
+
+
+def _read_texts(spec: ContentSpec, folder: Path, position: Position) -> dict[str, Any]:
+    update: dict[str, Any] = {}
+    for field, target in _TEXTS.items():
+        name = getattr(spec, field)
+        if name is not None:
+            try:
+                update |= {field: None, target: _beside(folder, name)}
+            except _Unreadable as error:
+                raise _NotRead(f"{field}: {error.problem.place} {error.problem.message}", (*position, field)) from None
+    return update
 
 
 def _beside(folder: Path, name: str) -> str:

@@ -20,7 +20,18 @@ ALLOWED = {
     "sandbox": {"sandbox", "errors"},  # an outside system: it must not know ours, else it could not judge it
 }
 COMPOSITION = {"settings", "composition", "cli", "definitions", "__main__", "__init__"}
-PURE = {"polars", "jinja2", "markupsafe", "cryptography", "idna", "phonenumbers", "pydantic", "pydantic_core", "orjson"}
+PURE = {
+    "polars",
+    "jinja2",
+    "markupsafe",
+    "cryptography",
+    "css_inline",
+    "idna",
+    "phonenumbers",
+    "pydantic",
+    "pydantic_core",
+    "orjson",
+}
 READS_ENVIRONMENT = {"settings", "composition", "cli", "definitions", "__main__"}
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -14,6 +14,7 @@ from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.messages import Outgoing
 from mailmill.pipelines.send.ports import Link, RouteRefused
 
 REMEDIES = {
@@ -50,10 +51,23 @@ def letter(sender: str, recipient: str) -> bytes:
 
 def check(config: SmtpConfig, *, sender: str, recipient: str | None) -> list[Step]:
     """The steps in order, the first one that fails is the last. Without a recipient no message is handed over."""
-    return asyncio.run(_check(config, sender, recipient))
+    if recipient is None:
+        return asyncio.run(_check(config, None, b""))
+    content = letter(sender, recipient)
+    return asyncio.run(_check(config, _envelope(sender.encode(), recipient.encode(), content), content))
 
 
-async def _check(config: SmtpConfig, sender: str, recipient: str | None) -> list[Step]:
+def hand_over(config: SmtpConfig, message: Outgoing) -> list[Step]:
+    """As `check`, with this message."""
+    envelope = _envelope(message.return_path, message.recipient, message.content)
+    return asyncio.run(_check(config, envelope, message.content))
+
+
+def _envelope(sender: bytes, recipient: bytes, content: bytes) -> Envelope:
+    return Envelope(sender, recipient, None, len(content), not recipient.isascii())
+
+
+async def _check(config: SmtpConfig, envelope: Envelope | None, content: bytes) -> list[Step]:
     steps: list[Step] = []
 
     def tell(step: str, found: str) -> None:
@@ -65,7 +79,7 @@ async def _check(config: SmtpConfig, sender: str, recipient: str | None) -> list
     except OSError as error:
         if config.proxy is None:  # a proxy may know the name all the same
             return [_failed("dns", f"{config.host}: {error.strerror or error}")]
-    desk = _OneLetter(sender, recipient)
+    desk = _OneLetter(envelope, content)
     try:
         link = await SmtpRelay(config, tell).open(desk, "test")
     except RouteRefused as error:
@@ -74,7 +88,7 @@ async def _check(config: SmtpConfig, sender: str, recipient: str | None) -> list
         return [*steps, _failed("connect", str(error))]
     except MailmillError as error:  # a reference that leads nowhere
         return [*steps, _failed("auth", str(error))]
-    if recipient is None:
+    if envelope is None:
         link.close()
         return steps
     return [*steps, await desk.handed_over(link)]
@@ -87,13 +101,8 @@ def _failed(step: str, found: str) -> Step:
 class _OneLetter:
     """A Desk with one message."""
 
-    def __init__(self, sender: str, recipient: str | None) -> None:
-        self._content = letter(sender, recipient) if recipient else b""
-        self._waiting = (
-            [Envelope(sender.encode(), recipient.encode(), None, len(self._content), not recipient.isascii())]
-            if recipient
-            else []
-        )
+    def __init__(self, envelope: Envelope | None, content: bytes) -> None:
+        self._content, self._waiting = content, [envelope] if envelope else []
         self._told: asyncio.Future[Step] = asyncio.get_running_loop().create_future()
 
     async def handed_over(self, link: Link) -> Step:

@@ -161,9 +161,10 @@ def _message(kind: str, position: Position, error: ErrorDetails) -> str:
 
 
 def _fields(kind: str, position: Position) -> tuple[str, ...]:
-    """The fields allowed at a position: of the document, or of the window or the consent in it."""
+    """The fields allowed at a position: of the document, or of what is in it."""
     inner: dict[tuple[str | int, ...], type[specs.Spec]] = {
-        ("window",): specs.WindowSpec, ("consent",): specs.ConsentPolicy,
+        ("window",): specs.WindowSpec, ("consent",): specs.ConsentPolicy, ("dkim",): specs.DkimSpec,
+        ("variants",): specs.VariantSpec,
     }  # fmt: skip
     spec = inner.get(position[:1], SPECS[kind])
     return tuple(spec.model_fields)

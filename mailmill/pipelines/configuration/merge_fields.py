@@ -9,8 +9,7 @@ import polars as pl
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.configuration import content
 from mailmill.pipelines.configuration.documents import Declared, Problem
-from mailmill.pipelines.configuration.specs import TemplateSpec
-from mailmill.pipelines.target import audiences, templates
+from mailmill.pipelines.target import audiences, variants
 
 
 def check(declared: Iterable[Declared], contacts: Mapping[str, pl.LazyFrame]) -> list[Problem]:
@@ -22,13 +21,13 @@ def check(declared: Iterable[Declared], contacts: Mapping[str, pl.LazyFrame]) ->
     """
     found: list[Problem] = []
     for one in declared:
-        spec = one.spec
-        if isinstance(spec, TemplateSpec) and spec.html is not None and spec.text is not None:
-            frame = contacts.get(spec.tenant)
-            if frame is None or not frame.head(1).collect().height:
-                continue
-            facts = templates.check(spec.subject, spec.html, spec.text)
+        tenant = one.key[1]
+        frame = contacts.get(tenant)
+        if frame is None or not frame.head(1).collect().height:
+            continue
+        for position, spec in content.contents(one):
+            _, _, facts = variants.checked(spec.subject, spec.html or "", spec.text)
             for name, known in audiences.unknown_fields(facts.merge_fields, frame).items():
-                message = f"no contact of {spec.tenant} has a field {name!r}. {known}"
-                found.append(content.at(one, Misconfigured(message, place=facts.places[name])))
+                message = f"no contact of {tenant} has a field {name!r}. {known}"
+                found.append(content.at(one, Misconfigured(message, place=facts.places[name]), position))
     return found

@@ -10,7 +10,7 @@ import idna
 from mailmill.pipelines.configuration.documents import Declared, Key, Problem
 from mailmill.pipelines.configuration.specs import CampaignSpec, IdentitySpec, TenantOwned
 
-NAMED_BY_CAMPAIGN = ("segment", "template", "identity", "transport")
+NAMED_BY_CAMPAIGN = ("segment", "identity", "transport")
 
 
 def check(declared: Sequence[Declared], stored: Collection[Key]) -> list[Problem]:
@@ -32,11 +32,12 @@ def _problems(one: Declared, known: Collection[Key]) -> Iterator[Problem]:
 
 
 def _campaign(one: Declared, spec: CampaignSpec, known: Collection[Key]) -> Iterator[Problem]:
-    for kind in NAMED_BY_CAMPAIGN:
-        slug = getattr(spec, kind)
+    content = "split" if spec.split else "template"
+    named = [(kind, kind, getattr(spec, kind)) for kind in NAMED_BY_CAMPAIGN]
+    for field, kind, slug in [*named, *((content, "template", slug) for slug in spec.shares)]:
         if (kind, spec.tenant, slug) not in known:
             slugs = sorted(last for found, tenant, last in known if found == kind and tenant == spec.tenant)
-            yield one.problem(f"{kind}: {spec.tenant} has no {kind} {slug!r}; {_there_are(slugs)}", (kind,))
+            yield one.problem(f"{field}: {spec.tenant} has no {kind} {slug!r}; {_there_are(slugs)}", (field,))
     if spec.start and spec.ends and spec.ends <= spec.start:
         yield one.problem("ends: has to be later than start", ("ends",))
 
@@ -56,6 +57,13 @@ def _identity(one: Declared, spec: IdentitySpec) -> Iterator[Problem]:
             f"allowed: {domain} or a domain below or above it, such as bounce.{domain}",
             ("return_path_domain",),
         )
+    for number, key in enumerate(spec.dkim):  # DMARC counts a signature only of the domain people see
+        if domain is not None and domain != key.domain and not domain.endswith(f".{key.domain}"):
+            yield one.problem(
+                f"dkim[{number}].domain: {key.domain} does not sign for from_address; "
+                f"allowed: {domain} or the domain it is below",
+                ("dkim", number, "domain"),
+            )
 
 
 def _ascii(domain: str) -> str | None:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from mailmill.pipelines.send.headers import MAX_CUSTOM, problem
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.rules import parse
 
@@ -179,6 +180,29 @@ class TransportSpec(TenantOwned):
         return self
 
 
+class DkimSpec(Spec):
+    """A key that signs an identity's messages; `mailmill keys dkim` makes it and says what to publish."""
+
+    selector: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    domain: DomainName  # that of from_address, or one above it
+    key: SecretReference
+    algorithm: Literal["rsa", "ed25519"] = "rsa"
+
+
+def _headers(headers: dict[str, str]) -> dict[str, str]:
+    wrong = [found for found in (problem(name, value) for name, value in headers.items()) if found]
+    if len({name.lower() for name in headers}) < len(headers):
+        wrong.append("a header stands twice")
+    if len(headers) > MAX_CUSTOM:
+        wrong.append(f"more than {MAX_CUSTOM} headers")
+    if wrong:
+        raise ValueError(wrong[0])
+    return headers
+
+
+Headers = Annotated[dict[str, str], AfterValidator(_headers)]
+
+
 class IdentitySpec(TenantOwned):
     """Who a mail is from."""
 
@@ -187,25 +211,54 @@ class IdentitySpec(TenantOwned):
     from_address: Address
     reply_to: Address | None = None
     return_path_domain: DomainName  # where bounces go; aligned with the domain of from_address
+    unsubscribe_mailbox: Address | None = None  # somebody reads it and unsubscribes who writes to it
+    headers: Headers = {}
+    dkim: tuple[DkimSpec, ...] = Field(default=(), max_length=4)
+
+    @field_validator("from_address", "reply_to", "unsubscribe_mailbox")
+    @classmethod
+    def _reaches_everybody(cls, address: str | None) -> str | None:
+        if address is not None and not address.rpartition("@")[0].isascii():
+            raise ValueError("before the @ only ASCII is allowed: few relays carry anything else")
+        return address
 
 
-class TemplateSpec(TenantOwned):
-    """Subject, HTML and text as Jinja2. It has to show {{ unsubscribe_url }} and {{ postal_address }}."""
+class ContentSpec(Spec):
+    """Subject, HTML and text as Jinja2, each part showing {{ unsubscribe_url }} and {{ postal_address }}."""
 
-    kind: Literal["template"]
     subject: Line
     html: str | None = None
     html_file: str | None = None  # relative to the YAML file; read when it is applied
-    text: str | None = None
+    text: str | None = None  # derived from the HTML when neither it nor text_file is given
     text_file: str | None = None
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Self:
         if (self.html is None) == (self.html_file is None):
             raise ValueError("give html or html_file, one of them")
-        if (self.text is None) == (self.text_file is None):
-            raise ValueError("give text or text_file, one of them")
+        if self.text is not None and self.text_file is not None:
+            raise ValueError("give text or text_file, not both")
         return self
+
+
+class VariantSpec(ContentSpec):
+    """A template's content for some: those of a language, of a category, or both."""
+
+    language: Line | None = None
+    category: Line | None = None
+
+    @model_validator(mode="after")
+    def _is_for_some(self) -> Self:
+        if self.language is None and self.category is None:
+            raise ValueError("give language, category or both: the template itself is for everybody else")
+        return self
+
+
+class TemplateSpec(TenantOwned, ContentSpec):
+    """A content for everybody, and others for some; the first variant that fits a recipient is sent."""
+
+    kind: Literal["template"]
+    variants: tuple[VariantSpec, ...] = Field(default=(), max_length=100)
 
 
 class TagSpec(TenantOwned):
@@ -272,7 +325,8 @@ class CampaignSpec(TenantOwned):
     kind: Literal["campaign"]
     name: str = ""
     segment: Slug
-    template: Slug
+    template: Slug | None = None
+    split: dict[Slug, Annotated[int, Field(ge=1, le=1000)]] = {}  # A/B instead of template: template -> its share
     identity: Slug
     transport: Slug
     start: AwareTime | None = None  # none: started by hand (`mailmill campaign start`)
@@ -282,6 +336,20 @@ class CampaignSpec(TenantOwned):
     doubt: Literal["hold", "resend"] = "hold"
     max_attempts: int = Field(default=8, ge=1, le=50)
     give_up_after_s: int = Field(default=72 * 3600, ge=60)  # a recipient still deferred then has expired
+    headers: Headers = {}  # beside the identity's; of one name the campaign's wins
+
+    @property
+    def shares(self) -> dict[str, int]:
+        """The templates this campaign sends, and how much of it each is."""
+        return self.split or {str(self.template): 1}
+
+    @model_validator(mode="after")
+    def _has_a_content(self) -> Self:
+        if (self.template is None) == (not self.split):
+            raise ValueError("give template, or split with two templates or more, one of them")
+        if len(self.split) == 1:
+            raise ValueError("split: one template is no split; give it as template")
+        return self
 
 
 Document = Annotated[

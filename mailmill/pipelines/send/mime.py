@@ -80,7 +80,9 @@ def unstructured(name: str, text: str) -> bytes:
         folded = _folded(f"{name}: {text}")
         if folded is not None:
             return folded
-    return f"{name}: ".encode() + b"\r\n ".join(_encoded_words(text)) + b"\r\n"
+    words = _encoded_words(text)
+    start = f"{name}: ".encode() if len(name) + 2 + len(words[0]) <= LINE else f"{name}:\r\n ".encode()
+    return start + b"\r\n ".join(words) + b"\r\n"
 
 
 def _folded(line: str) -> bytes | None:

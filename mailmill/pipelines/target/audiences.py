@@ -21,6 +21,7 @@ AUDIENCE_SCHEMA = pl.Schema(
         "address_key": pl.String(),
         "domain": pl.String(),
         "merge_values": pl.String(),
+        "variant": pl.Int16(),  # which of the campaign's contents they get
     }
 )
 SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String()})
@@ -31,6 +32,7 @@ REASONS = ("no_email", "invalid", *SUPPRESSED, WITHDRAWN, "duplicate")
 
 CONTACT_FIELDS = ("email", "phone", "name", "language", "category", "country", "time_zone")
 MAX_NAMED = 40  # names in a remedy
+FIRST = pl.lit(0, pl.Int16())  # the choice where there is none
 SEPARATOR, ABSENT = "\x1f", "\x02"  # between merge values; in the place of one that is missing
 
 
@@ -107,12 +109,18 @@ def count(judged_members: pl.DataFrame) -> dict[str, int]:
 
 
 def freeze(
-    members: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame, *, place: str = "template"
+    members: pl.DataFrame,
+    template: TemplateFacts,
+    contacts: pl.LazyFrame,
+    *,
+    place: str = "template",
+    choice: pl.Expr = FIRST,
+    bare: Sequence[frozenset[tuple[str, ...]]] = (),
 ) -> Audience:
     """The audience with its merge values, as it is sent.
 
     In:     `judged` members; contacts, the whole generation, to know which custom fields exist; place, what a person
-            calls the template.
+            calls the template; with several variants, choice of one for a contact, and what each of them needs.
     Raises: Misconfigured for a merge field nobody has, or one that is missing for a recipient and printed bare.
     """
     recipients = members.filter(pl.col("excluded").is_null())
@@ -123,14 +131,17 @@ def freeze(
             address="email",
             address_key="address_key",
             domain=pl.col("email").str.extract("@([^@]+)$"),
+            variant=choice,
             **{f"field:{name}": merge_value(name) for name in template.merge_fields},
         )
         .collect()
     )
     _check_fields(values, template, contacts, place)
+    for number, needed in enumerate(bare or [template.bare]):
+        _check_bare(values.filter(variant=number), needed, place)
     columns = [pl.col(f"field:{name}").fill_null(ABSENT) for name in template.merge_fields]
     merged = pl.concat_str(columns, separator=SEPARATOR) if columns else pl.lit("")
-    frame = values.select("contact_id", "address", "address_key", "domain", merge_values=merged)
+    frame = values.select("contact_id", "address", "address_key", "domain", "variant", merge_values=merged)
     return Audience(recipients=frame, exclusions=count(members), members=members.height)
 
 
@@ -149,7 +160,10 @@ def _check_fields(values: pl.DataFrame, template: TemplateFacts, contacts: pl.La
         raise Misconfigured(
             f"no contact has a field {name!r}", place=f"{place}, {part} line {line}" if line else place, remedy=known
         )
-    for names in sorted(template.bare):
+
+
+def _check_bare(values: pl.DataFrame, bare: frozenset[tuple[str, ...]], place: str) -> None:
+    for names in sorted(bare):
         n = values.filter(pl.all_horizontal(pl.col(f"field:{name}").is_null() for name in names)).height
         if n:
             raise Misconfigured(

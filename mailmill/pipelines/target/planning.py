@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any, Literal
 
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable, TransientError
-from mailmill.pipelines.configuration.specs import CampaignSpec, WindowSpec
-from mailmill.pipelines.target import audiences, segments
+from mailmill.pipelines.configuration.specs import CampaignSpec, IdentitySpec, WindowSpec
+from mailmill.pipelines.send.mime import ascii_address
+from mailmill.pipelines.target import audiences, segments, variants
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
-from mailmill.pipelines.target.templates import TemplateFacts, check
 
 MAX_TRIES = 5  # of a planning that suppressions overtake
 
@@ -78,9 +78,9 @@ def decide(draft: Draft, *, contacts: Contacts, public_url: str) -> Frozen:
     Raises: Misconfigured with what a person has to correct.
     """
     spec = CampaignSpec.model_validate(dict(draft.spec))
-    segment, template, identity = _given(draft, spec)
-    _check_public_url(draft, public_url)
-    facts = check(*(str(template.get(part) or "") for part in ("subject", "html", "text")))
+    segment, identity = _given(draft, spec)
+    contents = variants.given(spec.shares, draft.templates, draft.tenant)
+    check_public_url(draft, public_url)
     generation = contacts.generation(draft.tenant_id)
     if generation is None:
         raise no_contacts(draft.tenant)
@@ -91,9 +91,16 @@ def decide(draft: Draft, *, contacts: Contacts, public_url: str) -> Frozen:
     judged = audiences.judged(members, contacts.suppressions(draft.tenant_id, draft.campaign_id))
     return Frozen(
         draft=draft,
-        content=_content(draft, spec, template, identity, facts, public_url),
-        links=facts.links,
-        audience=audiences.freeze(judged, facts, generation.contacts, place=f"template {draft.tenant}/{spec.template}"),
+        content=content(draft, spec, contents, identity, public_url),
+        links=contents.facts.links,
+        audience=audiences.freeze(
+            judged,
+            contents.facts,
+            generation.contacts,
+            place=f"template {draft.tenant}/{'+'.join(spec.shares)}",
+            choice=contents.choice(draft.campaign_id),
+            bare=[one.facts.bare for one in contents.variants],
+        ),
         as_of=generation.as_of,
     )
 
@@ -102,20 +109,20 @@ def no_contacts(tenant: str) -> Misconfigured:
     return Misconfigured(f"tenant {tenant} has no contacts yet", remedy="Ingest a source first: `mailmill ingest`.")
 
 
-def _given(draft: Draft, spec: CampaignSpec) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+def _given(draft: Draft, spec: CampaignSpec) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     for kind, slug, found in (
         ("segment", spec.segment, draft.segment),
-        ("template", spec.template, draft.template),
         ("identity", spec.identity, draft.identity),
         ("transport", spec.transport, draft.transport_id),
     ):
         if found is None:
             raise Misconfigured(f"there is no {kind} {draft.tenant}/{slug}", remedy="Apply it, then schedule again.")
-    assert draft.segment is not None and draft.template is not None and draft.identity is not None
-    return draft.segment, draft.template, draft.identity
+    assert draft.segment is not None and draft.identity is not None
+    return draft.segment, draft.identity
 
 
-def _check_public_url(draft: Draft, public_url: str) -> None:
+def check_public_url(draft: Draft, public_url: str) -> None:
+    """Raises: Misconfigured when people could not unsubscribe."""
     if draft.transport_kind != "sandbox" and not public_url.startswith("https://"):
         raise Misconfigured(
             "without an https address for unsubscribing nothing is sent, except to a sandbox",
@@ -124,22 +131,20 @@ def _check_public_url(draft: Draft, public_url: str) -> None:
         )
 
 
-def _content(
-    draft: Draft,
-    spec: CampaignSpec,
-    template: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    facts: TemplateFacts,
-    public_url: str,
+def content(
+    draft: Draft, spec: CampaignSpec, contents: variants.Contents, identity: Mapping[str, Any], public_url: str
 ) -> dict[str, Any]:
     """The campaign's content as JSON: all that sending needs, so that no later edit reaches it (P06)."""
-    domain = str(identity["from_address"]).rpartition("@")[2]
+    sender = IdentitySpec.model_validate(dict(identity))
+    facts, domain = contents.facts, ascii_address(sender.from_address).rpartition("@")[2]
     return {
         "merge_fields": list(facts.merge_fields),
-        "variants": [
-            {**{part: template[part] for part in ("subject", "html", "text")}, "links": [*range(len(facts.links))]}
-        ],
-        **{key: identity.get(key) for key in ("from_name", "from_address", "reply_to", "return_path_domain")},
+        "variants": contents.frozen(),
+        **sender.model_dump(
+            mode="json",
+            include={"from_name", "from_address", "reply_to", "return_path_domain", "unsubscribe_mailbox", "dkim"},
+        ),
+        "headers": _merged(sender.headers, spec.headers),
         "list_id": f"{spec.segment}.{draft.tenant}.{domain}",
         "postal_address": draft.postal_address,
         "tenant_name": draft.tenant_name,
@@ -151,6 +156,12 @@ def _content(
         "sandbox": draft.transport_kind == "sandbox",
         "links": list(facts.links),
     }
+
+
+def _merged(headers: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str]:
+    """A header's name has no case."""
+    replaced = {name.lower() for name in over}
+    return {**{name: value for name, value in headers.items() if name.lower() not in replaced}, **over}
 
 
 def _window(window: WindowSpec | None, time_zone: str) -> dict[str, Any] | None:

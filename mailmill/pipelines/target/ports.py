@@ -58,7 +58,7 @@ class Draft:
     slug: str
     spec: Mapping[str, Any]
     segment: Mapping[str, Any] | None
-    template: Mapping[str, Any] | None
+    templates: Mapping[str, Mapping[str, Any]]  # by slug, those that the campaign names and that exist
     identity: Mapping[str, Any] | None
     transport_id: int | None
     transport_kind: str | None

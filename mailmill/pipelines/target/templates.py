@@ -17,7 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.target import grammar, names
-from mailmill.pipelines.target.anchors import Anchor, anchors, without_comments
+from mailmill.pipelines.target.anchors import Anchor, anchors
+from mailmill.pipelines.target.plain import plain_text
 
 Kind = Literal["html", "text"]  # the subject is text
 
@@ -200,12 +201,12 @@ def _parsed(kind: Kind, source: str, part: str) -> nodes.Template:
 
 
 def _check_required(part: str, kind: Kind, source: str) -> None:
-    """The unsubscribe link and the postal address stand where everybody sees them, not in a comment or an `if`."""
-    shown = names.always_shown(_parsed(kind, without_comments(source) if kind == "html" else source, part))
+    """The unsubscribe link and the postal address are seen by everybody: not in an `if`, not in a hidden element."""
+    shown = names.always_shown(_parsed(kind, plain_text(source) if kind == "html" else source, part))
     for name in REQUIRED:
         if name not in shown:
             raise Misconfigured(
-                f"{{{{ {name} }}}} is missing, or stands in an `if` or a comment",
+                f"{{{{ {name} }}}} is missing, or stands in an `if`, a comment or a hidden element",
                 place=part,
                 remedy=f"Put {{{{ {name} }}}} into this part; no bulk mail may go out without it.",
             )

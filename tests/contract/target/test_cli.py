@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import stat
+from email import message_from_bytes
+from email.policy import default
 
 import pytest
+from send_world import Sink
 from typer.testing import CliRunner
 
 import mailmill.cli.campaigns
+import mailmill.cli.keys
 from mailmill.cli import targeting
 from mailmill.cli.app import app
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres import keys
 from mailmill.settings import Settings
 
 
@@ -20,7 +26,10 @@ def run(world, monkeypatch, tmp_path):
     """Types a verb; a refusal is raised as it is, for the message to be read."""
     mill = Installation(Settings(home=tmp_path))
     mill.__dict__ |= {"database": world.database, "lake": world.lake}
-    monkeypatch.setattr(mailmill.cli.campaigns, "installation", lambda: mill)
+    for verbs in (mailmill.cli.campaigns, mailmill.cli.keys):
+        monkeypatch.setattr(verbs, "installation", lambda: mill)
+    with world.database.transaction() as conn:
+        keys.ensure(conn)
 
     def typed(*words: str, exit_code: int = 0):
         result = CliRunner().invoke(app, list(words))
@@ -122,9 +131,49 @@ def test_an_unknown_name_is_named(run, words):
 def test_a_message_is_previewed_for_a_contact(run):
     shown = run("preview", "acme/spring", "--contact", "P1@x1.example", "--json")
     assert shown["text"].startswith("Hello Person 1\nhttp://127.0.0.1:8025/u/")
+    assert (shown["variant"], shown["subject"], shown["address"]) == ("spring", "Spring", "P1@x1.example")
+    assert "Message-ID: <" in run("preview", "acme/spring", "--headers")
+    assert run("preview", "acme/spring", "--html").count("<html") == 0
+    assert "--- text ---" in run("preview", "acme/spring", "--text", "--headers")
     assert "Hello there" in run("preview", "acme/spring", "--contact", "p0@x0.example")
     with pytest.raises(Misconfigured, match="no contact has this address"):
         run("preview", "acme/spring", "--contact", "none@x.example")
+
+
+def test_a_preview_is_written_as_it_would_go_out_signed_by_the_identitys_keys(run, world, tmp_path, project):
+    documents = project()
+    dkim = [
+        {"selector": name, "domain": "acme.example", "key": f"file:{tmp_path}/keys/{name}.pem", "algorithm": name}
+        for name in ("rsa", "ed25519")
+    ]
+    documents[2] |= {"dkim": dkim, "unsubscribe_mailbox": "leave@acme.example", "headers": {"X-Sort": "news"}}
+    world.apply(*documents)
+    records = run("keys", "dkim", "acme/news", "--json")
+    assert [one["name"] for one in records] == ["rsa._domainkey.acme.example", "ed25519._domainkey.acme.example"]
+    assert [one["made"] for one in records] == [True, True]
+    assert all(one["value"].startswith("v=DKIM1; k=") and "PRIVATE" not in str(one) for one in records)
+    assert {stat.S_IMODE((tmp_path / "keys" / f"{name}.pem").stat().st_mode) for name in ("rsa", "ed25519")} == {0o600}
+    assert [one["made"] for one in run("keys", "dkim", "acme/news", "--json")] == [False, False]
+    out = tmp_path / "spring.eml"
+    run("preview", "acme/spring", "--out", str(out))
+    message = message_from_bytes(out.read_bytes(), policy=default)
+    assert len(message.get_all("DKIM-Signature")) == 2 and message["X-Sort"] == "news"
+    assert "mailto:leave@acme.example?subject=unsubscribe%20" in message["List-Unsubscribe"]
+
+
+def test_a_test_goes_to_one_person_marked_and_outside_the_ledger(run, world, project):
+    with Sink(keep_bodies=True) as sink:
+        documents = project()
+        documents[1]["port"] = sink.port
+        world.apply(*documents)
+        found = run("campaign", "test", "acme/spring", "me@acme.example", "--contact", "p1@x1.example", "--json")
+    assert found["ok"] and [one.recipient for one in sink.taken] == ["me@acme.example"]
+    message = message_from_bytes(sink.taken[0].body, policy=default)
+    assert message["Subject"] == "[Test] Spring" and "Person 1" in message.get_body(("plain",)).get_content()
+    assert world.value("SELECT count(*) FROM messages") == 0
+    run("suppress", "acme", "me@acme.example")
+    with pytest.raises(Misconfigured, match="suppressed"):
+        run("campaign", "test", "acme/spring", "me@acme.example")
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path):

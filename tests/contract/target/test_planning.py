@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -47,7 +48,7 @@ def test_the_audience_lies_in_the_lake_as_it_does_in_the_ledger(world):
     world.start()
     (file, facts) = world.rows("SELECT file, facts FROM manifest WHERE dataset = 'audiences' AND part = 'spring'")[0]
     frame = world.lake.scan([file], None).collect()
-    assert frame.columns == ["message_id", "contact_id", "address", "address_key", "domain", "merge_values"]
+    assert frame.columns == ["message_id", "contact_id", "address", "address_key", "domain", "merge_values", "variant"]
     assert frame["message_id"].to_list() == [1, 2, 3, 4, 5]
     assert facts["exclusions"] == {}
 
@@ -242,3 +243,29 @@ def test_F05_a_planning_that_somebody_left_is_taken_up_by_the_next_tick(world):
 def test_an_unknown_campaign_is_named(world):
     with world.database.transaction() as conn, pytest.raises(Misconfigured, match="no campaign 'acme/nothing'"):
         campaigns.find(conn, "acme/nothing")
+
+
+def test_P06_each_recipient_gets_the_content_for_their_language_and_half_of_them_the_other_template(
+    world, frame, project
+):
+    people = [{"email": f"p{n}@x.example", "language": "de-AT" if n % 2 else "fr"} for n in range(400)]
+    world.publish(frame(people))
+    *documents, campaign = project()
+    german = {"language": "de", "subject": "Frühling", "html": documents[3]["html"].replace("Hello", "Hallo")}
+    other = {**documents[3], "slug": "short", "subject": "Short"}
+    documents[3]["variants"] = [german]
+    campaign = {**campaign, "split": {"spring": 3, "short": 1}}
+    del campaign["template"]
+    world.apply(*documents, other, campaign)
+    world.start()
+    content = world.value("SELECT content FROM campaigns")
+    labels = [one["label"] for one in content["variants"]]
+    assert sorted(labels) == ["short", "spring", "spring:de"]
+    assert content["variants"][labels.index("spring:de")]["text"].startswith("Hallo")  # derived from its HTML
+    rows = world.rows("SELECT variant, address FROM messages")
+    sent = {address: labels[variant] for variant, address in rows}
+    shares = Counter(sent.values())
+    assert 60 < shares["short"] < 140 and sum(shares.values()) == 400
+    for person in people:
+        wanted = "spring:de" if person["language"] == "de-AT" else "spring"
+        assert sent[person["email"]] in (wanted, "short")

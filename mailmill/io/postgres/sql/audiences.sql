@@ -13,10 +13,10 @@ UPDATE message_ids SET next = next + %(n)s RETURNING next - %(n)s;
 -- name: stage_table
 -- Row-level security forbids COPY into the ledger itself.
 CREATE TEMP TABLE staged (message_id bigint, contact_id bigint, address text, address_key text, domain text,
-  merge_values text) ON COMMIT DROP;
+  merge_values text, variant smallint) ON COMMIT DROP;
 
 -- name: stage
-COPY staged (message_id, contact_id, address, address_key, domain, merge_values) FROM STDIN
+COPY staged (message_id, contact_id, address, address_key, domain, merge_values, variant) FROM STDIN
   (FORMAT csv, FORCE_NOT_NULL (address, address_key, domain, merge_values));
 
 -- name: no_nested_loops
@@ -38,8 +38,8 @@ SELECT EXISTS (
  AND EXISTS (SELECT FROM staged a LEFT JOIN contacts c ON c.id = a.contact_id WHERE c.id IS NULL);
 
 -- name: fill_ledger
-INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain)
-SELECT message_id, %(tenant_id)s, %(campaign_id)s, contact_id, address, address_key, domain FROM staged;
+INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, variant)
+SELECT message_id, %(tenant_id)s, %(campaign_id)s, contact_id, address, address_key, domain, variant FROM staged;
 
 -- name: fill_fields
 INSERT INTO message_fields (message_id, tenant_id, merge_values)

@@ -45,11 +45,13 @@ SELECT true FROM campaigns
 -- name: draft
 -- What a campaign is made of; planning asks while it plans, a preview at any time.
 SELECT c.id AS campaign_id, c.tenant_id, t.slug AS tenant, t.name AS tenant_name, t.postal_address, t.time_zone, c.slug,
-       c.spec, s.spec AS segment, p.spec AS template, i.spec AS identity, r.id AS transport_id,
+       c.spec, s.spec AS segment,
+       (SELECT coalesce(jsonb_object_agg(p.slug, p.spec), '{}') FROM templates p
+         WHERE p.tenant_id = c.tenant_id AND (p.slug = c.spec->>'template' OR c.spec->'split' ? p.slug)) AS templates,
+       i.spec AS identity, r.id AS transport_id,
        r.kind AS transport_kind, clock_timestamp() AS now
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
   LEFT JOIN segments s ON s.tenant_id = c.tenant_id AND s.slug = c.spec->>'segment'
-  LEFT JOIN templates p ON p.tenant_id = c.tenant_id AND p.slug = c.spec->>'template'
   LEFT JOIN identities i ON i.tenant_id = c.tenant_id AND i.slug = c.spec->>'identity'
   LEFT JOIN transports r ON r.tenant_id = c.tenant_id AND r.slug = c.spec->>'transport'
  WHERE c.id = %(campaign_id)s AND (%(any_state)s OR c.state = 'planning');

@@ -1,0 +1,109 @@
+"""What a reader sees of HTML: as the text part of a message, and to know whether something is shown at all.
+
+Jinja2 in the source stays where it stands, so that the text is a template too.
+"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_FIRST = 0xF0000  # private use: one character stands for each piece of Jinja2 while HTML is read
+_HELD = re.compile("[\U000f0000-\U000ffffd]")
+_BLOCKS = frozenset({
+    "address", "article", "aside", "blockquote", "body", "center", "dd", "div", "dl", "dt", "figure", "footer", "form",
+    "h1", "h2", "h3", "h4", "h5", "h6", "header", "html", "hr", "main", "nav", "ol", "p", "pre", "section", "table",
+    "tbody", "tfoot", "thead", "tr", "ul",
+})  # fmt: skip
+_APART = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6", "table", "ul", "ol", "blockquote", "pre", "hr"})
+_UNSEEN = frozenset({"head", "title", "style", "script", "template", "noscript", "svg", "object", "select"})
+_VOID = frozenset({
+    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
+})  # fmt: skip
+_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d]*[1-9])", re.IGNORECASE)
+
+
+def plain_text(html: str) -> str:
+    """The text of an HTML source: a line a block, links as `words: address`, nothing that is hidden."""
+    held = JINJA.findall(html)
+    numbers = iter(range(len(held)))
+    reader = _Reader()
+    reader.feed(JINJA.sub(lambda _: chr(_FIRST + next(numbers)), html))
+    reader.close()
+    text = re.sub(r"[ \t]*\n[ \t]*", "\n", "".join(reader.out).replace("{{", "{ {").replace("{%", "{ %"))
+    text = re.sub(r"\n{3,}", "\n\n", text).strip("\n ") + "\n"
+    return _HELD.sub(lambda found: held[ord(found[0]) - _FIRST], text)
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.out: list[str] = []
+        self._hidden: list[str] = []  # open elements from the first that is hidden on
+        self._links: list[tuple[str, int]] = []  # address, and where its words begin
+        self._kept = 0  # depth of <pre>
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attributes}
+        hidden = tag in _UNSEEN or "hidden" in found or _HIDDEN.search(found.get("style", "")) is not None
+        if self._hidden or hidden:
+            self._hidden += [tag] if tag not in _VOID else []
+            return
+        if tag in _BLOCKS:
+            self._break(2 if tag in _APART else 1)
+        match tag:
+            case "br":
+                self.out.append("\n")
+            case "li":
+                self._break(1)
+                self.out.append("- ")
+            case "td" | "th":
+                self._space()
+            case "img" if found.get("alt", "").strip():
+                self.out.append(found["alt"].strip())
+            case "a":
+                self._links.append((found.get("href", "").strip(), len(self.out)))
+            case "pre":
+                self._kept += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._hidden:
+            if tag in self._hidden:
+                del self._hidden[len(self._hidden) - 1 - self._hidden[::-1].index(tag) :]
+            return
+        if tag == "a" and self._links:
+            href, begin = self._links.pop()
+            words = " ".join("".join(self.out[begin:]).split())
+            if href and not href.startswith(("#", "mailto:")) and href != words:
+                self.out.append(f": {href}" if words else href)
+            if href:
+                self.out.append(" ")
+        elif tag == "pre":
+            self._kept = max(0, self._kept - 1)
+        if tag in _BLOCKS:
+            self._break(2 if tag in _APART else 1)
+
+    def handle_data(self, data: str) -> None:
+        if self._hidden:
+            return
+        if self._kept:
+            self.out.append(data)
+            return
+        text = re.sub(r"[ \t\r\n\f]+", " ", data)
+        if text.startswith(" ") and (not self.out or self.out[-1].endswith((" ", "\n"))):
+            text = text[1:]
+        if text:
+            self.out.append(text)
+
+    def _space(self) -> None:
+        if self.out and not self.out[-1].endswith((" ", "\n")):
+            self.out.append(" ")
+
+    def _break(self, lines: int) -> None:
+        """At least so many line ends before what follows."""
+        if not self.out:
+            return
+        tail = "".join(self.out[-lines:])
+        ends = len(tail) - len(tail.rstrip("\n"))
+        self.out.append("\n" * max(0, lines - ends))

@@ -1,0 +1,142 @@
+"""Contents: text made of HTML, CSS put into the elements, and who gets which variant."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.target import variants
+from mailmill.pipelines.target.plain import plain_text
+from mailmill.pipelines.target.styles import inlined
+from mailmill.pipelines.target.templates import compile
+
+FOOT = '<p>{{ postal_address }} <a href="{{ unsubscribe_url }}">leave</a></p>'
+STYLED = (
+    "<!doctype html><html><head><style>p.a{color:red} @media (max-width:9em){p{color:green}}</style></head><body>"
+    '<table>{% for item in items.split(";") %}<tr><td class="x">{{ item | default("é \\" < &") }}</td></tr>{% endfor %}'
+    '</table><p class="a">{{ name or "you" }}</p><a href="https://a.example/?x=1&amp;y=2">a</a>'
+    + FOOT
+    + "</body></html>"
+)
+
+
+def template(**changed: object) -> dict[str, object]:
+    return {"subject": "Hi", "html": FOOT, "text": None, "variants": [], **changed}
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<p>One</p><p>Two</p>", "One\n\nTwo\n"),
+        ("<div>One</div><div>Two<br>Three</div>", "One\nTwo\nThree\n"),
+        ("<ul><li>a</li><li>b <b>c</b></li></ul>", "- a\n- b c\n"),
+        ("<a href='https://a.example/?x&amp;y'>see  this</a>.", "see this: https://a.example/?x&y .\n"),
+        ("<a href='https://a.example'>https://a.example</a>", "https://a.example\n"),
+        ("<a href='https://a.example'><img src=x alt='A picture'></a>", "A picture: https://a.example\n"),
+        ("<head><title>t</title><style>p{}</style></head><p>shown</p><script>no</script>", "shown\n"),
+        ("<p style='display: none'>no <b>nor</b></p><p hidden>no</p><!-- no -->yes", "yes\n"),
+        ("<table><tr><td>a</td><td>b</td></tr><tr><td>c</td></tr></table>", "a b\nc\n"),
+        ("<p>Fish &amp; {{ chips | default('<x>') }}</p>", "Fish & {{ chips | default('<x>') }}\n"),
+        ("{% if name %}<p>Hi {{ name }}</p>{% endif %}", "{% if name %}\n\nHi {{ name }}\n\n{% endif %}\n"),
+        ("<p>&#123;&#123; name }}</p>", "{ { name }}\n"),
+    ],
+)
+def test_the_text_of_html_is_what_a_reader_sees(html, text):
+    assert plain_text(html) == text
+
+
+PIECES = [*"<>ab/\"' =&;!-{}%#\n", "<p>", "</p>", "<a href=x>", "</a>", "<b hidden>", "</b>", "{{ n }}"]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40))
+def test_any_html_gives_a_text(html):
+    assert plain_text("".join(html)).endswith("\n")
+
+
+def test_css_goes_into_the_elements_and_jinja_stays_where_it_was():
+    done = inlined(STYLED)
+    assert '<p class="a" style="color: red;">' in done and "@media" in done
+    values = {"items": "a;b", "unsubscribe_url": "https://u.example/", "postal_address": "1 Quay"}
+    shown = compile("html", done).render(values)
+    assert shown.count("<tr>") == 2 and shown.index("<td") < shown.index("</table>") and ">you</p>" in shown
+    _, text, facts = variants.checked("Hi", STYLED, None)
+    assert facts.links == ("https://a.example/?x=1&y=2",) and "{{ unsubscribe_url }}" in text
+
+
+@pytest.mark.parametrize("html", ["<p>no styles</p>", "<style>p{color:{{ colour }}}</style><p>x</p>"])
+def test_html_without_styles_of_its_own_stays_as_it_is(html):
+    assert inlined(html) == html
+
+
+def test_inlining_reads_no_file_and_no_address():
+    done = inlined('<link rel="stylesheet" href="file:///etc/hostname"><style>p{color:red}</style><p>x</p>')
+    assert 'style="color: red;"' in done
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "<!-- {} -->",
+        "<div style='display:none'>{}</div>",
+        "<title>{}</title>",
+        "<p hidden>{}</p>",
+        "<img alt='' title='{}'>",
+    ],
+)
+def test_M6_a_hidden_unsubscribe_link_is_none(hidden):
+    with pytest.raises(Misconfigured, match="hidden element"):
+        variants.checked("Hi", "{{ postal_address }}" + hidden.format("{{ unsubscribe_url }}"), FOOT)
+
+
+def contents(**shares: int) -> variants.Contents:
+    german, press = {"language": "de", "category": None}, {"language": None, "category": "press"}
+    some = [{**template(subject=name), **who} for name, who in (("de", german), ("press", press))]
+    applied = {slug: template(variants=some if slug == "a" else []) for slug in shares}
+    return variants.given(shares, applied, "acme")
+
+
+def chosen(found: variants.Contents, campaign: int, people: pl.DataFrame) -> list[str]:
+    numbers = people.select(found.choice(campaign)).to_series().to_list()
+    return [found.variants[n].label for n in numbers]
+
+
+PEOPLE = pl.DataFrame(
+    {"contact_id": [1, 2, 3, 4, 5, 6], "language": ["de", "DE-at", "den", None, "fr", "de"],
+     "category": [None, "press", None, "Press", "shop", "press"]},
+    schema_overrides={"language": pl.String, "category": pl.String},
+)  # fmt: skip
+
+
+def test_the_first_variant_that_fits_is_sent_and_the_template_to_everybody_else():
+    assert chosen(contents(a=1), 1, PEOPLE) == ["a:de", "a:de", "a", "a:press", "a", "a:de"]
+
+
+def test_shares_are_kept_and_a_contact_always_gets_the_same():
+    people = pl.DataFrame({"contact_id": range(20_000), "language": "fr", "category": "x"})
+    found = contents(a=70, b=20, c=10)
+    once = chosen(found, 5, people)
+    assert once == chosen(found, 5, people) != chosen(found, 6, people)
+    counts = {label: once.count(label) for label in set(once)}
+    assert all(abs(counts[label] - want) < 400 for label, want in (("a", 14000), ("b", 4000), ("c", 2000)))
+    # campaigns draw apart: who got b in one gets b in another as seldom as anybody
+    both = sum(x == y == "b" for x, y in zip(once, chosen(found, 6, people), strict=True))
+    assert 600 < both < 1000
+
+
+def test_the_draw_is_splitmix64():
+    people = pl.DataFrame({"contact_id": [0, 1, 2**40]})
+    mask, expected = 2**64 - 1, []
+    for contact in (0, 1, 2**40):
+        h = (contact + 3 * 0x9E3779B97F4A7C15) & mask
+        h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) & mask
+        expected.append(h ^ (h >> 31))
+    assert people.select(variants.mixed(3)).to_series().to_list() == expected
+
+
+def test_a_template_that_is_not_there_is_named():
+    with pytest.raises(Misconfigured, match="no template acme/b"):
+        variants.given({"b": 1}, {}, "acme")
