@@ -21,7 +21,7 @@ def definitions(mill: Installation) -> dg.Definitions:
     """The definitions over one installation."""
     modules = [contacts, segments, campaigns, warehouse, lake, validation]
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules(modules), *events.ALL],
+        assets=[*dg.load_assets_from_modules(modules, include_specs=True), *events.ALL],
         asset_checks=dg.load_asset_checks_from_modules(modules),
         jobs=jobs.ALL,
         schedules=schedules.ALL,

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import dagster as dg
+import polars as pl
 
 from mailmill.assets import conditions, partitions, reports
 from mailmill.assets.resources import Mill
@@ -10,11 +11,12 @@ from mailmill.io.postgres import segments as stored
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.target import planning
+from mailmill.pipelines.target.ports import Segment
 
 
 @dg.asset(
     partitions_def=partitions.segments,
-    deps=["contacts", "revalidated_contacts"],
+    deps=["contacts", "revalidated_contacts", "published_contacts"],
     group_name="target",
     kinds={"polars", "parquet"},
     owners=["team:data"],
@@ -29,11 +31,13 @@ def segments(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) ->
         raise dg.Failure(str(planning.no_contacts(segment.tenant)), allow_retries=False)
     store = PostgresSegments(database=mill.database, lake=mill.lake)
     change = planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
+    contacts = generation.contacts.select(pl.len()).collect().item()
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": change.rows,
             "joined": change.joined,
             "left": change.left,
+            "share_of_contacts": change.rows / contacts if contacts else 0.0,
             "contacts_as_of": dg.MetadataValue.timestamp(generation.as_of),
             "rule": dg.MetadataValue.json(dict(segment.rule)),
             "chart": reports.bars(
@@ -41,3 +45,39 @@ def segments(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) ->
             ),
         }
     )
+
+
+@dg.asset_check(
+    asset=segments,
+    partitions_def=partitions.segments,
+    description="A segment holds contacts of the present generation, each once.",
+)
+def members_are_contacts(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
+    segment, members = _materialized(context, mill)
+    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
+    assert generation is not None
+    unknown = members.lazy().join(generation.contacts, on="contact_id", how="anti").select(pl.len()).collect().item()
+    twice = members.height - members["contact_id"].n_unique()
+    # contacts may have changed since the segment was made; then it is about to be made anew
+    severity = dg.AssetCheckSeverity.ERROR if twice else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckResult(
+        passed=not unknown and not twice, severity=severity, metadata={"unknown": unknown, "twice": twice}
+    )
+
+
+@dg.asset_check(
+    asset=segments,
+    partitions_def=partitions.segments,
+    description="A segment takes somebody in; one that takes in nobody is most often a slip in its rule.",
+)
+def somebody_is_in_it(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
+    _, members = _materialized(context, mill)
+    return dg.AssetCheckResult(
+        passed=members.height > 0, severity=dg.AssetCheckSeverity.WARN, metadata={"contacts": members.height}
+    )
+
+
+def _materialized(context: dg.AssetCheckExecutionContext, mill: Mill) -> tuple[Segment, pl.DataFrame]:
+    with mill.database.transaction() as conn:
+        segment = stored.find(conn, "/".join(partitions.parts(context.partition_key)))
+    return segment, PostgresSegments(database=mill.database, lake=mill.lake).last(segment)

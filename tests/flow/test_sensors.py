@@ -18,6 +18,7 @@ from mailmill.io.postgres.database import Database
 from mailmill.pipelines.ingest import addresses
 from mailmill.sensors import schedules, sensors
 
+REPOSITORY = definitions.defs.get_repository_def()
 SETUP = """
 INSERT INTO tenants (slug, name, postal_address, spec)
 VALUES ('acme', 'Acme', 'Here', '{}'), ('beta', 'Beta', 'There', '{}');
@@ -74,9 +75,7 @@ def contacts(instance: dg.DagsterInstance, partition: str) -> None:
 
 def refreshed(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[str], str | None]:
     """One tick of the sensor as the code server evaluates it: the segments it asks for, and its next cursor."""
-    context = dg.build_sensor_context(
-        instance=instance, cursor=cursor, repository_def=definitions.defs.get_repository_def()
-    )
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, repository_def=REPOSITORY)
     tick = sensors.segments_follow_contacts.evaluate_tick(context)
     return sorted(str(request.partition_key) for request in tick.run_requests or ()), tick.cursor
 
@@ -97,6 +96,16 @@ def test_contacts_of_a_tenant_refresh_its_segments_and_nobody_elses(instance: dg
     assert asked == ["acme|all", "acme|press", "beta|all"]
     partitions.add(instance, partitions.segments, ["beta|new"])
     assert refreshed(instance, cursor)[0] == ["beta|new"]
+
+
+def test_reactions_refresh_the_segments_of_the_tenant_whose_contacts_they_changed(instance: dg.DagsterInstance) -> None:
+    partitions.add(instance, partitions.segments, ["acme|all", "beta|all"])
+    partitions.add(instance, partitions.tenants, ["acme", "beta"])
+    contacts(instance, "acme|drop")
+    contacts(instance, "beta|crawl")
+    _, cursor = refreshed(instance, None)
+    instance.report_runless_asset_event(dg.AssetMaterialization("published_contacts", partition="beta"))
+    assert refreshed(instance, cursor)[0] == ["beta|all"]
 
 
 def test_contacts_that_change_while_a_segment_is_made_refresh_it_afterwards(instance: dg.DagsterInstance) -> None:
