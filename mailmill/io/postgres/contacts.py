@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -39,18 +39,17 @@ def take_in(
     source: SourceRow,
     batch: BatchRow,
     files: Iterable[pl.DataFrame],
-    *,
-    without_tags: Collection[str] = (),
 ) -> Taken:
     """Merge a batch's accepted rows into the tenant's contacts.
 
-    In:  frames of ACCEPTED_SCHEMA with custom fields, no match_key in two of them; tags that the operator deleted.
+    In:  frames of ACCEPTED_SCHEMA with custom fields, no match_key in two of them.
     What is new is written as it comes; of what a source only repeats nothing but the sighting moves; the rest is read
     back and merged. Memory is that of one frame. The tenant's lock is taken first, here as wherever contacts change.
     """
     lock(conn, source.tenant_id)
     conn.execute(SQL["stage"])
     facts = {"tenant_id": source.tenant_id, "batch_id": batch.id}
+    without_tags = deleted_tags(conn, source.tenant_id)
     again = bool((conn.execute(SQL["was_loaded"], facts).fetchone() or [False])[0])
     origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
     counts, doubted, named = LoadCounts(batches=1), [_no_ids()], [_no_ids()]
@@ -126,6 +125,11 @@ def _unnamed(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, named
 def lock(conn: psycopg.Connection, tenant_id: int) -> None:
     """Hold the tenant's contacts until the transaction ends. Whoever changes contacts or sightings takes this first."""
     conn.execute(SQL["lock"], {"tenant_id": tenant_id})
+
+
+def deleted_tags(conn: psycopg.Connection, tenant_id: int) -> list[str]:
+    """Tags that the operator took off every contact: no load brings them back."""
+    return [slug for (slug,) in conn.execute(SQL["deleted_tags"], {"tenant_id": tenant_id})]
 
 
 def states(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> pl.DataFrame:

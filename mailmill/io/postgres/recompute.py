@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import polars as pl
@@ -35,17 +34,17 @@ def recompute(
     *,
     without: int | None = None,
     also: int | None = None,
-    without_tags: Collection[str] = (),
 ) -> Recomputed:
     """Validate again the raw batches that name these contacts, weigh all they say, and put that in place of what was.
 
     In:  ids of contacts; `without`, a source that counts no longer, so that the runners-up return (its contacts:
-         sightings.of_source); `also`, a batch that is just being loaded; tags that the operator deleted.
+         sightings.of_source); `also`, a batch that is just being loaded.
     Contacts that no batch names any more are deleted. Takes the tenant's lock; memory is that of these contacts and of
     one batch.
     """
     contacts.lock(conn, tenant_id)
     before = contacts.states(conn, tenant_id, ids)
+    without_tags = contacts.deleted_tags(conn, tenant_id)
     keys = before.select("id", "match_key")
     seen = sightings.of_contacts(conn, tenant_id, ids).join(keys, on="id", how="semi")
     spans = seen.group_by("source_id").agg(pl.col("first_seen").min(), pl.col("last_seen").max())

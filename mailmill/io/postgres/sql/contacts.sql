@@ -64,6 +64,9 @@ DELETE FROM contacts c USING wanted w WHERE c.id = w.id AND c.tenant_id = %(tena
 -- name: was_loaded
 SELECT loaded_at IS NOT NULL FROM batches WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s;
 
+-- name: deleted_tags
+SELECT slug FROM tags WHERE tenant_id = %(tenant_id)s AND deleted_at IS NOT NULL;
+
 -- name: seen_between
 -- The earliest and the latest row that a loaded batch can have held, in epoch microseconds.
 SELECT coalesce((extract(epoch FROM seen_from) * 1000000)::bigint, 0), (extract(epoch FROM seen_at) * 1000000)::bigint
