@@ -1,0 +1,101 @@
+"""Phone numbers: known plans all at once, the rest by libphonenumber; both say the same."""
+
+from __future__ import annotations
+
+import phonenumbers
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailmill.pipelines.ingest import phones
+from mailmill.pipelines.ingest.phones import PLANS, derived, examine
+
+
+def one(typed: str | None, region: str | None = None) -> str | None:
+    return examine(pl.Series([typed], dtype=pl.String), pl.Series([region], dtype=pl.String))[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "region", "number"),
+    [
+        ("+12025550123", None, "+12025550123"),
+        ("+1 (202) 555-0123", None, "+12025550123"),
+        ("2025550123", "US", "+12025550123"),
+        ("5551234567", "US", "+15551234567"),
+        ("1-416-555-0123", "CA", "+14165550123"),
+        ("416.555.0123", "CA", "+14165550123"),
+        ("2025550123", None, None),
+        ("5551234", "US", None),  # can be dialled in its town only
+        ("+1202555012", None, None),
+        ("030 1234567", "DE", "+49301234567"),
+        ("+49 (0)30 1234567", None, "+49301234567"),
+        ("0049 30 1234567", "DE", "+49301234567"),
+        ("07911 123456", "GB", "+447911123456"),
+        ("01 23 45 67 89", "FR", "+33123456789"),
+        ("612 345 678", "ES", "+34612345678"),
+        ("06 1234 5678", "IT", "+390612345678"),
+        ("12", "DE", None),
+        ("call me", "DE", None),
+        ("", "DE", None),
+        (None, "DE", None),
+        ("tel:+49-30-1234567", None, "+49301234567"),
+    ],
+)
+def test_a_number_is_read_by_its_country(typed, region, number):
+    assert one(typed, region) == number
+
+
+def by_library(typed: str, region: str | None) -> str | None:
+    return phones._e164(typed, region)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["+", "", "0", "1", "+ ", "00"]),
+            st.sampled_from([*(str(plan.code) for plan in PLANS.values()), "", ""]),
+            st.from_regex(r"\A[0-9]{3,14}\Z"),
+            st.sampled_from([*PLANS, None]),
+        ),
+        max_size=60,
+    )
+)
+def test_the_plans_say_what_libphonenumber_says(parts):
+    typed = [sign + code + number for sign, code, number, _ in parts]
+    regions = [region for *_, region in parts]
+    found = examine(pl.Series(typed, dtype=pl.String), pl.Series(regions, dtype=pl.String)).to_list()
+    assert found == [by_library(*pair) for pair in zip(typed, regions, strict=True)]
+
+
+@pytest.mark.parametrize("region", PLANS)
+def test_a_plan_takes_the_examples_of_its_country(region, monkeypatch):
+    """At once and not by the library: most numbers of a country must not need a closer look."""
+    monkeypatch.setattr(phones, "_e164", lambda typed, region: "by the library")
+    kinds = (phonenumbers.PhoneNumberType.MOBILE, phonenumbers.PhoneNumberType.FIXED_LINE)
+    for kind in kinds:
+        example = phonenumbers.example_number_for_type(region, kind)
+        whole = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.E164)
+        home = phonenumbers.format_number(example, phonenumbers.PhoneNumberFormat.NATIONAL)
+        assert (one(whole), one(home, region)) == (whole, whole)
+
+
+@given(st.lists(st.tuples(st.one_of(st.none(), st.text(max_size=25)), st.sampled_from(["DE", "US", "XX", None]))))
+def test_any_text_gives_a_number_or_none(pairs):
+    typed, regions = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = examine(pl.Series(typed, dtype=pl.String), pl.Series(regions, dtype=pl.String))
+    assert len(found) == len(pairs)
+    assert found.drop_nulls().str.contains(r"^\+[1-9][0-9]{6,16}$").all()
+    assert examine(found, pl.Series([None] * len(found), dtype=pl.String)).equals(found, null_equal=True)
+
+
+def test_code_country_and_time_zone_follow_from_a_number():
+    numbers = ["+12025550123", "+14165550123", "+18765550123", "+49301234567", "+77012345678", "+74951234567", None,
+               "+80012345678"]  # fmt: skip
+    found = derived(pl.Series(numbers, dtype=pl.String))
+    assert found.schema == phones.DERIVED_SCHEMA
+    assert found.rows() == [
+        ("+1", "US", "America/New_York"), ("+1", "CA", "America/Toronto"), ("+1", "JM", "America/Jamaica"),
+        ("+49", "DE", "Europe/Berlin"), ("+7", "KZ", None), ("+7", "RU", "Europe/Moscow"), (None, None, None),
+        ("+800", None, None),
+    ]  # fmt: skip
