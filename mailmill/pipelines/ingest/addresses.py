@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import idna
 import polars as pl
@@ -35,7 +35,7 @@ EXAMINED_SCHEMA = pl.Schema(
 )
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"  # RFC 5322 atext
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # RFC 1035 with digits first (RFC 1123)
-_TOP_LABEL = r"[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])"
+_TOP_LABEL = r"(?:[A-Za-z]{2,63}|[Xx][Nn]--[A-Za-z0-9-]{0,58}[A-Za-z0-9])"  # ICANN: letters, or IDNA
 _DOT_ATOM = rf"{_ATOM}(?:\.{_ATOM})*"
 _DOMAIN = rf"(?:{_LABEL}\.)+{_TOP_LABEL}"
 _PLAIN = rf"^{_DOT_ATOM}@{_DOMAIN}$"
@@ -129,6 +129,7 @@ def _encoded_domains(domains: pl.Series) -> pl.DataFrame:
     )
 
 
+@lru_cache(maxsize=65_536)  # the pieces of a batch have the same domains
 def _idna(domain: str) -> str | None:
     try:
         return idna.encode(domain, uts46=True, std3_rules=True).decode("ascii").lower()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import idna
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailmill.pipelines.ingest import phones
+from mailmill.pipelines.ingest import phones, wordlists
 from mailmill.pipelines.ingest.addresses import check, examine, mask, masked
 from mailmill.pipelines.ingest.rejects import REASONS
 from mailmill.pipelines.ingest.verdicts import RISKS
@@ -137,3 +138,43 @@ def test_phone_numbers_become_e164_by_the_country_of_their_row():
     assert phones.examine(typed, region).to_list() == [
         "+49301234567", "+431234567", None, None, None, "+442079460000", "+49301234567",
     ]  # fmt: skip
+
+
+@given(st.lists(st.emails(), max_size=20))
+def test_P05_an_address_is_itself_again_and_keeps_its_key(texts):
+    first = examine(pl.Series(texts, dtype=pl.String))
+    taken = first.filter(pl.col("address").is_not_null())
+    again = examine(taken["address"])
+    assert again.select("address", "address_key", "domain", "verdict", "score").equals(
+        taken.select("address", "address_key", "domain", "verdict", "score"), null_equal=True
+    )
+
+
+@given(st.text("abcxyzäöüßéøñçабвгдеαβγ例え", min_size=1, max_size=12))
+def test_P05_a_domain_in_another_script_comes_back_from_ascii(label):
+    checked = check(f"a@{label}.org")
+    if checked.domain is not None:
+        assert idna.decode(checked.domain) == idna.uts46_remap(f"{label}.org", True, False)
+        assert check(f"a@{checked.domain}").domain == checked.domain
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("gmial.com", "gmail.com"), ("gmail.con", "gmail.com"), ("gamil.co", "gmail.com"),
+        ("hotmal.fr", "hotmail.fr"), ("yaho.co.uk", "yahoo.co.uk"), ("outlok.com", "outlook.com"),
+        ("web.ed", "web.de"), ("gmail.com", None), ("mail.com", None), ("ymail.com", None), ("yahoo.cn", None),
+        ("hotmail.rs", None), ("lookout.com", None), ("mail.co", None), ("x.org", None),
+    ],
+)  # fmt: skip
+def test_a_slip_in_a_big_providers_name_is_suggested_and_what_exists_is_left_alone(typed, meant):
+    checked = check(f"Ann@{typed}")
+    assert checked.suggestion == (meant and f"Ann@{meant}")
+    assert checked.verdict_reason == (meant and "likely_typo")
+
+
+def test_no_provider_and_no_real_domain_is_called_a_slip():
+    names = [*wordlists.mail_providers(), *wordlists.real_domains()]
+    found = examine(pl.Series([f"ann@{name}" for name in names]))
+    assert found["suggestion"].null_count() == found.height
+    assert found.filter(pl.col("verdict") != "valid").is_empty()
