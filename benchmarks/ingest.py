@@ -11,6 +11,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import ingest_load
+import ingest_validate
 
 if __name__ == "__main__":
     ingest_load.run()
+    ingest_validate.run(rows=100_000)

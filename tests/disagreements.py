@@ -31,7 +31,7 @@ DISAGREEMENTS = (
     ),
     Disagreement(
         r"\.[^.@]*[0-9-][^.@]*$", False, "a@x.0a",
-        "a top-level domain is letters, or another script by IDNA (RFC 3696 2): no address is taken for a host's number",
+        "a top-level domain is letters, or another script by IDNA (RFC 3696 2): no host's number is a domain",
     ),
     Disagreement(r"\.[^.@\x80-\uffff]$", False, "a@x.c", "no top-level domain has one letter (ICANN, RFC 3696 2)"),
     Disagreement(
