@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     ingress_port: int = Field(default=8025, description="port of pixel, click, unsubscribe and webhooks")
     stats_port: int = Field(default=8026, description="port of the stats API")
     sandbox_port: int = Field(default=2525, description="SMTP port of the sandbox relay")
+    metrics_port: int = Field(
+        default=0, description="port on which `mailmill send --forever` serves Prometheus' /metrics; 0: none"
+    )
     journal: Path | None = Field(
         default=None, description="folder of the send worker's journal; unset: `journal` in the data folder"
     )

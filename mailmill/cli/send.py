@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,7 @@ from mailmill.io.postgres import ledger
 from mailmill.io.postgres.ledger import SQL
 from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.send.calls import Report
+from mailmill.pipelines.send.loop import Sender
 
 Name = Annotated[str, typer.Argument(help="tenant/campaign", metavar="CAMPAIGN")]
 TICK_EVERY_S = 30.0
@@ -51,6 +54,7 @@ def send(
             campaigns=names,
             until_idle=until_idle,
             progress=_Progress(),
+            watch=_metrics,
             own_process=True,
         )
     finally:
@@ -68,6 +72,21 @@ def send(
             print(f"{what}: {why}", file=sys.stderr)
     if report.failed or report.problems:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _metrics(name: str, sender: Sender) -> Iterator[None]:
+    """/metrics beside the worker, where a port is set for it."""
+    settings = installation().settings
+    if not settings.metrics_port:
+        yield
+        return
+    from mailmill.io.send_metrics import SendMetrics, serving
+
+    metrics = SendMetrics(name, sender.report, lambda: sender.doing)
+    with serving(metrics, bind=settings.bind, port=settings.metrics_port) as port:
+        print(f"metrics: http://{settings.bind}:{port}/metrics", file=sys.stderr)
+        yield
 
 
 class _Ticks:
@@ -204,7 +223,8 @@ def workers(json: Json = False) -> None:
     with installation().database.transaction("sender") as conn:
         found = conn.execute(SQL["workers"]).fetchall()
     names = (
-        "worker", "host", "pid", "started_at", "seen_at", "silent_s", "leases", "expired", "ended_at", "last_error"
+        "worker", "host", "pid", "started_at", "seen_at", "silent_s", "leases", "expired", "rate", "in_flight",
+        "bound_by", "ended_at", "last_error"
     )  # fmt: skip
     rows = [dict(zip(names, row, strict=True)) for row in found]
     for row in rows:

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -61,11 +61,13 @@ def run_worker(
     grace_s: float = 30.0,
     patience_s: float = 30.0,
     progress: Callable[[Report], None] = lambda report: None,
+    watch: Callable[[str, Sender], AbstractContextManager[object]] = lambda name, sender: nullcontext(),
     own_process: bool = False,
 ) -> WorkerResult:
     """Send until idle, out of time, or told to stop (SIGTERM or SIGINT, when this is the main thread).
 
-    In:     campaigns as tenant/slug, None: all; `own_process`: nothing else runs here, so tune its garbage collection.
+    In:     campaigns as tenant/slug, None: all; `watch` goes on beside it, given its name; `own_process`: nothing else
+            runs here, so tune its garbage collection.
     Raises: Misconfigured (no keys, a name in use, a journal that cannot be written), StoreUnavailable at the start.
     """
     name, journal = _folder(journal_root, worker)
@@ -87,7 +89,8 @@ def run_worker(
             composer=lambda facts, content: composer(signing, facts, content, secret),
             progress=progress,
         )  # fmt: skip
-        report = _run(sender, own_process=own_process)
+        with watch(name, sender):
+            report = _run(sender, own_process=own_process)
         _say_goodbye(session, name, report.trouble)
     except Exception as error:
         _say_goodbye(session, name, str(error) if isinstance(error, MailmillError) else repr(error))

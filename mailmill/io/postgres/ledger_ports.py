@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.postgres import doubts, ledger
@@ -136,8 +137,9 @@ class PostgresLedger:
     def hold(self, transport_id: int, reason: str) -> None:
         self._run(lambda conn: ledger.hold(conn, transport_id, reason))
 
-    def note(self, worker: str, trouble: str | None) -> None:
-        self._run(lambda conn: conn.execute(ledger.SQL["note_error"], {"worker": worker, "error": trouble}))
+    def note(self, worker: str, trouble: str | None, doing: Mapping[str, Any]) -> None:
+        facts = {"worker": worker, "error": trouble, "doing": Jsonb(dict(doing))}
+        self._run(lambda conn: conn.execute(ledger.SQL["note_error"], facts))
 
     def settle(self, worker: str) -> Sequence[str]:
         self._rescue()

@@ -5,6 +5,7 @@ Times without a date are seconds of the loop's clock, which also runs while the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,6 +17,7 @@ from mailmill.pipelines.send.messages import Composer, Outgoing, Unrenderable
 from mailmill.pipelines.send.ports import FIELD, LINE, BatchJournal, CampaignFacts, Order, Outcome
 from mailmill.pipelines.target.windows import opening
 
+logger = logging.getLogger(__name__)
 FOR_EVER_S = 365 * 86400.0
 
 
@@ -66,6 +68,7 @@ class Item:
 
     batch: Batch
     id: int
+    contact: int
     attempt: int
     variant: int  # of the campaign's contents
     address: bytes
@@ -92,10 +95,10 @@ class Batch:
     def items(self, rows: bytes) -> list[Item]:
         found = []
         for row in rows.split(LINE) if rows else ():
-            id, attempt, variant, address, *values = row.split(FIELD)
+            id, contact, attempt, variant, address, *values = row.split(FIELD)
             if not self.campaign.composer.fields:
                 values = []
-            found.append(Item(self, int(id), int(attempt), int(variant), address, values))
+            found.append(Item(self, int(id), int(contact), int(attempt), int(variant), address, values))
         self.left += len(found)
         return found
 
@@ -116,9 +119,20 @@ class Batch:
         line = outcome.line(masked(answer.reply) if answer else "")
         self.lines.append(line)
         self.left -= 1
+        level = logging.DEBUG if decision.state == "sent" else logging.INFO
+        if logger.isEnabledFor(level):
+            self._log(level, item, decision, answer, connection)
         item.message = None
         if answer is not None and answer.stage != "render":
             self.journal.append(b"R " + line)
+
+    def _log(self, level: int, item: Item, decision: Decision, answer: Answer | None, connection: str) -> None:
+        """By ids only: a campaign, a message or a contact can be followed, and nobody is named."""
+        facts = {"campaign": self.campaign.facts.name, "message_id": item.id, "contact": item.contact,
+                 "attempt": item.attempt, "reason": decision.reason, "connection": connection}  # fmt: skip
+        if answer is not None:
+            facts |= {"stage": answer.stage, "code": answer.code, "latency_ms": answer.latency_ms}
+        logger.log(level, decision.state, extra=facts)
 
     def give_back(self, items: Sequence[Item]) -> None:
         """Items that were not started."""

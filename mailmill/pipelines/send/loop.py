@@ -19,6 +19,7 @@ from mailmill.errors import MailmillError, StoreUnavailable
 from mailmill.pipelines.send.batches import Batch, Item, Running
 from mailmill.pipelines.send.calls import Calls, Report
 from mailmill.pipelines.send.following import Following
+from mailmill.pipelines.send.gauges import Gauges, Pace, gauges
 from mailmill.pipelines.send.messages import Composer
 from mailmill.pipelines.send.ports import (
     BatchJournal,
@@ -87,7 +88,8 @@ class Sender:
         )  # fmt: skip
         self._follower = follower
         self._batches: dict[int, Batch] = {}
-        self._noted: str | None = None  # of our trouble, in the database
+        self._pace = Pace()
+        self.doing = Gauges()  # about once a second; any thread may look
         self._unrecorded, self._ended = asyncio.Event(), asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -162,6 +164,14 @@ class Sender:
         self.report.failed = self._house.suspended = True
         self.report.problems["worker"] = str(error) if isinstance(error, MailmillError) else repr(error)
         self.stop("failed")
+
+    def _gauge(self) -> Gauges:
+        now, counts = self._house.now(), self.report.counts
+        return gauges(
+            self._routes, list(self._house.campaigns.values()), now=now,
+            rate=self._pace.rate(now, sum(counts[state] for state in ("sent", "failed", "deferred"))),
+            leases=len(self._batches),
+        )  # fmt: skip
 
     # ------------------------------------------------------------ claim
 
@@ -345,7 +355,6 @@ class Sender:
     async def _settle(self) -> None:
         with suppress(StoreUnavailable):
             self.report.finished += await self._calls.write(lambda: self._ledger.settle(self._terms.worker))
-            trouble = self.report.trouble
-            if trouble != self._noted:
-                await self._calls.write(lambda: self._ledger.note(self._terms.worker, trouble))
-                self._noted = trouble
+            doing = self.doing = self._gauge()
+            said = {"rate": doing.rate, "in_flight": doing.in_flight, "bound_by": doing.bound_by}
+            await self._calls.write(lambda: self._ledger.note(self._terms.worker, self.report.trouble, said))

@@ -84,7 +84,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """Rows under a lease: `id FIELD attempt FIELD variant FIELD address FIELD value …`, LINE between them.
+    """Rows under a lease: id, contact, attempt, variant, address, value …, with FIELD between them, and LINE between rows.
 
     `settled` rows were suppressed or expired instead. `budget_s`: how long what was reserved of a limit holds;
     `retry_s`: the limit has nothing left until then.
@@ -167,8 +167,8 @@ class Results(Protocol):
         """Nothing is claimed for this transport until a person releases it."""
         ...
 
-    def note(self, worker: str, trouble: str | None) -> None:
-        """What keeps this worker from sending, for whoever asks why nothing goes out; None: nothing."""
+    def note(self, worker: str, trouble: str | None, doing: Mapping[str, Any]) -> None:
+        """That this worker lives, what keeps it from sending (None: nothing), and what it is doing."""
         ...
 
     def settle(self, worker: str) -> Sequence[str]:

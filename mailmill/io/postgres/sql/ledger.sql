@@ -102,14 +102,14 @@ taken AS (
          reason = coalesce(j.suppressed, CASE WHEN j.too_old THEN coalesce(m.reason, 'too_old') END, m.reason),
          done_at = CASE WHEN j.suppressed IS NOT NULL OR j.too_old THEN clock_timestamp() END
     FROM (SELECT * FROM judged OFFSET 0) j WHERE m.id = j.id
-  RETURNING m.id, m.state, m.attempt, m.variant, m.address),
+  RETURNING m.id, m.contact_id, m.state, m.attempt, m.variant, m.address),
 lease AS (
   INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)
   SELECT %(token)s, %(worker)s, %(campaign_id)s, %(tenant_id)s, min(id), max(id),
          clock_timestamp() + make_interval(secs => %(lease_s)s)
     FROM taken WHERE state = 'leased' HAVING count(*) > 0)
 SELECT convert_to(string_agg(
-         concat_ws(E'\x1f', t.id, t.attempt, t.variant, translate(coalesce(t.address, ''), E'\x1e\x1f', ''),
+         concat_ws(E'\x1f', t.id, t.contact_id, t.attempt, t.variant, translate(coalesce(t.address, ''), E'\x1e\x1f', ''),
                    translate(coalesce(f.merge_values, ''), E'\x1e', '')), E'\x1e' ORDER BY t.id)
          FILTER (WHERE t.state = 'leased'), 'UTF8'),
        count(*) FILTER (WHERE t.state = 'leased'), count(*) FILTER (WHERE t.state <> 'leased')
@@ -328,6 +328,7 @@ SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
        extract(epoch FROM clock_timestamp() - w.seen_at)::float8 AS silent_s,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name) AS leases,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name AND l.until < clock_timestamp()) AS expired,
+       (w.doing ->> 'rate')::float8 AS rate, (w.doing ->> 'in_flight')::int AS in_flight, w.doing ->> 'bound_by' AS bound_by,
        w.ended_at, w.last_error
   FROM workers w
  WHERE w.ended_at IS NULL OR w.ended_at > clock_timestamp() - interval '1 day'
@@ -350,7 +351,7 @@ DELETE FROM workers w WHERE w.ended_at < clock_timestamp() - interval '1 day'
    AND NOT EXISTS (SELECT FROM leases l WHERE l.worker = w.name);
 
 -- name: note_error
-UPDATE workers SET last_error = %(error)s, seen_at = clock_timestamp() WHERE name = %(worker)s;
+UPDATE workers SET last_error = %(error)s, doing = %(doing)s, seen_at = clock_timestamp() WHERE name = %(worker)s;
 
 -- name: note_end
-UPDATE workers SET last_error = %(error)s, ended_at = clock_timestamp() WHERE name = %(worker)s;
+UPDATE workers SET last_error = %(error)s, doing = '{}', ended_at = clock_timestamp() WHERE name = %(worker)s;

@@ -413,7 +413,8 @@ CREATE TABLE workers (
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   ended_at timestamptz,                         -- in trouble: who ended well leaves no row
-  last_error text                               -- what keeps it from sending, or did when it ended
+  last_error text,                              -- what keeps it from sending, or did when it ended
+  doing jsonb NOT NULL DEFAULT '{}'             -- rate, in_flight, bound_by: what it said last, about once a second
 );
 
 CREATE TABLE leases (

@@ -1,0 +1,86 @@
+"""What an operator sees of a worker while it runs: its row, /metrics, and a log in which a message can be followed."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from send_world import Sink, World, by_address, thread, until
+
+from mailmill.errors import Misconfigured
+from mailmill.io.send_metrics import SendMetrics, serving
+from mailmill.io.send_worker import run_worker
+from mailmill.pipelines.send.calls import Report
+from mailmill.pipelines.send.gauges import Gauges
+from mailmill.pipelines.send.loop import Sender
+
+
+def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(world: World, tmp_path: Path) -> None:
+    ports: list[int] = []
+
+    @contextmanager
+    def watch(name: str, sender: Sender) -> Iterator[None]:
+        with serving(SendMetrics(name, sender.report, lambda: sender.doing), bind="127.0.0.1", port=0) as port:
+            ports.append(port)
+            yield
+
+    def work() -> object:
+        return run_worker(world.database, tmp_path / "journal", lambda reference: "", worker="w1", until_idle=True,
+                          patience_s=0, grace_s=5, watch=watch)  # fmt: skip
+
+    def scraped() -> dict[tuple[str, str], float]:
+        text = httpx.get(f"http://127.0.0.1:{ports[0]}/metrics").text
+        return {
+            (sample.name, sample.labels.get("by") or sample.labels.get("result") or ""): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    with Sink(by_address({"dot r7": "slow:4"})) as sink:
+        world.campaign(30, port=sink.port, transport={"connections": 1})
+        with thread(work) as done:
+            until(lambda: len(sink.taken) >= 7 and ports, what="the worker sends")
+            row = until(
+                lambda: world.sql("SELECT doing FROM workers WHERE doing ->> 'in_flight' > '0'"), what="its row"
+            )
+            assert row[0][0]["bound_by"] == "connections"
+            found = until(lambda: scraped() if scraped().get(("mailmill_send_results_total", "sent")) else None)
+            assert found["mailmill_send_results_total", "sent"] >= 7
+            assert found["mailmill_send_bound", "connections"] == 1 and found["mailmill_send_connections", ""] == 1
+            done()
+    assert world.sql("SELECT count(*) FROM workers") == [(0,)]
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            pytest.raises(Misconfigured, match="cannot be listened on"),
+            serving(SendMetrics("w", Report(), Gauges), bind="127.0.0.1", port=taken.getsockname()[1]),
+        ):
+            raise AssertionError("it listens")
+
+
+def test_a_message_can_be_followed_in_the_log_and_nobody_is_named(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "mailmill.pipelines.send")
+    with Sink(by_address({"rcpt r1": "550 5.1.1 r1@example.org who?"})) as sink:
+        world.campaign(2, port=sink.port)
+        run_worker(world.database, tmp_path / "journal", lambda reference: "", until_idle=True, patience_s=0)
+    ids = dict(world.sql("SELECT id, contact_id FROM messages"))
+    told = {record.message: record for record in caplog.records if hasattr(record, "contact")}
+    sent, failed = told["sent"], told["failed"]
+    assert sent.levelno == logging.DEBUG and failed.levelno == logging.INFO
+    for record in (sent, failed):
+        assert ids[record.__dict__["message_id"]] == record.__dict__["contact"]
+        assert record.__dict__["campaign"] == "acme/spring" and record.__dict__["attempt"] == 1
+    assert failed.__dict__["reason"] == "bad_mailbox" and failed.__dict__["code"] == 550
+    assert "example.org" not in caplog.text and not any("example.org" in str(r.__dict__) for r in told.values())
