@@ -84,7 +84,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """Rows under a lease: id, contact, attempt, variant, address, value …, with FIELD between them, and LINE between rows.
+    """Rows under a lease: id, contact, attempt, variant, address, value …, FIELD between them, LINE between rows.
 
     `settled` rows were suppressed or expired instead. `budget_s`: how long what was reserved of a limit holds;
     `retry_s`: the limit has nothing left until then.
