@@ -15,7 +15,7 @@ SETTLED_S = 2.0  # a file that changed more recently may still be copied
 
 @dg.sensor(
     job=jobs.ingest,
-    minimum_interval_seconds=10,
+    minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Files dropped into the folder of a CSV source are ingested.",
 )

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 import httpcore
 import httpx
 from httpcore._backends.sync import SyncBackend
+
+_NAT64, _LOCAL_NAT64 = IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48")  # RFC 6052, RFC 8215
 
 
 class Refused(Exception):
@@ -41,8 +43,14 @@ def allowed(host: str, address: str, private: Iterable[str]) -> bool:
 
 
 def _public(ip: IPv4Address | IPv6Address) -> bool:
-    if isinstance(ip, IPv6Address) and (carried := ip.sixtofour or (ip.teredo and ip.teredo[1])):
-        return ip.is_global and carried.is_global
+    if isinstance(ip, IPv6Address):
+        if ip in _LOCAL_NAT64:
+            return False
+        carried = (
+            ip.sixtofour or (ip.teredo and ip.teredo[1]) or (IPv4Address(int(ip) % 2**32) if ip in _NAT64 else None)
+        )
+        if carried and not _public(carried):
+            return False
     return ip.is_global and not ip.is_multicast
 
 

@@ -120,3 +120,50 @@ def test_rejects_are_shown_and_exported_without_formulas(mill, mailmill, tmp_pat
     row = next(csv.DictReader(io.StringIO(out.read_bytes().decode("utf-8-sig"), newline="")))
     assert row["raw"].startswith("'=cmd")
     assert "nothing" in mailmill("rejects", "acme/other")
+
+
+def test_P04_a_batch_whose_columns_changed_is_held_until_somebody_agrees(mill, mailmill):
+    mill.source(on_change="hold")
+    first, second = mill.file("email,name\na@x.org,Ann\n", "1.csv"), mill.file("email,room\nb@x.org,7\n", "my 2.csv")
+    mailmill("ingest", "acme/list", "--file", str(first))
+    with pytest.raises(Misconfigured, match=r"1 held.*\n.*my 2\.csv.*gone: name; new: room"):
+        mailmill("ingest", "acme/list", "--file", str(second))
+    assert list(mill.contacts()) == ["a@x.org"]
+    [row] = json.loads(mailmill("sources", "--json"))
+    assert [(held["origin"], held["why"].rpartition("; ")[2]) for held in row["held"]] == [("my 2.csv", "new: room")]
+    assert "is held" in mailmill("sources")
+    mailmill("ingest", "acme/list", "--file", str(first), "--accept-columns")
+    assert mill.contacts()["b@x.org"]["fields"] == {"room": "7"}
+    third = mill.file("email,room\nc@x.org,8\n", "3.csv")  # what was let in is what is known now
+    assert json.loads(mailmill("ingest", "acme/list", "--file", str(third), "--json"))["held"] == []
+
+
+def test_P04_a_corrected_mapping_lets_in_what_was_held(mill, mailmill):
+    source = {"columns": {"name": "name"}, "on_change": "hold", "folder": "in"}
+    mill.source(on_change="hold", folder="in")
+    (mill.folder / "in").mkdir()
+    (mill.folder / "in" / "1.csv").write_text("email,name\na@x.org,Ann\n")
+    mailmill("ingest", "acme/list")
+    (mill.folder / "in" / "2.csv").write_text("email,nom\nb@x.org,Bea\n")
+    with pytest.raises(Misconfigured, match="1 held"):
+        mailmill("ingest")
+    mill.source(**source | {"columns": {"name": "nom"}})
+    with pytest.raises(Misconfigured, match=r"1\.csv: there is no column 'nom'"):  # the other file has the old one
+        mailmill("ingest")
+    assert mill.contacts()["b@x.org"]["name"] == "Bea"
+
+
+def test_a_run_whose_process_is_gone_is_called_failed(mill, installed, mailmill):
+    import dagster as dg
+
+    from mailmill.cli import dagster_home
+    from mailmill.sensors import lost_runs
+
+    dagster_home.prepare(installed)
+    with dg.DagsterInstance.get() as instance:
+        for run_id in ("lost", "alive"):
+            run = dg.DagsterRun(job_name="ingest", run_id=run_id, tags={lost_runs.TAG: "yes"})
+            instance.add_run(run.with_status(dg.DagsterRunStatus.STARTED))
+        with lost_runs.alive("alive", installed.database):
+            assert lost_runs.end(instance, installed.database) == ["lost"]
+            assert lost_runs.end(instance, installed.database) == []
