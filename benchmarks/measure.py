@@ -36,8 +36,9 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def result(name: str, unit: str, ours: list[float], reference: list[float]) -> None:
+def result(name: str, unit: str, ours: list[float], reference: list[float], *, peak_mb: float | None = None) -> None:
     """Print one line: medians of the rounds, and their ratio (above 1: we are faster than the reference)."""
     mine, other = statistics.median(ours), statistics.median(reference)
     line = {"name": name, "unit": unit, "ours": round(mine), "reference": round(other), "ratio": round(mine / other, 3)}
-    print(json.dumps(line | {"rounds": len(ours)}), flush=True)
+    memory = {} if peak_mb is None else {"peak_mb": round(peak_mb)}
+    print(json.dumps(line | {"rounds": len(ours)} | memory), flush=True)
