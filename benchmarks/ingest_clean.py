@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import polars as pl
@@ -97,14 +98,13 @@ def run(server: EmbeddedServer) -> None:
             small.unlink()
             messy.write(large, GROWTH)
             mine, _ = round_of(server, folder, large)
-            measure.result(
-                "ingest.clean_growth", "rows/s", [GROWTH / mine["seconds"]], speeds, peak_mb=mine["peak_mb"]
-            )
+            measure.result("ingest.clean_growth", "rows/s", [GROWTH / mine["seconds"]], speeds, peak_mb=mine["peak_mb"])
 
 
 def main() -> None:
     if len(sys.argv) > 1:
         answer = {"ours": ours, "reference": reference}[sys.argv[1]](json.loads(sys.argv[2]))
+        answer["cpu_s"] = time.process_time()
         answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps(answer))
         return

@@ -41,6 +41,8 @@ VALUES_SCHEMA = pl.Schema(
 )  # and one String column `fields.<name>` a custom field: what a row says
 ACCEPTED_SCHEMA = pl.Schema({**VALUES_SCHEMA, **COPIES_SCHEMA})  # and the same: one row a match_key
 
+_FAULTS_SCHEMA = pl.Schema({"line": pl.Int64(), "field": pl.String(), "reason": pl.String()})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFacts:
@@ -94,120 +96,130 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
     Raises: Misconfigured when the source's columns do not say where an address is (columns.mapped).
     """
     names = [name.removeprefix(CELL) for name in raw.columns if name.startswith(CELL)]
+    nobody, nothing = pl.DataFrame(schema=VALUES_SCHEMA), pl.DataFrame(schema=_FAULTS_SCHEMA)
     if not names:
-        return _divided(raw.head(0), raw, ColumnMap(known={}, custom={}), facts)
+        return Checked(accepted=nobody, rejected=_rejected(raw, nothing, facts))
     columns = mapped(names, facts.columns, place=facts.origin)
-    readable = raw.filter(pl.col("problem").is_null())
-    return _divided(_examined(readable, columns, facts), raw, columns, facts)
+    readable = raw.filter(pl.col("problem").is_null()) if raw["problem"].null_count() < raw.height else raw
+    if readable.is_empty():
+        return Checked(accepted=nobody, rejected=_rejected(raw, nothing, facts), notes=columns.notes)
+    values = _values(readable, columns)
+    wrong = values.select(_wrong(values)).to_series()
+    accepted, faults = values, nothing
+    if wrong.any():
+        bad = values.filter(wrong)
+        accepted, faults = values.filter(~wrong), bad.select("line", *_fault(bad))
+    contacts = accepted.select(*_contact(accepted, columns, facts), *_custom(columns))
+    empty = [
+        name for name in contacts.columns if name.startswith(FIELD) and contacts[name].null_count() == len(accepted)
+    ]
+    rejected = _rejected(raw, faults, facts)
+    return Checked(accepted=contacts.drop(empty), rejected=rejected, notes=columns.notes)
 
 
-def _divided(rows: pl.DataFrame, raw: pl.DataFrame, columns: ColumnMap, facts: BatchFacts) -> Checked:
-    if rows.is_empty():
-        rows = rows.head(0).with_columns(_empty()).select(VALUES_SCHEMA.names() + ["field", "reason"])
-    good = rows.filter(pl.col("reason").is_null())
-    custom = sorted(name for name in rows.columns if name.startswith(FIELD))
-    accepted = good.select(*VALUES_SCHEMA.names(), *custom)
-    bad = rows.filter(pl.col("reason").is_not_null()).select("line", "field", "reason")
-    texts = raw.join(bad.select("line"), on="line", how="semi").select("line", raw=raw_text(raw))
-    bad = bad.join(texts, on="line", how="left")
-    unread = raw.filter(pl.col("problem").is_not_null())
-    unread = unread.select("line", field=pl.lit(None, pl.String), reason="problem", raw="raw")
-    rejected = pl.concat([unread, bad]).sort("line").select(
+def _rejected(raw: pl.DataFrame, faults: pl.DataFrame, facts: BatchFacts) -> pl.DataFrame:
+    """REJECTED_SCHEMA of what could not be read and of what is wrong, in order of the lines. In: _FAULTS_SCHEMA."""
+    unread = raw.filter(pl.col("problem").is_not_null()).select("line", "raw", reason="problem")
+    texts = raw.filter(pl.col("line").is_in(faults["line"].implode())).select("line", raw=raw_text(raw))
+    bad = texts.join(faults, on="line", how="left")
+    return pl.concat([unread, bad], how="diagonal").sort("line").select(
         batch_id=pl.lit(facts.batch_id, pl.Int64), source=pl.lit(facts.source), line="line", field="field",
         reason="reason", raw=pl.col("raw").str.slice(0, RAW_TEXT_LIMIT + 8),
-    )  # fmt: skip
-    return Checked(accepted=accepted, rejected=rejected.match_to_schema(REJECTED_SCHEMA), notes=columns.notes)
+    ).match_to_schema(REJECTED_SCHEMA)  # fmt: skip
 
 
-def _empty() -> list[pl.Expr]:
-    schema = {**VALUES_SCHEMA, "field": pl.String(), "reason": pl.String()}
-    return [pl.lit(None, dtype).alias(name) for name, dtype in schema.items()]
-
-
-def _examined(raw: pl.DataFrame, columns: ColumnMap, facts: BatchFacts) -> pl.DataFrame:
-    """VALUES_SCHEMA, custom fields, and for what is wrong `field` and `reason`."""
-    values = raw.select(
-        "line",
-        *(cells.clean(header).alias(field) for field, header in columns.known.items()),
-        *(cells.clean(header).alias(FIELD + field) for field, header in columns.custom.items()),
-    )
-    missing = [name for name in _KNOWN if name not in values.columns]
+def _values(raw: pl.DataFrame, columns: ColumnMap) -> pl.DataFrame:
+    """Every known field and custom field as it was written, null where there is none, and what was found in it."""
+    named = columns.known | {FIELD + field: header for field, header in columns.custom.items()}
+    values = pl.DataFrame([raw["line"], *(cells.clean(raw[CELL + header]).alias(f) for f, header in named.items())])
+    missing = [name for name in _KNOWN if name not in columns.known]
     values = values.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
     values = values.with_columns(cells.given("email"), cells.given("phone"))
     values = values.hstack(addresses.examine(values["email"]))
-    values = values.with_columns(cells.country(), cells.language(), cells.time_zone())
-    values = values.with_columns(e164=phones.examine(values["phone"], values["country_code"]))
-    rows = values.with_columns(_fault(values)).with_columns(_contact(values, facts))
-    return _with_custom(rows, columns)
+    values = values.with_columns(
+        cells.country(), cells.language(), cells.time_zone(), time=cells.time(values["seen_at"])
+    )
+    return values.with_columns(e164=phones.examine(values["phone"], values["country_code"]))
 
 
 _KNOWN = ("email", "phone", "name", "first_name", "last_name", "language", "category", "country", "time_zone", "tags",
           "seen_at")  # fmt: skip
 
 
+def _written(values: pl.DataFrame) -> list[str]:
+    """The columns of what a person wrote."""
+    return [name for name in values.columns if name in _KNOWN or name.startswith(FIELD)]
+
+
+def _unreached() -> pl.Expr:
+    return pl.col("address").is_null() & pl.col("e164").is_null()
+
+
+def _wrong(values: pl.DataFrame) -> pl.Expr:
+    """Whether anything refuses the row."""
+    long = pl.any_horizontal(pl.col(name).str.len_bytes() > MAX_VALUE for name in _written(values))
+    return long.fill_null(False) | (pl.col("verdict") == "invalid").fill_null(False) | _unreached()
+
+
 def _fault(values: pl.DataFrame) -> list[pl.Expr]:
-    """field and reason of the first thing that refuses the row; both null when nothing does."""
+    """field and reason of the first thing that refuses the row."""
     checks: list[tuple[pl.Expr, pl.Expr, pl.Expr]] = []
-    for name in values.columns:
-        if values[name].dtype == pl.String and (name in _KNOWN or name.startswith(FIELD)):
-            long = pl.col(name).str.len_bytes() > MAX_VALUE
-            checks.append((long, pl.lit(name.removeprefix(FIELD)), pl.lit("value_too_long")))
+    for name in _written(values):
+        long = pl.col(name).str.len_bytes() > MAX_VALUE
+        checks.append((long, pl.lit(name.removeprefix(FIELD)), pl.lit("value_too_long")))
     checks.append((pl.col("verdict") == "invalid", pl.lit("email"), pl.col("verdict_reason")))
-    reached = pl.col("address").is_not_null() | pl.col("e164").is_not_null()
-    checks.append((~reached & pl.col("phone").is_not_null(), pl.lit("phone"), pl.lit("phone_syntax")))
-    checks.append((~reached, pl.lit("email"), pl.lit("no_address")))
-    hit = pl.coalesce(*(pl.when(condition).then(index) for index, (condition, _, _) in enumerate(checks)))
-    field, reason = pl.lit(None, pl.String), pl.lit(None, pl.String)
-    for index, (_, where, why) in enumerate(checks):
-        field = pl.when(hit == index).then(where).otherwise(field)
-        reason = pl.when(hit == index).then(why).otherwise(reason)
-    return [field.alias("field"), reason.alias("reason")]
+    checks.append((_unreached() & pl.col("phone").is_not_null(), pl.lit("phone"), pl.lit("phone_syntax")))
+    checks.append((_unreached(), pl.lit("email"), pl.lit("no_address")))
+    return [
+        pl.coalesce(pl.when(check).then(where) for check, where, _ in checks).alias("field"),
+        pl.coalesce(pl.when(check).then(why) for check, _, why in checks).alias("reason"),
+    ]
 
 
-def _contact(values: pl.DataFrame, facts: BatchFacts) -> list[pl.Expr]:
+def _contact(values: pl.DataFrame, columns: ColumnMap, facts: BatchFacts) -> list[pl.Expr]:
     """The columns of VALUES_SCHEMA."""
     both = pl.concat_str(pl.col("first_name"), pl.col("last_name"), separator=" ", ignore_nulls=True)
     whole = pl.when(both != "").then(both)
-    seen = cells.time(pl.col("seen_at"))
     limit = pl.lit(facts.seen_at).cast(pl.Datetime("us", "UTC"))
+    always = pl.lit(sorted(set(facts.tags)), dtype=pl.List(pl.String))
     return [
+        pl.col("line"),
         pl.coalesce("address_key", "e164").alias("match_key"),
         pl.col("address").alias("email"),
         pl.col("e164").alias("phone"),
-        pl.coalesce("name", whole, "display_name").alias("name"),
+        pl.coalesce("name", *([whole] if columns.known.keys() & {"first_name", "last_name"} else []), "display_name")
+        .alias("name"),
         pl.col("language_code").alias("language"),
         pl.col("category"),
         pl.col("country_code").alias("country"),
         pl.col("zone").alias("time_zone"),
-        cells.tags(facts.tags).alias("tags"),
+        (cells.tags(facts.tags) if "tags" in columns.known else always).alias("tags"),
         pl.col("verdict").fill_null("valid"),
         pl.col("verdict_reason"),
         # a time in the future would win against everything for ever
-        pl.min_horizontal(seen.fill_null(limit), limit).alias("seen_at"),
-        *(_as_given(field, found) for field, found in _AS_GIVEN.items()),
-        _as_given("seen_at", seen),
-    ]
+        pl.min_horizontal(pl.col("time").fill_null(limit), limit).alias("seen_at"),
+    ]  # fmt: skip
 
 
-_AS_GIVEN: dict[str, pl.Expr] = {
-    "language": pl.col("language_code"),
-    "country": pl.col("country_code"),
-    "time_zone": pl.col("zone"),
-    "phone": pl.col("e164"),
+_FOUND = {
+    "language": "language_code",
+    "country": "country_code",
+    "time_zone": "zone",
+    "phone": "e164",
+    "seen_at": "time",
 }
 
 
-def _as_given(field: str, found: pl.Expr) -> pl.Expr:
-    return pl.when(found.is_null()).then(pl.col(field)).alias(f"{FIELD}{field}_as_given")
-
-
-def _with_custom(rows: pl.DataFrame, columns: ColumnMap) -> pl.DataFrame:
-    """Custom fields beside the contact; a column that is empty throughout is left out."""
-    for part in ("first_name", "last_name"):
-        if part in columns.known:
-            rows = rows.with_columns(pl.col(part).alias(FIELD + part))
-    empty = [name for name in rows.columns if name.startswith(FIELD) and rows[name].null_count() == rows.height]
-    return rows.drop(empty)
+def _custom(columns: ColumnMap) -> list[pl.Expr]:
+    """Custom fields: the source's own, the parts of a name, and what could not be read, as it was given."""
+    own = [pl.col(FIELD + field) for field in columns.custom]
+    parts = [pl.col(part).alias(FIELD + part) for part in ("first_name", "last_name") if part in columns.known]
+    unread = [
+        pl.when(pl.col(found).is_null()).then(pl.col(field)).alias(f"{FIELD}{field}_as_given")
+        for field, found in _FOUND.items()
+        if field in columns.known
+    ]
+    return sorted([*own, *parts, *unread], key=lambda column: column.meta.output_name())
 
 
 def sample(accepted: pl.DataFrame, rows: int = 5) -> list[dict[str, Any]]:
