@@ -1,4 +1,4 @@
-"""What a file holds: itself, what a .gz packs, or each text file of a .zip. By content, not by name."""
+"""What a file holds: itself, what a .gz packs, each text file of a .zip, or a workbook. By content, not by name."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mailmill.pipelines.ingest.formats import refuse_office_files
 
 BLOCK = 4 * 2**20  # bytes read at once
 MAX_BYTES = 2 * 2**30  # of one file, unpacked: what is larger is a bomb, or should come in pieces
+MAX_WORKBOOK = 512 * 2**20  # the same of an XLSX, which is held in memory
 BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
 _TEXTS = (".csv", ".tsv", ".txt", ".tab")
 
@@ -35,7 +36,7 @@ class Blocks:
             for block in _walk(file, self.packed):
                 read += len(block)
                 if read > MAX_BYTES:
-                    raise too_large()
+                    raise too_large(MAX_BYTES)
                 yield block
 
 
@@ -55,12 +56,20 @@ def _blocks(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
         yield block
 
 
-def too_large() -> Misconfigured:
-    return Misconfigured(f"the file is larger than {MAX_BYTES >> 30} GiB unpacked", remedy="Split it.")
+def too_large(limit: int) -> Misconfigured:
+    size = f"{limit >> 30} GiB" if limit >> 30 else f"{limit >> 20} MiB"
+    return Misconfigured(f"the file is larger than {size} unpacked", remedy="Split it.")
 
 
-def contents(path: Path) -> Iterator[tuple[str, Blocks]]:
-    """(origin, text) of each text that a file holds.
+@dataclass(frozen=True, slots=True)
+class Workbook:
+    """An XLSX file."""
+
+    path: Path
+
+
+def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook]]:
+    """(origin, text) of each text that a file holds, or the workbook that it is.
 
     Raises: Misconfigured when it is an archive that holds none, or too much; one of BROKEN.
     """
@@ -69,21 +78,28 @@ def contents(path: Path) -> Iterator[tuple[str, Blocks]]:
         if head[:2] == b"\x1f\x8b":
             yield path.name, Blocks(path, "gzip")
         elif head == b"PK\x03\x04":
-            for name in _members(file):
+            members = _members(file)
+            if members is None:
+                yield path.name, Workbook(path)
+                return
+            for name in members:
                 yield f"{path.name}/{name}", Blocks(path, f"zip:{name}")
         elif path.stat().st_size > MAX_BYTES:
-            raise too_large()
+            raise too_large(MAX_BYTES)
         else:
             yield path.name, Blocks(path)
 
 
-def _members(file: IO[bytes]) -> list[str]:
-    """The text files of an archive, which together are not larger than MAX_BYTES."""
+def _members(file: IO[bytes]) -> list[str] | None:
+    """The text files of an archive, which together are not larger than MAX_BYTES; None of a workbook."""
     with zipfile.ZipFile(file) as archive:
         refuse_office_files(archive.namelist())
-        members = [info for info in archive.infolist() if not info.is_dir() and _is_text(info.filename)]
-    if sum(info.file_size for info in members) > MAX_BYTES:
-        raise too_large()
+        book = {"[Content_Types].xml", "xl/workbook.xml"} <= set(archive.namelist())
+        members = [info for info in archive.infolist() if not info.is_dir() and (book or _is_text(info.filename))]
+    if sum(info.file_size for info in members) > (MAX_WORKBOOK if book else MAX_BYTES):
+        raise too_large(MAX_WORKBOOK if book else MAX_BYTES)
+    if book:
+        return None
     if not members:
         raise Misconfigured("the archive holds no .csv, .tsv or .txt file (a spreadsheet? export it as CSV)")
     return [info.filename for info in members]

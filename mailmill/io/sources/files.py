@@ -1,4 +1,4 @@
-"""CSV files as a source: those a person names, or every file of the source's folder.
+"""Files as a source, CSV and XLSX: those a person names, or every file of the source's folder.
 
 Files are left where they are. What was read before is recognised by its content, under whatever name it comes.
 """
@@ -13,13 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mailmill.errors import Misconfigured
-from mailmill.io.sources.contents import BROKEN, Blocks, contents
+from mailmill.io.sources.contents import BROKEN, Blocks, Workbook, contents
 from mailmill.pipelines.ingest.csv import read_csv
 from mailmill.pipelines.ingest.decoding import Survey
 from mailmill.pipelines.ingest.formats import refuse_other_formats
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
+from mailmill.pipelines.ingest.workbooks import read_workbook
 
-_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".gz", ".zip")
+_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".gz", ".zip", ".xlsx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +64,11 @@ class CsvFiles:
     def _of(self, path: Path) -> Iterator[RawBatch | Refusal]:
         try:
             changed_at = self._settled(path)
-            for name, blocks in contents(path):
-                yield self._batch(name, blocks, changed_at)
+            for name, held in contents(path):
+                if isinstance(held, Workbook):
+                    yield self._workbook(name, held.path.read_bytes(), changed_at)
+                else:
+                    yield self._text(name, held, changed_at)
         except Misconfigured as error:
             yield Refusal(origin=path.name, message=str(error))
         except BROKEN as error:
@@ -79,7 +83,7 @@ class CsvFiles:
             time.sleep(self.settle_s - max(age, 0.0))
         raise Misconfigured("the file is still being written", remedy="It is read at the next import.")
 
-    def _batch(self, name: str, blocks: Blocks, changed_at: datetime) -> RawBatch | Refusal:
+    def _text(self, name: str, blocks: Blocks, changed_at: datetime) -> RawBatch | Refusal:
         """A file is read twice: once for its digest and encoding, once for its rows, as whoever keeps them goes on."""
         try:
             digest, survey = hashlib.sha256(), Survey()
@@ -94,6 +98,15 @@ class CsvFiles:
             return Refusal(origin=name, message=str(error))
         key = batch_key(digest, self.encoding, self.delimiter)
         return RawBatch(key=key, origin=name, seen_at=changed_at, table=table)
+
+    def _workbook(self, name: str, content: bytes, changed_at: datetime) -> RawBatch | Refusal:
+        try:
+            table = read_workbook(content)
+        except Misconfigured as error:
+            return Refusal(origin=name, message=str(error))
+        return RawBatch(
+            key=batch_key(hashlib.sha256(content), None, None), origin=name, seen_at=changed_at, table=table
+        )
 
 
 def batch_key(content: hashlib._Hash, encoding: str | None, delimiter: str | None) -> str:

@@ -23,7 +23,7 @@ _BEGINNINGS = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x7fELF", "a program"),
 )
-_INSIDE = (("xl/", "XLSX"), ("word/", "DOCX"), ("ppt/", "PPTX"), ("content.xml", "ODS, or another OpenDocument file"))
+_INSIDE = (("word/", "DOCX"), ("ppt/", "PPTX"), ("content.xml", "ODS, or another OpenDocument file"))
 # TAB, LF, VT, FF, CR, DOS's end of file and ESC do occur in what people export
 _CONTROL = bytes(set(range(0x20)) - {0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x1A, 0x1B})
 _LOOKED_AT = 65_536  # bytes

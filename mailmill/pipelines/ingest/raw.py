@@ -32,7 +32,8 @@ class RawTable:
     @property
     def frame(self) -> pl.DataFrame:
         """All rows at once, of what is small."""
-        return pl.concat([pl.DataFrame(schema=RAW_SCHEMA), *self.frames], how="diagonal")
+        whole = pl.Schema({**RAW_SCHEMA, **{CELL + name: pl.String() for name in self.columns}})
+        return pl.concat([pl.DataFrame(schema=whole), *self.frames], how="diagonal")
 
 
 def raw_text(frame: pl.DataFrame) -> pl.Expr:

@@ -9,7 +9,10 @@ import random
 import threading
 import time
 import zipfile
+from datetime import date, datetime
+from datetime import time as clock
 
+import openpyxl
 import pytest
 
 from mailmill.errors import Misconfigured
@@ -45,7 +48,9 @@ def test_F37_a_packed_file_is_the_same_batch_as_the_plain_one(mill):
         pytest.param(gzip.compress(TEXT * 100)[:40], "cannot be read", id="a .gz that is cut off"),
         pytest.param(packed(one_csv=TEXT)[:60], "cannot be read", id="a .zip that is cut off"),
         pytest.param(packed(sheet=b"x"), "export it as CSV", id="an archive without a text"),
-        pytest.param(packed(**{"[Content_Types].xml": b"x", "xl/workbook.xml": b"x"}), "looks like XLSX", id="XLSX"),
+        pytest.param(
+            packed(**{"[Content_Types].xml": b"x", "xl/workbook.xml": b"x"}), "workbook cannot be read", id="no XLSX"
+        ),
         pytest.param(packed(**{"META-INF/manifest.xml": b"x", "content.xml": b"x"}), "looks like ODS", id="ODS"),
         pytest.param(PNG, "no text file (it looks like PNG); export it as CSV", id="PNG"),
         pytest.param(gzip.compress(PNG), "looks like PNG", id="PNG in a .gz"),
@@ -66,6 +71,62 @@ def test_F37_what_cannot_be_read_as_a_whole_is_refused_and_the_rest_goes_on(mill
     assert refusal.origin.startswith("bad.csv")
     assert says in done.received.refused[0].message
     assert list(mill.contacts()) == ["a@x.org"]
+
+
+def a_workbook(*rows: list) -> bytes:
+    book, content = openpyxl.Workbook(), io.BytesIO()
+    for row in rows:
+        book.active.append(row)
+    book.save(content)
+    return content.getvalue()
+
+
+def test_P04_a_workbook_is_read_as_a_person_sees_it_with_the_row_of_the_sheet(mill):
+    day, moment = date(2026, 1, 2), datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001: a sheet knows no zone
+    head = ["E-Mail", "Name", "Zahl", "Datum", "Zeit", "Uhr", "Bruch"]
+    book = a_workbook([], head, ["a@x.org", "Zo\u00eb", 3, day, moment, clock(1, 2, 3), 1.5], [], ["bad"])
+    done = mill.run(mill.source(), CsvFiles(paths=[mill.file(book, "people.xlsx")]))
+    assert (done.received.refused, done.validated.accepted) == ((), 1)
+    contact = mill.contacts()["a@x.org"]
+    assert (contact["name"], contact["fields"]) == (
+        "Zo\u00eb", {
+            "zahl": "3", "datum": "2026-01-02", "zeit": "2026-01-02 03:04:05", "uhr": "01:02:03", "bruch": "1.5",
+        },
+    )  # fmt: skip
+    assert [(row["line"], row["reason"]) for row in mill.rejected()] == [(5, "address_without_at")]
+
+
+def test_P04_a_workbook_without_rows_is_an_answer_and_one_without_a_header_is_refused(mill):
+    paths = [mill.file(a_workbook(), "empty.xlsx"), mill.file(a_workbook(["a@x.org", "Ann"]), "bare.xlsx")]
+    done = mill.run(mill.source(), CsvFiles(paths=paths))
+    assert done.received.notes == ("empty.xlsx: the file is empty",)
+    assert "not the names of the columns" in done.received.refused[0].message
+
+
+def test_P04_a_gz_of_several_members_is_read_to_its_end(mill):
+    content = gzip.compress(TEXT) + gzip.compress(b"b@x.org,Bob\n")
+    done = mill.run(mill.source(), CsvFiles(paths=[mill.file(content, "two.csv.gz")]))
+    assert done.received.rows == 2 and list(mill.contacts()) == ["a@x.org", "b@x.org"]
+
+
+def test_P04_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_kept(mill, monkeypatch):
+    monkeypatch.setattr("mailmill.io.sources.contents.BLOCK", 10)
+    monkeypatch.setattr("mailmill.pipelines.ingest.decoding.CHUNK", 10)
+    path = mill.file(TEXT * 10)
+    (batch,) = said(CsvFiles(paths=[path]))
+    path.write_bytes(TEXT + b"b@x.org,Bob\n")
+    with pytest.raises(Misconfigured, match="changed while it was read"):
+        mill.store.keep(mill.source(), batch)
+    assert mill.rows("SELECT count(*) n FROM batches") == [{"n": 0}]
+
+
+def test_P01_a_list_of_phone_numbers_and_names_is_read_as_such_lists_are(mill):
+    lines = ["phone_number,name", "+12125550123,Ann", "2125550124,Bob", "+1 (212) 555-0123,Anna", "12,Cem"]
+    done = mill.run(mill.source(), CsvFiles(paths=[mill.file("\n".join(lines))]))
+    contacts = mill.contacts()
+    assert contacts["+12125550123"]["name"] == "Anna" and contacts["+12125550123"]["email"] is None
+    assert "phone_syntax" in {row["reason"] for row in mill.rejected()}
+    assert done.validated.read == 4
 
 
 def test_F37_an_empty_file_is_an_answer(mill):

@@ -1,0 +1,68 @@
+"""The first sheet of an XLSX workbook that holds anything -> raw rows, each with its row of the sheet.
+
+Cells come as a person sees them: a whole number without a fraction, a day without a time, nothing as nothing.
+"""
+
+from __future__ import annotations
+
+import io
+
+import polars as pl
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.columns import headers, looks_like_data
+from mailmill.pipelines.ingest.raw import CELL, RawTable
+
+
+def read_workbook(content: bytes) -> RawTable:
+    """The rows of a workbook; the line of a row is its number in the sheet. Rows without any value are no rows.
+
+    Raises: Misconfigured when it cannot be read, or has no header row to tell several columns apart.
+    """
+    for name, sheet in _sheets(content).items():
+        filled = sheet.with_row_index("line", offset=1).filter(~pl.all_horizontal(pl.exclude("line").is_null()))
+        cells = filled.drop("line")
+        if cells.is_empty():
+            continue
+        return _table(filled["line"].cast(pl.Int64), cells, name)
+    return RawTable(frames=[], columns=())
+
+
+def _sheets(content: bytes) -> dict[str, pl.DataFrame]:
+    try:
+        return pl.read_excel(
+            io.BytesIO(content), sheet_id=0, engine="calamine", has_header=False, infer_schema_length=0,
+            drop_empty_rows=False, drop_empty_cols=False, raise_if_empty=False, read_options={"skip_rows": 0},
+        )  # fmt: skip
+    except Exception as error:  # whatever is wrong with a file: the engine has errors of its own for each
+        raise Misconfigured(
+            f"the workbook cannot be read ({type(error).__name__})", remedy="Save it again as XLSX, or as CSV."
+        ) from error
+
+
+def _table(lines: pl.Series, cells: pl.DataFrame, sheet: str) -> RawTable:
+    first = ["" if cell is None else str(cell) for cell in cells.row(0)]
+    used = 1
+    if looks_like_data(first):
+        if len(first) > 1:
+            raise Misconfigured(
+                f"the first row of the sheet {sheet!r} holds contacts, not the names of the columns",
+                remedy="Put a header row above them, for example: email, name, phone.",
+            )
+        first, used = ["email"], 0
+    names = headers(first)
+    frame = pl.DataFrame([lines, *cells]).slice(used)
+    frame.columns = ["line", *(CELL + name for name in names)]
+    nothing = pl.lit(None, pl.String)
+    shown = [_shown(pl.col(CELL + name)) for name in names]
+    return RawTable(
+        frames=[frame.select("line", problem=nothing, raw=nothing).hstack(frame.select(shown))], columns=tuple(names)
+    )
+
+
+def _shown(cell: pl.Expr) -> pl.Expr:
+    """'3.0' is 3, '2026-01-02 00:00:00' is 2026-01-02, and a time of day lies on the day before all days."""
+    text = cell.cast(pl.String)
+    text = text.str.replace(r"^(-?\d+)\.0$", "$1")
+    text = text.str.replace(r"^1899-12-3[01][T ](\d\d:\d\d:\d\d)(?:\.0+)?$", "$1")
+    return text.str.replace(r"^(\d{4}-\d\d-\d\d)[T ]00:00:00(?:\.0+)?$", "$1")

@@ -1,0 +1,124 @@
+"""P04: however a file is cut into chunks, and whichever way a line is read, the same rows come out and none is lost."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import polars as pl
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest import decoding
+from mailmill.pipelines.ingest.csv import read_csv
+from mailmill.pipelines.ingest.raw import CELL, RawTable
+
+BITS = st.sampled_from(
+    ['"', '""', ",", "\n", "\r\n", "\r", "a", "b@x.org", " ", "\x00", "é", 'x"y', '"q, r"', '"two\nlines"']
+)
+TEXTS = st.lists(BITS, max_size=40).map("".join)
+
+
+def read(content: bytes, chunk: int, *, step: int = 7) -> RawTable:
+    """In chunks of so many bytes, from blocks of `step` times as many."""
+    before, decoding.CHUNK = decoding.CHUNK, chunk
+    try:
+        blocks = [content[start : start + step] for start in range(0, len(content), step)]
+        table = read_csv(blocks, encoding="utf-8", delimiter=",")
+        return RawTable(frames=list(table.frames), columns=table.columns)
+    finally:
+        decoding.CHUNK = before
+
+
+def rows(table: RawTable) -> list[tuple]:
+    return table.frame.sort("line").rows()
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, st.integers(1, 30))
+@example('a,"open\nb,"\n' * 3, 4)
+@example("a,b\r\rc,d\r\n\ne,f", 3)
+def test_P04_a_file_in_small_chunks_is_the_file_in_one(text, chunk):
+    content = ("email,n\n" + text).encode()
+    assert rows(read(content, chunk)) == rows(read(content, 10**9))
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+def test_P04_what_polars_reads_is_what_is_read_record_by_record(text):
+    """The careful way alone: every line begins a record for Python's csv, unless the one before reached over it."""
+    content = "email,n\n" + text
+    lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = lines[:-1] if lines[-1] == "" else lines
+    expected, index = [], 1
+    while index < len(lines):
+        reader = csv.reader((f"{line}\n" for line in lines[index:]), strict=True)
+        line = lines[index]
+        try:
+            cells, taken = next(reader), reader.line_num
+        except (csv.Error, StopIteration):
+            cells, taken = [], 1
+        nul = "\x00" in line or any("\x00" in cell for cell in cells)
+        if len(cells) == 2 and not nul:
+            if line.strip(" ,\t\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0") or taken > 1:
+                expected.append((index + 1, *(cell or None for cell in cells)))
+        else:
+            taken = 1
+        index += taken
+    frame = read(content.encode(), 10**9).frame
+    if "\x00" not in content:
+        good = frame.filter(pl.col("problem").is_null()).select(
+            "line", *(c for c in frame.columns if c.startswith(CELL))
+        )
+        assert [tuple(cell or None for cell in row) for row in good.sort("line").rows()] == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=200)
+    | st.lists(st.sampled_from([b'"', b",", b"\n", b"\r", b"\xff", b"\xc3\xa9", b"a"])).map(b"".join)
+)
+def test_P04_of_any_bytes_each_line_that_is_not_blank_is_a_row_or_a_reject(content):
+    content = b"email,n\n" + content
+    table = read(content, 16)
+    said = table.frame["line"].to_list()
+    assert said == sorted(set(said))
+    lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    covered = {
+        line + more
+        for line, *cells in table.frame.select("line", *(CELL + name for name in table.columns)).rows()
+        for more in range(sum((cell or "").count("\n") for cell in cells) + 1)
+    }
+    filled = {
+        number for number, line in enumerate(lines, 1) if number > 1 and line.strip(b" ,\t\x0b\x0c\x00\x1c\x1d\x1e\x1f")
+    }
+    odd = {
+        number
+        for number in filled
+        if not lines[number - 1].decode("latin-1").strip(" ,\t\x0b\x0c\x00\x1c\x1d\x1e\x1f\x85\xa0")
+    }
+    assert filled - odd <= covered
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300))
+def test_P04_any_bytes_are_read_or_refused_in_words(content):
+    try:
+        table = read_csv(content)
+    except Misconfigured:  # the first line holds contacts, not the names of the columns
+        return
+    assert table.frame["line"].is_sorted()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-32", "shift_jis"])
+def test_P04_a_character_that_a_block_cuts_is_still_read(encoding, monkeypatch):
+    monkeypatch.setattr(decoding, "CHUNK", 40)
+    text = "email,name\n" + "".join(f"u{n}@x.org,{'山' if encoding == 'shift_jis' else 'Zoë'} {n}\n" for n in range(40))
+    content = text.encode(encoding)
+    named = encoding if encoding == "shift_jis" else None
+    blocks = [content] if named is None else [content[start : start + 5] for start in range(0, len(content), 5)]
+    frame = read_csv(blocks, encoding=named).frame
+    assert frame["col:name"].to_list() == [line.split(",")[1] for line in io.StringIO(text).read().splitlines()[1:]]
+    assert frame["line"].to_list() == list(range(2, 42))
