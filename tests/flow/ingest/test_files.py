@@ -82,7 +82,7 @@ def a_workbook(*rows: list) -> bytes:
 
 
 def test_P04_a_workbook_is_read_as_a_person_sees_it_with_the_row_of_the_sheet(mill):
-    day, moment = date(2026, 1, 2), datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001: a sheet knows no zone
+    day, moment = date(2026, 1, 2), datetime(2026, 1, 2, 3, 4, 5)  # noqa: DTZ001
     head = ["E-Mail", "Name", "Zahl", "Datum", "Zeit", "Uhr", "Bruch"]
     book = a_workbook([], head, ["a@x.org", "Zo\u00eb", 3, day, moment, clock(1, 2, 3), 1.5], [], ["bad"])
     done = mill.run(mill.source(), CsvFiles(paths=[mill.file(book, "people.xlsx")]))
@@ -112,9 +112,9 @@ def test_P04_a_gz_of_several_members_is_read_to_its_end(mill):
 def test_P04_a_file_that_changes_while_it_is_read_is_refused_and_nothing_of_it_kept(mill, monkeypatch):
     monkeypatch.setattr("mailmill.io.sources.contents.BLOCK", 10)
     monkeypatch.setattr("mailmill.pipelines.ingest.decoding.CHUNK", 10)
-    path = mill.file(TEXT * 10)
+    path = mill.file(TEXT * 1000)
     (batch,) = said(CsvFiles(paths=[path]))
-    path.write_bytes(TEXT + b"b@x.org,Bob\n")
+    path.write_bytes(TEXT * 1000 + b"b@x.org,Bob\n")
     with pytest.raises(Misconfigured, match="changed while it was read"):
         mill.store.keep(mill.source(), batch)
     assert mill.rows("SELECT count(*) n FROM batches") == [{"n": 0}]
