@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb 
     from mailmill.io.warehouse import Publication, Warehouse
     from mailmill.pipelines.ingest.ports import Feed, SourceRow
     from mailmill.pipelines.target.planning import Planned
+    from mailmill.pipelines.target.preflight import Preflight
 
 DATA_VERSION = "1"  # of the data folder's layout
 MAX_SECRET_BYTES = 64 * 2**10
@@ -151,6 +152,17 @@ class Installation:
         found = servers(self.settings.resolver)
         return DnsResolver(servers=found) if found else None
 
+    @property
+    def preflight(self) -> Preflight:
+        """What looks up whether an identity may send in bulk."""
+        from mailmill.pipelines.send import dkim
+        from mailmill.pipelines.target.preflight import Preflight
+
+        def record(reference: str) -> str:
+            return dkim.record(dkim.load(self.secret(reference), place=reference))
+
+        return Preflight(self.resolver, record, self.public_url)
+
     def source(self, name: str) -> SourceRow:
         """The source `tenant/slug`. Raises: Misconfigured when there is none."""
         from mailmill.io.postgres import ingest
@@ -182,7 +194,7 @@ class Installation:
         store, contacts = self._planner()
         for due in store.due():
             if due.campaign_id == campaign_id:
-                return start_due(due, store, store, contacts, self.public_url, by)
+                return start_due(due, store, store, contacts, self.preflight, self.public_url, by)
         return None
 
     def tick(self, *, by: str) -> list[Planned]:
@@ -190,14 +202,23 @@ class Installation:
         from mailmill.pipelines.target.ticks import tick
 
         store, contacts = self._planner()
-        return tick(schedule=store, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
+        return tick(
+            schedule=store,
+            campaigns=store,
+            contacts=contacts,
+            preflight=self.preflight,
+            public_url=self.public_url,
+            by=by,
+        )
 
     def plan(self, campaign_id: int, *, by: str) -> Planned | None:
         """Freeze and start one due campaign; None when another planner has it."""
         from mailmill.pipelines.target.planning import plan
 
         store, contacts = self._planner()
-        return plan(campaign_id, campaigns=store, contacts=contacts, public_url=self.public_url, by=by)
+        return plan(
+            campaign_id, campaigns=store, contacts=contacts, preflight=self.preflight, public_url=self.public_url, by=by
+        )
 
     def send_slice(self, campaign: str, *, max_seconds: float, progress: Callable[[str], None]) -> dict[str, int]:
         """Work at one campaign in this process until nothing is left to send soon. Out: messages by what they became.

@@ -18,7 +18,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "ingest": "ingest", "contacts": "ingest", "rejects": "rejects", "sources": "sources",
     "check": "check", "revalidate": "check",
     "segment": "campaigns", "campaign": "campaigns", "suppress": "campaigns", "preview": "campaigns",
-    "transport": "transports",
+    "transport": "transports", "preflight": "transports",
     "send": "send", "account": "send", "doubts": "send", "workers": "send", "why": "send", "release": "send",
     "listen": "listen", "dead-letters": "listen",
     "ingress": "ingress", "sandbox": "sandbox",

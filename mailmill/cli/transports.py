@@ -1,4 +1,4 @@
-"""Verbs about transports: which there are, and whether one works."""
+"""Verbs about the way out: which transports there are, whether one works, whether an identity may send in bulk."""
 
 from __future__ import annotations
 
@@ -55,4 +55,31 @@ def try_transport(
         answer_table([{"step": one.step, "": "ok" if one.ok else "failed", "found": one.found} for one in steps])
         print(steps[-1].remedy or ("" if to else "No message was handed over; --to ADDRESS does that."), end="\n")
     if not steps[-1].ok:
+        raise typer.Exit(1)
+
+
+@app.command("preflight")
+def preflight(
+    identity: Annotated[str, typer.Argument(help="tenant/identity", metavar="IDENTITY")], json: Json = False
+) -> None:
+    """Look up SPF, DKIM, DMARC, return path and tracking host; name each record to publish (exit 1 when one is)."""
+    from mailmill.io.postgres import configuration
+    from mailmill.pipelines.configuration.specs import IdentitySpec
+
+    mill = installation()
+    tenant, _, slug = identity.partition("/")
+    with mill.database.transaction() as conn:
+        found = configuration.stored(conn).get(("identity", tenant, slug))
+    if found is None:
+        raise Misconfigured(
+            f"there is no identity {identity!r}", remedy="Name it as tenant/identity, and apply it first."
+        )
+    findings = mill.preflight.findings(IdentitySpec.model_validate(found))
+    if json:
+        answer_json({"identity": identity, "findings": findings})
+    else:
+        answer_table(
+            [{"check": one.check, "": one.level, "found": one.found, "publish": one.publish} for one in findings]
+        )
+    if any(one.level == "failed" for one in findings):
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from mailmill.pipelines.send.mime import ascii_address
 from mailmill.pipelines.target import audiences, segments, variants
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
+from mailmill.pipelines.target.preflight import Preflight
 
 MAX_TRIES = 5  # of a planning that suppressions overtake
 
@@ -30,7 +31,9 @@ class Planned:
     error: Exception | None = None  # unforeseen; for the log of whoever called
 
 
-def plan(campaign_id: int, *, campaigns: Campaigns, contacts: Contacts, public_url: str, by: str) -> Planned | None:
+def plan(
+    campaign_id: int, *, campaigns: Campaigns, contacts: Contacts, preflight: Preflight, public_url: str, by: str
+) -> Planned | None:
     """Freeze a due campaign and start it. Killed at any moment, it is taken up again and mails nobody twice.
 
     In:     public_url, under which the ingress is reached; https unless the transport is a sandbox.
@@ -41,6 +44,8 @@ def plan(campaign_id: int, *, campaigns: Campaigns, contacts: Contacts, public_u
         if draft is None:
             return None
         try:
+            check_public_url(draft, public_url)  # before DNS is asked about its host
+            _check_identity(draft, preflight)
             for _ in range(MAX_TRIES):
                 frozen = decide(draft, contacts=contacts, public_url=public_url)
                 state = campaigns.freeze(frozen, by=by)
@@ -58,6 +63,12 @@ def plan(campaign_id: int, *, campaigns: Campaigns, contacts: Contacts, public_u
             reason = f"unforeseen: {type(error).__name__}; the log has the details"
             campaigns.fail(campaign_id, reason, by=by)
             return Planned(campaign_id=campaign_id, name=draft.name, state="failed", reason=reason, error=error)
+
+
+def _check_identity(draft: Draft, preflight: Preflight) -> None:
+    """Bulk mail of an identity that providers would refuse is not begun. A sandbox takes everything."""
+    if draft.transport_kind not in (None, "sandbox") and draft.identity is not None:
+        preflight.require(IdentitySpec.model_validate(dict(draft.identity)))
 
 
 def _planned(frozen: Frozen, state: Literal["running", "finished"]) -> Planned:

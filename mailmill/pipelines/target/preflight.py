@@ -9,12 +9,13 @@ Source: RFC 7208 (SPF), RFC 6376 (DKIM), RFC 7489 (DMARC), RFC 7505 (null MX); G
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from mailmill.errors import TransientError
+from mailmill.errors import Misconfigured, TransientError
+from mailmill.pipelines.configuration.specs import IdentitySpec
 
 Kind = Literal["TXT", "MX", "A", "AAAA"]
 Question = tuple[str, Kind]
@@ -208,3 +209,42 @@ def aligned(domain: str, with_domain: str) -> bool:
         return common >= 2
     second_level = len(one[-1]) == 2 and one[-2] in {"ac", "co", "com", "edu", "gov", "gv", "net", "ne", "or", "org"}
     return common >= (3 if second_level else 2)
+
+
+def sender_of(identity: IdentitySpec, record: Callable[[str], str], public_url: str) -> Sender:
+    """In: record, from a key's reference to the DNS record of its public half."""
+    return Sender(
+        from_domain=identity.from_address.rpartition("@")[2].lower(),
+        return_path_domain=identity.return_path_domain,
+        dkim=tuple(
+            DkimRecord(name=f"{one.selector}._domainkey.{one.domain}", domain=one.domain, text=record(one.key))
+            for one in identity.dkim
+        ),
+        public_url=public_url,
+    )
+
+
+class Preflight:
+    """Asked before a campaign starts, unless it goes to a sandbox."""
+
+    def __init__(self, dns: Records | None, record: Callable[[str], str], public_url: str) -> None:
+        self._dns, self._record, self._public_url = dns, record, public_url
+
+    def findings(self, identity: IdentitySpec) -> list[Finding]:
+        """Raises: DnsSilent; Misconfigured where no resolver is set, or a key cannot be read."""
+        if self._dns is None:
+            raise Misconfigured(
+                "no resolver is set, so nobody knows whether providers take mail of this identity",
+                place="MAILMILL_RESOLVER",
+                remedy="Set it to your resolver, such as 127.0.0.1:53. A sandbox transport needs none.",
+            )
+        return check(sender_of(identity, self._record, self._public_url), self._dns)
+
+    def require(self, identity: IdentitySpec) -> None:
+        """Raises: Misconfigured with what is wrong and the records to publish."""
+        wrong = failures(self.findings(identity))
+        if wrong:
+            raise Misconfigured(
+                wrong, place=f"identity {identity.tenant}/{identity.slug}",
+                remedy=f"Publish what is named; `mailmill preflight {identity.tenant}/{identity.slug}` looks again.",
+            )  # fmt: skip

@@ -6,9 +6,12 @@ from mailmill.errors import TransientError
 from mailmill.pipelines.target.lifecycle import timeliness
 from mailmill.pipelines.target.planning import Planned, plan
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Due, Schedule
+from mailmill.pipelines.target.preflight import Preflight
 
 
-def tick(*, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, public_url: str, by: str) -> list[Planned]:
+def tick(
+    *, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, preflight: Preflight, public_url: str, by: str
+) -> list[Planned]:
     """Plan every campaign whose time has come, and settle what is over. Out: what became of each.
 
     One campaign's fault keeps no other from starting.
@@ -18,7 +21,7 @@ def tick(*, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, public
     results, broken = [], None
     for due in schedule.due():
         try:
-            results.append(start_due(due, schedule, campaigns, contacts, public_url, by))
+            results.append(start_due(due, schedule, campaigns, contacts, preflight, public_url, by))
         except TransientError as error:
             broken = error
     schedule.settle(by=by)
@@ -28,7 +31,13 @@ def tick(*, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, public
 
 
 def start_due(
-    due: Due, schedule: Schedule, campaigns: Campaigns, contacts: Contacts, public_url: str, by: str
+    due: Due,
+    schedule: Schedule,
+    campaigns: Campaigns,
+    contacts: Contacts,
+    preflight: Preflight,
+    public_url: str,
+    by: str,
 ) -> Planned | None:
     """Plan one campaign, or call it missed when its time passed longer ago than its grace."""
     when = timeliness(
@@ -39,4 +48,6 @@ def start_due(
             return None
         reason = f"was due at {due.scheduled_at.isoformat()} and is too late; schedule it again or start it by hand"
         return Planned(campaign_id=due.campaign_id, name=due.name, state="missed", reason=reason)
-    return plan(due.campaign_id, campaigns=campaigns, contacts=contacts, public_url=public_url, by=by)
+    return plan(
+        due.campaign_id, campaigns=campaigns, contacts=contacts, preflight=preflight, public_url=public_url, by=by
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from mailmill.io.dns import DnsResolver
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import campaigns, configuration, manifest
 from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
@@ -17,6 +18,7 @@ from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.configuration import documents, plan
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.target import planning, ticks
+from mailmill.pipelines.target.preflight import Preflight
 
 HTML = """<p>Hello {{ name | default("there") }}</p>
 <a href="https://shop.example/new?a=1&amp;b=2">new</a> <a href="https://shop.example/offers">offers</a>
@@ -53,6 +55,11 @@ class World:
     """The stores of one test, and the short words for what a test does to them."""
 
     public_url = "https://mail.example.org"
+    resolver: DnsResolver | None = None
+
+    @property
+    def preflight(self) -> Preflight:
+        return Preflight(self.resolver, lambda reference: "v=DKIM1; k=ed25519; p=key", self.public_url)
 
     def __init__(self, database: Database, lake: Lake) -> None:
         self.database, self.lake = database, lake
@@ -85,6 +92,7 @@ class World:
             schedule=self.campaigns,
             campaigns=self.campaigns,
             contacts=self.contacts,
+            preflight=self.preflight,
             public_url=self.public_url,
             by="test",
         )

@@ -124,7 +124,8 @@ def test_P07_somebody_suppressed_while_the_audience_is_taken_is_not_in_it(world,
 
     with world.database.transaction() as conn:
         campaigns.schedule(conn, campaigns.find(conn, "acme/spring"), None, by="test")
-    result = planning.plan(1, campaigns=Overtaken(), contacts=world.contacts, public_url=world.public_url, by="test")
+    result = planning.plan(1, campaigns=Overtaken(), contacts=world.contacts,
+                           preflight=world.preflight, public_url=world.public_url, by="test")  # fmt: skip
     assert tries == [5, 4]
     assert (result.planned, result.exclusions) == (4, {"unsubscribed": 1})
     assert world.value("SELECT count(*) FROM messages WHERE address_key = 'p3@x1.example'") == 0

@@ -57,3 +57,60 @@ def test_a_silent_server_says_nothing_of_the_identity(trouble: str) -> None:
     tried.trouble["_dmarc.acme.example"] = [trouble]
     with serving(tried) as port, pytest.raises(DnsSilent, match=r"_dmarc\.acme\.example"):
         check(SENDER, resolver(port))
+
+
+# ---------------------------------------------------------------- before a campaign starts
+
+
+def to_a_relay(world) -> None:
+    """The project's campaign goes to a relay now, signed."""
+    of = {"tenant": "acme"}
+    dkim = {"selector": "m1", "domain": "acme.example", "key": "file:key", "algorithm": "ed25519"}
+    world.apply(
+        {"kind": "transport", **of, "slug": "relay", "type": "smtp", "host": "127.0.0.1", "port": 9, "tls": "none"},
+        {"kind": "identity", **of, "slug": "news", "from_name": "Acme News", "from_address": "news@acme.example",
+         "return_path_domain": "b.acme.example", "dkim": [dkim]},
+    )  # fmt: skip
+
+
+def test_a_campaign_of_a_failing_identity_is_refused_with_the_records_to_publish(world):
+    to_a_relay(world)
+    with serving(Zone()) as port:
+        world.resolver = resolver(port)
+        (planned,) = world.start()
+    assert planned.state == "failed" and world.state() == "failed"
+    for part in ("v=spf1", 'm1._domainkey.acme.example. TXT "v=DKIM1; k=ed25519; p=key"', "preflight acme/news"):
+        assert part in str(planned.reason)
+    assert world.value("SELECT count(*) FROM messages") == 0
+
+
+def test_a_campaign_of_an_identity_that_is_set_up_starts(world):
+    to_a_relay(world)
+    ready = Zone(records={
+        "b.acme.example": [("TXT", "v=spf1 -all"), ("MX", "10 mx.acme.example")],
+        "m1._domainkey.acme.example": [("TXT", "v=DKIM1; k=ed25519; p=key")],
+        "_dmarc.acme.example": [("TXT", "v=DMARC1; p=none")], "mail.example.org": [("A", "192.0.2.1")],
+    })  # fmt: skip
+    with serving(ready) as port:
+        world.resolver = resolver(port)
+        (planned,) = world.start()
+    assert planned.state == "running"
+
+
+def test_while_dns_is_silent_a_campaign_waits_in_planning(world):
+    to_a_relay(world)
+    silent = Zone(trouble={"b.acme.example": ["always servfail"]})
+    with serving(silent) as port:
+        world.resolver = resolver(port)
+        with pytest.raises(DnsSilent):
+            world.start()
+    assert world.state() == "planning"
+
+
+def test_without_a_resolver_only_a_sandbox_is_sent_to(world):
+    assert world.start()[0].state == "running"
+    to_a_relay(world)
+    world.run("UPDATE campaigns SET state = 'draft', first_message_id = NULL")
+    world.run("DELETE FROM messages")
+    (planned,) = world.start()
+    assert planned.state == "failed" and "MAILMILL_RESOLVER" in str(planned.reason)

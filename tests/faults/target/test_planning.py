@@ -23,12 +23,14 @@ from pathlib import Path
 from mailmill.io.lake import Lake
 from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database
+from mailmill.pipelines.target.preflight import Preflight
 from mailmill.pipelines.target.ticks import tick
 
 given = json.load(sys.stdin)
 stores = {"database": Database(conninfos=given["conninfos"]), "lake": Lake(root=Path(given["lake"]))}
 store = PostgresCampaigns(**stores)
-tick(schedule=store, campaigns=store, contacts=PostgresContacts(**stores), public_url="https://m.example", by="victim")
+tick(schedule=store, campaigns=store, contacts=PostgresContacts(**stores), by="victim",
+     preflight=Preflight(None, str, ""), public_url="https://m.example")
 """
 
 
