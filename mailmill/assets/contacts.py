@@ -139,7 +139,8 @@ def validate_contacts(
             "share": share,
             "share_allowed": source.spec.max_reject_share,
             "reasons": reports.counts(validated.reasons, what="reason"),
-            "chart": reports.bars(validated.reasons, title="rejected by reason"),
+            # an empty picture says nothing
+            **({"chart": reports.bars(validated.reasons, title="rejected by reason")} if validated.reasons else {}),
         },
     )
 

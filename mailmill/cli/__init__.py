@@ -27,6 +27,9 @@ VERBS = {  # verb or group of verbs -> the module it is in
 }  # fmt: skip
 
 
+INTERRUPTED = "mailmill: interrupted; run the same command again to go on"
+
+
 def main() -> None:
     """Run one verb. Exit 0 done, 1 failed, 2 usage. A person sees what is wrong and what to do, not a stack trace."""
     # the verbs of a module register themselves; a verb that is named pays for its own imports only
@@ -42,8 +45,12 @@ def main() -> None:
         print(f"mailmill: this is a fault of mailmill ({type(error).__name__}); {_note(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("mailmill: interrupted; run the same command again to go on", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer ends so on Ctrl-C, without a word
+            print(INTERRUPTED, file=sys.stderr)
+        raise
 
 
 def _note(error: Exception) -> str:
