@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -149,32 +147,6 @@ def cancel(name: CampaignName, reason: Why = None, json: Json = False) -> None:
         answer_json({"campaign": name, "state": "cancelled", "messages": messages})
     else:
         print(f"{name}: cancelled, {messages:,} messages will not be sent")
-
-
-@app.command()
-def suppress(
-    tenant: Annotated[str, typer.Argument(help="Whose recipient.")],
-    address: Annotated[list[str] | None, typer.Argument(help="Addresses not to mail again.")] = None,
-    file: Annotated[Path | None, typer.Option(help="One address a line, or the first column of a CSV.")] = None,
-    reason: Annotated[
-        Literal["manual", "imported", "unsubscribed", "complained", "bounced"] | None,
-        typer.Option(help="By default manual, of a file imported."),
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Never mail these addresses again. Running campaigns leave them out within a second."""
-    if not address and file is None:
-        raise typer.BadParameter("give addresses or --file")
-    typed = [*(address or []), *(targeting.lines(file) if file else [])]
-    found = targeting.suppress(installation(), tenant, typed, reason or ("imported" if file else "manual"))
-    if json:
-        answer_json(found)
-    else:
-        print(f"{found.added:,} suppressed, {found.known:,} were already")
-    if found.unreadable_lines:
-        places = ", ".join(map(str, found.unreadable_lines[:10]))
-        print(f"mailmill: {len(found.unreadable_lines):,} hold no address (number {places})", file=sys.stderr)
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json as jsonlib
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import polars as pl
 import typer
 
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation, plain
 from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
 from mailmill.io.forgetting import Forgot
@@ -50,6 +53,36 @@ def forget(
     tenants, everywhere = _from_whom(key, tenant, all)
     done = [mill.forgetter.forget(one.id, one.slug, [key], everywhere=everywhere) for one in tenants]
     show(done, json)
+
+
+@app.command()
+def export(
+    address: AskedFor,
+    tenant: TenantOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write it to this file, which only you may read.")] = None,
+    json: Json = False,
+) -> None:
+    """Everything that is held about a person: contact, sources, raw rows, consents, messages, events, suppressions."""
+    from mailmill.io.person_export import held
+
+    key = key_of(address)
+    mill = installation()
+    with reading() as conn:
+        found = [one for of in chosen(conn, tenant) if (one := held(conn, mill.lake, of, key)).anything]
+    if out is not None:
+        text = jsonlib.dumps(plain(found), ensure_ascii=False, indent=2, default=str)
+        try:
+            with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise Misconfigured(f"cannot be written: {error.strerror}", place=str(out)) from None
+    if json:
+        answer_json(found if out is None else {"file": out, "tenants": [one.tenant for one in found]})
+        return
+    counted = ("explained", "consents", "suppressions", "raw_rows", "rejected_rows", "events")
+    rows = [{"tenant": one.tenant, "consent": one.consent, **{name: len(getattr(one, name)) for name in counted}}
+            for one in found]  # fmt: skip
+    answer_table(rows, title="held; --json or --out shows all of it")
 
 
 def _from_whom(key: str, tenant: str | None, all: bool) -> tuple[list[Tenant], bool]:

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import polars as pl
-
-from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, suppressions
-from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.target import windows
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -40,29 +33,6 @@ def moment(text: str, time_zone: str) -> datetime:
             f"{text!r} is no time", remedy="Write 2026-12-01T09:00, or with an offset 2026-12-01T09:00+01:00."
         ) from None
     return windows.instant(at, ZoneInfo(time_zone)) if at.tzinfo is None else at.astimezone(UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Suppressed:
-    """What became of the addresses: new, known before, and the lines that hold none."""
-
-    added: int
-    known: int
-    unreadable_lines: list[int]
-
-
-def suppress(mill: Installation, tenant: str, typed: Sequence[str], reason: suppressions.Reason) -> Suppressed:
-    """Suppress what is an address, in one transaction; what is none keeps nobody else from being suppressed.
-
-    Raises: Misconfigured when there is no such tenant.
-    """
-    examined = addresses.examine(pl.Series(typed, dtype=pl.String))
-    keys = examined["address_key"].drop_nulls().unique().to_list()
-    unreadable = [n for n, verdict in enumerate(examined["verdict"], start=1) if verdict == "invalid"]
-    with mill.database.transaction() as conn:
-        tenant_id = campaigns.tenant_id(conn, tenant)
-        added = suppressions.suppress(conn, tenant_id=tenant_id, address_keys=keys, reason=reason) if keys else 0
-    return Suppressed(added=added, known=len(keys) - added, unreadable_lines=unreadable)
 
 
 def lines(path: Path) -> list[str]:

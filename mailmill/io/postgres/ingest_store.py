@@ -15,7 +15,17 @@ from mailmill.errors import StoreUnavailable
 from mailmill.io import lake_erasure
 from mailmill.io.lake import Lake
 from mailmill.io.lake_writer import LakeWriter
-from mailmill.io.postgres import batch_files, contacts, erasure, generations, ingest, manifest, withdrawals
+from mailmill.io.postgres import (
+    batch_files,
+    consents,
+    contacts,
+    erasure,
+    generations,
+    ingest,
+    manifest,
+    tags,
+    withdrawals,
+)
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.recompute import recompute
 from mailmill.io.spool import spool
@@ -182,10 +192,16 @@ class IngestStore:
             except psycopg.errors.LockNotAvailable as error:
                 raise StoreUnavailable(f"another import into {source.tenant} is still running") from error
             files = batch_files.listed(conn, source, batch, "validated")
-            taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files))
+            gone_tags = tags.deleted(conn, source.tenant_id)
+            rows = batch_files.validated(self.lake, files)
+            taken = contacts.take_in(conn, source, batch, rows, without_tags=gone_tags)
+            said = any(consents.ROW_FIELDS & set(facts["columns"]) for _, facts in files)
+            consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
             counts = taken.counts
             if not taken.doubted.is_empty():
-                redone = recompute(conn, self.lake, source.tenant_id, taken.doubted, also=batch.id)
+                redone = recompute(
+                    conn, self.lake, source.tenant_id, taken.doubted, also=batch.id, without_tags=gone_tags
+                )
                 counts += LoadCounts(changed=redone.changed)
             counts += LoadCounts(withdrawn=self._follow(conn, source, batch, files, gone))
             if not ingest.mark_loaded(conn, source, batch, counts, taken.seen_from):

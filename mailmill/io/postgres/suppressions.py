@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
+from psycopg.rows import dict_row
 
+from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 
 SQL = statements("suppressions")
@@ -17,7 +19,7 @@ Reason = Literal["unsubscribed", "complained", "bounced", "imported", "manual", 
 def suppress(
     conn: psycopg.Connection,
     *,
-    tenant_id: int,
+    tenant_id: int | None,
     address_keys: Sequence[str],
     reason: Reason,
     channel: Literal["email", "phone"] = "email",
@@ -27,6 +29,8 @@ def suppress(
     expires_at: datetime | None = None,
 ) -> int:
     """Suppress addresses (as contacts.match_key) and tell running workers. Out: how many rows are new.
+
+    In: tenant_id None, for every tenant.
 
     Raises: psycopg's CheckViolation where an unsubscription or complaint is given an end.
     """
@@ -47,6 +51,41 @@ def suppress(
     if added:
         raise_change_number(conn)
     return added
+
+
+def listed(
+    conn: psycopg.Connection,
+    *,
+    tenant_id: int | None = None,
+    reason: str | None = None,
+    address_key: str | None = None,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Suppressions, newest first: tenant (None: the operator's), channel, address, reason, scope, times, note."""
+    which = {"tenant_id": tenant_id, "reason": reason, "address_key": address_key, "limit": limit}
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(SQL["list"], which).fetchall()
+
+
+def remove(
+    conn: psycopg.Connection, *, tenant_id: int | None, address_keys: Sequence[str], by: str, why: str | None
+) -> int:
+    """Take suppressions back; what they were stays readable as history. Out: how many.
+
+    Raises: Misconfigured when a person's own word, an unsubscription or complaint, is to be taken back without a why.
+    """
+    which = {"tenant_id": tenant_id, "address_keys": list(address_keys), "by": by, "why": why}
+    row = conn.execute(SQL["own_words"], which).fetchone()
+    if row and row[0] and not why:
+        raise Misconfigured(
+            "a person has unsubscribed or complained; their own word is not taken back without a reason",
+            place="--reason",
+            remedy="Write what they said and where it stands, such as --reason 'asked back by mail, ticket 81'.",
+        )
+    removed = conn.execute(SQL["remove"], which).rowcount
+    if removed:
+        raise_change_number(conn)
+    return removed
 
 
 def raise_change_number(conn: psycopg.Connection) -> None:

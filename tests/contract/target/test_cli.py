@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import mailmill.cli.campaigns
 import mailmill.cli.keys
+import mailmill.cli.suppressions
 from mailmill.cli import targeting
 from mailmill.cli.app import app
 from mailmill.composition import Installation
@@ -26,7 +27,7 @@ def run(world, monkeypatch, tmp_path):
     """Types a verb; a refusal is raised as it is, for the message to be read."""
     mill = Installation(Settings(home=tmp_path))
     mill.__dict__ |= {"database": world.database, "lake": world.lake}
-    for verbs in (mailmill.cli.campaigns, mailmill.cli.keys):
+    for verbs in (mailmill.cli.campaigns, mailmill.cli.keys, mailmill.cli.suppressions):
         monkeypatch.setattr(verbs, "installation", lambda: mill)
     with world.database.transaction() as conn:
         keys.ensure(conn)
@@ -42,7 +43,7 @@ def run(world, monkeypatch, tmp_path):
 
 
 def test_a_segment_is_previewed_with_masked_addresses_and_exclusions(run):
-    run("suppress", "acme", "p1@x1.example")
+    run("suppress", "add", "p1@x1.example", "--tenant", "acme")
     found = run("segment", "preview", "acme/all", "--json", "--rows", "2")
     assert (found["contacts"], found["recipients"], found["exclusions"]) == (5, 4, {"manual": 1})
     assert [row["address"] for row in found["sample"]] == ["P***@x***.example", "P***@x***.example"]
@@ -113,16 +114,18 @@ def test_a_start_that_is_refused_says_why(run, world):
 def test_a_file_of_addresses_is_suppressed_and_its_bad_lines_are_named(run, tmp_path, world):
     file = tmp_path / "gone.csv"
     file.write_text('email;name\nP1@X1.example;One\n\nbroken\n"p2@x0.example",Two\n', encoding="utf-8-sig")
-    found = CliRunner().invoke(app, ["suppress", "acme", "--file", str(file), "--json"])
+    found = CliRunner().invoke(app, ["suppress", "import", str(file), "--tenant", "acme", "--json"])
     assert found.exit_code == 1
-    assert json.loads(found.stdout) == {"added": 2, "known": 0, "unreadable_lines": [4]}
+    assert json.loads(found.stdout) == {"added": 2, "known": 0, "forgotten": 0, "unreadable_lines": [4]}
     assert "1 hold no address (number 4)" in found.stderr
     rows = world.rows("SELECT address_key, reason FROM suppressions ORDER BY 1")
     assert rows == [("p1@x1.example", "imported"), ("p2@x0.example", "imported")]
-    assert run("suppress", "acme", "p1@x1.example", "--reason", "imported", "--json")["known"] == 1
+    assert run("suppress", "add", "p1@x1.example", "--tenant", "acme", "--reason", "imported", "--json")["known"] == 1
 
 
-@pytest.mark.parametrize("words", [["suppress", "nobody", "a@x.example"], ["segment", "preview", "acme/nothing"]])
+@pytest.mark.parametrize(
+    "words", [["suppress", "add", "a@x.example", "--tenant", "nobody"], ["segment", "preview", "acme/nothing"]]
+)
 def test_an_unknown_name_is_named(run, words):
     with pytest.raises(Misconfigured, match="there is no"):
         run(*words)

@@ -149,7 +149,7 @@ def test_transport_test_says_each_step_and_hands_over_one_message(world: World, 
         assert b"From: n@acme.example" in sink.taken[0].body
         told = mailmill("transport", "test", name)
         assert told.code == 0 and "--to ADDRESS" in told.out and len(sink.taken) == 1
-        assert mailmill("suppress", "acme", "me@example.org").code == 0
+        assert mailmill("suppress", "add", "me@example.org", "--tenant", "acme").code == 0
         told = mailmill("transport", "test", name, "--to", "me@example.org")
         assert told.code == 1 and "suppressed" in told.err and len(sink.taken) == 1
     listed = json.loads(mailmill("transport", "list", "acme", "--json").out)

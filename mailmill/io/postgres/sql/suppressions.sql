@@ -14,3 +14,28 @@ UPDATE change_number SET n = n + 1;
 
 -- name: change_number
 SELECT n FROM change_number;
+
+-- name: list
+-- A tenant's (null: every tenant's) and the operator's, newest first; of a forgotten person there is a hash and no address.
+SELECT t.slug AS tenant, s.channel, CASE WHEN s.reason <> 'forgotten' THEN s.address_key END AS address, s.reason,
+       CASE WHEN s.tenant_id IS NULL THEN 'all' WHEN s.scope_campaign_id IS NULL THEN 'tenant' ELSE 'campaign' END AS scope,
+       c.slug AS campaign, s.created_at, s.expires_at, s.note
+  FROM suppressions s LEFT JOIN tenants t ON t.id = s.tenant_id LEFT JOIN campaigns c ON c.id = s.scope_campaign_id
+ WHERE (%(tenant_id)s::int IS NULL OR s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL)
+   AND (%(reason)s::text IS NULL OR s.reason = %(reason)s)
+   AND (%(address_key)s::text IS NULL OR s.address_key = %(address_key)s)
+ ORDER BY s.id DESC LIMIT %(limit)s;
+
+-- name: own_words
+-- What a person said themselves; it is taken back only with a reason.
+SELECT count(*) FROM suppressions
+ WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND address_key = ANY(%(address_keys)s)
+   AND reason IN ('unsubscribed', 'complained');
+
+-- name: remove
+WITH removed AS (
+  DELETE FROM suppressions
+   WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND address_key = ANY(%(address_keys)s) AND reason <> 'forgotten'
+  RETURNING *)
+INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, suppressed_at, removed_by, why)
+SELECT tenant_id, channel, address_key, reason, scope_campaign_id, created_at, %(by)s, %(why)s FROM removed;

@@ -1,0 +1,116 @@
+"""Verbs about contacts as people: their history and consent; tags."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import polars as pl
+import psycopg
+import typer
+
+from mailmill.cli import targeting
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.forget import AskedFor, key_of
+from mailmill.cli.ingest import contacts
+from mailmill.cli.stats import TenantOption, chosen, reading
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import campaigns, consents, erasure, tags
+from mailmill.io.postgres import contacts as stored
+from mailmill.io.postgres.audiences import PostgresContacts
+from mailmill.pipelines.configuration.specs import SLUG
+from mailmill.pipelines.read.answers import Tenant
+
+tag_app = typer.Typer(no_args_is_help=True, help="Tags: what they mean, how many contacts have them.")
+app.add_typer(tag_app, name="tags")
+
+
+def one_tenant(conn: psycopg.Connection, tenant: str | None) -> Tenant:
+    """Raises: Misconfigured when it is not said which of several."""
+    found = chosen(conn, tenant)
+    if len(found) != 1:
+        raise Misconfigured(f"there are {len(found)} tenants", place="--tenant", remedy="Name one of them.")
+    return found[0]
+
+
+@contacts.command("history")
+def history(address: AskedFor, tenant: TenantOption = None, json: Json = False) -> None:
+    """What became of a contact: created, consents, suppressed and why, taken back and why."""
+    key = key_of(address)
+    answers = []
+    with reading() as conn:
+        for one in chosen(conn, tenant):
+            who = erasure.person(conn, one.id, [key])
+            contact = who.contact_ids[0] if who.contact_ids else None
+            rows = consents.history(conn, one.id, contact, who.keys)
+            consent = consents.current(conn, one.id, contact) if contact is not None else None
+            if rows:
+                answers.append({"tenant": one.slug, "contact_id": contact, "consent": consent, "history": rows})
+    if not answers:
+        raise Misconfigured(f"{address} is no contact and has no history here")
+    if json:
+        answer_json(answers)
+        return
+    for answer in answers:
+        title = f"{answer['tenant']}: consent {answer['consent'] or 'not recorded'}"
+        answer_table(answer["history"], title=title)  # type: ignore[arg-type]
+
+
+@contacts.command("consent")
+def consent(
+    address: AskedFor,
+    status: Annotated[Literal["grant", "withdraw"], typer.Argument()],
+    basis: Annotated[str | None, typer.Option(help=f"One of {', '.join(consents.BASES)}.")] = None,
+    proof: Annotated[str | None, typer.Option(help="Where it can be shown: a form, a ticket.")] = None,
+    at: Annotated[str | None, typer.Option(help="When; now, when not given.")] = None,
+    tenant: TenantOption = None,
+    json: Json = False,
+) -> None:
+    """Record what a person said. It mails nobody and lifts no suppression."""
+    if status == "grant" and (basis not in consents.BASES or not proof):
+        raise Misconfigured(
+            "a consent needs its lawful basis and a proof", place="--basis, --proof",
+            remedy=f"Bases are {', '.join(consents.BASES)}.",
+        )  # fmt: skip
+    moment = targeting.moment(at, "UTC") if at else datetime.now(UTC)
+    with installation().database.transaction() as conn:
+        one = one_tenant(conn, tenant)
+        consents.add(
+            conn, one.id, key_of(address), "granted" if status == "grant" else "withdrawn", basis=basis, proof=proof,
+            at=moment, by=targeting.person(),
+        )  # fmt: skip
+    answer_json({"tenant": one.slug, "status": status, "at": moment}) if json else print(f"{one.slug}: recorded")
+
+
+@tag_app.command("list")
+def list_tags(tenant: Annotated[str | None, typer.Argument()] = None, json: Json = False) -> None:
+    """The tags of the published contacts with how many have each, and what they mean."""
+    mill = installation()
+    rows = []
+    with reading() as conn:
+        found = [(one, tags.described(conn, one.id)) for one in chosen(conn, tenant)]
+    for one, described in found:
+        generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(one.id)
+        counts: dict[str, int] = {}
+        if generation is not None:
+            counted = generation.contacts.select(pl.col("tags").explode()).drop_nulls().group_by("tags").len()
+            counts = dict(counted.collect(engine="streaming").iter_rows())
+        about = {slug: (description, gone) for slug, description, gone in described}
+        for slug in sorted({*counts, *about}, key=lambda slug: (-counts.get(slug, 0), slug)):
+            description, gone = about.get(slug, (None, None))
+            rows.append({"tenant": one.slug, "tag": slug, "contacts": counts.get(slug, 0), "description": description,
+                         "deleted_at": gone})  # fmt: skip
+    answer_json(rows) if json else answer_table(rows, title="tags")
+
+
+@tag_app.command("delete")
+def delete_tag(name: Annotated[str, typer.Argument(help="tenant/tag")], json: Json = False) -> None:
+    """Take a tag off its contacts. No later load brings it back, until a YAML document describes it again."""
+    tenant, _, slug = name.partition("/")
+    if not SLUG.fullmatch(slug):
+        raise Misconfigured(f"{name!r} names no tag", remedy="Name it as tenant/tag.")
+    with installation().database.transaction() as conn:
+        tenant_id = campaigns.tenant_id(conn, tenant)
+        stored.lock(conn, tenant_id)
+        taken_off = tags.delete(conn, tenant_id, slug)
+    answer_json({"tag": name, "contacts": taken_off}) if json else print(f"{name}: taken off {taken_off:,} contacts")

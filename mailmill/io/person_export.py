@@ -1,0 +1,94 @@
+"""Everything that is held about a person: what `mailmill export` answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import psycopg
+
+from mailmill.io.lake import Lake
+from mailmill.io.lake_erasure import scan
+from mailmill.io.postgres import consents, erasure, explain, ingest, manifest, suppressions
+from mailmill.pipelines.ingest import erasure as persons
+from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure_raw import raw_rows
+from mailmill.pipelines.ingest.raw import CELL
+from mailmill.pipelines.read.answers import Tenant
+from mailmill.pipelines.read.explanation import Explanation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Of one tenant. `explained` has contact, values with their sources, campaigns with messages and attempts."""
+
+    tenant: str
+    keys: Sequence[str]
+    consent: str | None
+    explained: Sequence[Explanation]
+    history: Sequence[dict[str, Any]]
+    consents: Sequence[dict[str, Any]]
+    suppressions: Sequence[dict[str, Any]]
+    raw_rows: Sequence[dict[str, Any]]  # as the sources said it
+    rejected_rows: Sequence[dict[str, Any]]
+    events: Sequence[dict[str, Any]]
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.explained or self.suppressions or self.raw_rows or self.rejected_rows or self.consents)
+
+
+def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held:
+    """In: a transaction that sees one moment; key, as contacts.match_key."""
+    who = erasure.person(conn, tenant.id, [key])
+    contact = who.contact_ids[0] if who.contact_ids else None
+    found = [explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one) for one in who.keys]
+    known = {one.contact["id"] if one.contact else one.asked: one for one in found if one is not None}
+    return Held(
+        tenant=tenant.slug,
+        keys=who.keys,
+        consent=consents.current(conn, tenant.id, contact) if contact is not None else None,
+        explained=list(known.values()),
+        history=consents.history(conn, tenant.id, contact, who.keys),
+        consents=consents.held(conn, tenant.id, who.keys),
+        suppressions=[
+            row
+            for one in who.keys
+            for row in suppressions.listed(conn, tenant_id=tenant.id, address_key=one)
+        ],
+        raw_rows=_raw(conn, lake, tenant, who),
+        rejected_rows=_rows(conn, lake, tenant, who, "rejected"),
+        events=_rows(conn, lake, tenant, who, "events"),
+    )  # fmt: skip
+
+
+def _raw(conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person) -> list[dict[str, Any]]:
+    columns = {source.slug: source.spec.columns for source in ingest.sources(conn, tenant=tenant.slug)}
+    rows: list[dict[str, Any]] = []
+    for file in manifest.listed(conn, tenant_id=tenant.id, dataset="raw"):
+        if not lake.path(file.file).exists():
+            continue
+        frame = scan(lake, file.file)
+        lines = raw_rows(who, frame, columns.get(file.part, {}))
+        if not lines:
+            continue
+        for row in frame.filter(pl.col("line").is_in(lines)).collect(engine="streaming").iter_rows(named=True):
+            cells = {name.removeprefix(CELL): value for name, value in row.items() if value is not None}
+            rows.append({"source": file.part, "origin": file.facts.get("origin"), **cells})
+    return rows
+
+
+def _rows(conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person, dataset: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for file in manifest.listed(conn, tenant_id=tenant.id, dataset=dataset):
+        if not lake.path(file.file).exists():
+            continue
+        frame = scan(lake, file.file)
+        schema = frame.collect_schema()
+        theirs = persons.own_rows(who, dataset, schema)
+        if dataset == "events":
+            theirs = pl.col("message").is_in(list(who.message_ids))
+        rows += frame.filter(theirs).collect(engine="streaming").to_dicts()
+    return rows

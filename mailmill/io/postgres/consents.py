@@ -1,0 +1,83 @@
+"""Consent and its history: append only. The caller owns the transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import polars as pl
+import psycopg
+from psycopg.rows import dict_row
+
+from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.configuration.specs import LawfulBasis
+from mailmill.pipelines.ingest.erasure import channel_of
+from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
+from mailmill.pipelines.ingest.validation import FIELD
+
+SQL = statements("consents")
+_GIVEN = ("consent_at", "consent_basis", "consent_proof")  # custom fields in which a row says it of itself
+ROW_FIELDS = frozenset(_GIVEN[:2])
+BASES: tuple[str, ...] = get_args(LawfulBasis)
+_PIECE = 50_000
+
+
+def add(
+    conn: psycopg.Connection, tenant_id: int, address_key: str, status: Literal["granted", "withdrawn"], *,
+    basis: str | None, proof: str | None, by: str, at: datetime | None = None,
+) -> None:  # fmt: skip
+    """One person's word. Raises: psycopg's CheckViolation for a grant without a basis."""
+    conn.execute(SQL["add"], {
+        "tenant_id": tenant_id, "channel": channel_of(address_key), "address_key": address_key, "status": status,
+        "basis": basis, "proof": proof, "at": at, "by": by,
+    })  # fmt: skip
+
+
+def record(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, rows: Iterable[pl.DataFrame]) -> None:
+    """What a batch says of consent: one row where its source vouches for all, one a row that says it of itself.
+
+    In: rows, its accepted ones in pieces, where they have one of ROW_FIELDS.
+    """
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "batch_id": batch.id}
+    policy = source.spec.consent
+    if policy is not None:
+        conn.execute(SQL["of_batch"], {**facts, "basis": policy.basis, "proof": policy.proof, "at": batch.seen_at})
+    for piece in rows:
+        for part in said(piece, policy.basis if policy else "consent").iter_slices(_PIECE):
+            columns = {"keys": "match_key", "bases": "basis", "proofs": "proof", "ats": "at"}
+            conn.execute(SQL["of_rows"], {**facts, **{to: part[name].to_list() for to, name in columns.items()}})
+
+
+def said(rows: pl.DataFrame, basis: str) -> pl.DataFrame:
+    """match_key, basis, proof, at of the rows that speak of consent; a basis that is none counts as `basis`."""
+    given = [pl.col(FIELD + name) if FIELD + name in rows.columns else pl.lit(None, pl.String) for name in _GIVEN]
+    at = given[0].str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    known = given[1].str.to_lowercase().str.replace_all(" ", "_")
+    return rows.filter(given[0].is_not_null() | given[1].is_not_null()).select(
+        "match_key",
+        basis=pl.when(known.is_in(list(BASES))).then(known).otherwise(pl.lit(basis)),
+        proof=given[2],
+        at=pl.coalesce(at, "last_seen") if "last_seen" in rows.columns else at,
+    ).drop_nulls("at")  # fmt: skip
+
+
+def history(
+    conn: psycopg.Connection, tenant_id: int, contact_id: int | None, keys: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What became of a contact by time: at, what, detail, basis, proof, source, by."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": list(keys)}
+        return cursor.execute(SQL["history"], which).fetchall()
+
+
+def current(conn: psycopg.Connection, tenant_id: int, contact_id: int) -> str | None:
+    """The lawful basis in force, 'withdrawn', or None where nothing is recorded."""
+    row = conn.execute(SQL["current"], {"tenant_id": tenant_id, "contact_id": contact_id}).fetchone()
+    return row[0] if row else None
+
+
+def held(conn: psycopg.Connection, tenant_id: int, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Every word of a person's own."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(SQL["held"], {"tenant_id": tenant_id, "keys": list(keys)}).fetchall()

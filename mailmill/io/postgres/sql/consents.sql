@@ -1,0 +1,58 @@
+-- name: add
+INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, at, recorded_by)
+VALUES (%(tenant_id)s, %(channel)s, %(address_key)s, %(status)s, %(basis)s, %(proof)s, coalesce(%(at)s, clock_timestamp()), %(by)s);
+
+-- name: of_batch
+-- One row for a list whose source vouches for all of it; a batch that is loaded again says it once.
+INSERT INTO consents (tenant_id, address_key, status, basis, proof, source_id, batch_id, at, recorded_by)
+VALUES (%(tenant_id)s, NULL, 'granted', %(basis)s, %(proof)s, %(source_id)s, %(batch_id)s, %(at)s, 'ingest')
+ON CONFLICT DO NOTHING;
+
+-- name: of_rows
+-- Rows that say themselves when and how consent was given.
+INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, source_id, batch_id, at, recorded_by)
+SELECT %(tenant_id)s, CASE WHEN r.key LIKE '%%@%%' THEN 'email' ELSE 'phone' END, r.key, 'granted', r.basis, r.proof,
+       %(source_id)s, %(batch_id)s, r.at, 'ingest'
+  FROM unnest(%(keys)s::text[], %(bases)s::text[], %(proofs)s::text[], %(ats)s::timestamptz[]) r (key, basis, proof, at)
+ON CONFLICT DO NOTHING;
+
+-- name: history
+-- What became of a contact, by time: first seen, consents given and withdrawn, suppressed and taken back.
+SELECT at, what, detail, basis, proof, source, by FROM (
+  SELECT c.created_at AS at, 'created' AS what, NULL AS detail, NULL AS basis, NULL AS proof, NULL AS source, NULL AS by
+    FROM contacts c WHERE c.id = %(contact_id)s AND c.tenant_id = %(tenant_id)s
+  UNION ALL
+  SELECT k.at, 'consent ' || k.status, NULL, k.basis, k.proof, s.slug, k.recorded_by
+    FROM consents k LEFT JOIN sources s ON s.id = k.source_id
+   WHERE k.tenant_id = %(tenant_id)s AND k.address_key = ANY(%(keys)s)
+  UNION ALL
+  SELECT k.at, 'consent ' || k.status, 'of the whole batch', k.basis, k.proof, s.slug, k.recorded_by
+    FROM consents k JOIN sources s ON s.id = k.source_id
+    JOIN contact_sources x ON x.source_id = k.source_id AND k.batch_id IN (x.first_batch_id, x.last_batch_id)
+   WHERE k.tenant_id = %(tenant_id)s AND k.address_key IS NULL AND x.tenant_id = %(tenant_id)s
+     AND x.block = %(contact_id)s::bigint >> 6 AND x.contact_id = %(contact_id)s
+  UNION ALL
+  SELECT created_at, 'suppressed', concat_ws(', ', reason, scope, CASE WHEN expires_at IS NOT NULL THEN 'until ' || expires_at END),
+         NULL, note, NULL, NULL
+    FROM (SELECT *, CASE WHEN tenant_id IS NULL THEN 'for every tenant' WHEN scope_campaign_id IS NOT NULL THEN 'for one campaign' END AS scope
+            FROM suppressions WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)) p
+  UNION ALL
+  SELECT created_at, 'consent withdrawn', reason, NULL, event_id, NULL, NULL FROM suppressions
+   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s) AND reason IN ('unsubscribed', 'complained')
+  UNION ALL
+  SELECT expires_at, 'active again', reason, NULL, NULL, NULL, NULL FROM suppressions
+   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s) AND expires_at <= clock_timestamp()
+  UNION ALL
+  SELECT suppressed_at, 'suppressed', reason, NULL, NULL, NULL, NULL FROM suppression_removals
+   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)
+  UNION ALL
+  SELECT removed_at, 'suppression removed', reason, NULL, why, NULL, removed_by FROM suppression_removals
+   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)) h
+ ORDER BY at, what;
+
+-- name: current
+SELECT consent FROM consents_of(%(tenant_id)s, %(contact_id)s, %(contact_id)s);
+
+-- name: held
+SELECT channel, status, basis, proof, at, recorded_at, recorded_by FROM consents
+ WHERE tenant_id = %(tenant_id)s AND address_key = ANY(%(keys)s) ORDER BY at, id;

@@ -1,0 +1,122 @@
+"""Suppressions with scope, consent with history, tags, and what is held about a person."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from people_world import ANN, People
+
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres.audiences import PostgresContacts
+
+BOB, CID = "bob@people.example", "cid@people.example"
+POLICY = "consent: {basis: consent, proof: form of 2025}\n"
+
+
+def shown(people: People, tenant_id: int = 1) -> dict[str, tuple[str, str | None, list[str]]]:
+    """match key -> status, consent, tags of the published contacts."""
+    generation = PostgresContacts(database=people.mill.database, lake=people.mill.lake).generation(tenant_id)
+    assert generation is not None
+    rows = generation.contacts.select("match_key", "status", "consent", "tags").collect().rows()
+    return {key: rest for key, *rest in rows}  # type: ignore[misc]
+
+
+def test_P07_a_suppression_for_every_tenant_keeps_out_of_each_audience_and_ingress_does_not_see_it(
+    people: People,
+) -> None:
+    people.do("apply", str(_empty(people, "acme")))
+    people.ask("suppress", "add", "Bob@People.example", "--all", "--note", "=cmd()")
+    people.planned("acme")
+    people.planned("other")
+    assert people.rows("SELECT tenant_id, n FROM exclusions WHERE reason = 'manual' ORDER BY 1") == [(1, 1), (2, 1)]
+    assert people.rows("SELECT count(*) FROM messages WHERE address_key = %s", BOB) == [(0,)]
+    with people.mill.database.transaction("ingress", tenant_id=1) as conn:
+        assert conn.execute("SELECT count(*) FROM suppressions").fetchone() == (0,)
+    [listed] = people.ask("suppress", "list", "--tenant", "acme")
+    assert (listed["address"], listed["scope"], listed["tenant"]) == (BOB, "all", None)
+    file = people.mill.project / "list.csv"
+    people.do("suppress", "list", "--csv", str(file))
+    assert "'=cmd()" in file.read_text("utf-8-sig")
+    assert people.ask("suppress", "import", str(file), "--tenant", "acme") == {
+        "added": 1, "known": 0, "forgotten": 0, "unreadable_lines": [],
+    }  # fmt: skip
+
+
+def _empty(people: People, slug: str) -> Path:
+    yaml = people.mill.project / "first.yaml"
+    yaml.write_text(f"kind: tenant\nslug: {slug}\nname: {slug}\npostal_address: Street 1\n")
+    return yaml
+
+
+def test_a_persons_own_word_is_taken_back_only_with_a_reason_and_the_history_keeps_both(people: People) -> None:
+    people.planned("acme", source=POLICY)
+    of = ("--tenant", "acme")
+    people.do("suppress", "add", BOB, *of, "--reason", "unsubscribed")
+    with pytest.raises(Misconfigured, match="own word"):
+        people.do("suppress", "remove", BOB, *of)
+    assert people.ask("suppress", "remove", BOB, *of, "--reason", "asked back, ticket 81") == {"removed": 1}
+    assert people.ask("contacts", "history", BOB)[0]["consent"] == "withdrawn", "the list does not take it back"
+    people.do("contacts", "consent", BOB, "grant", "--basis", "consent", "--proof", "ticket 81")
+    [told] = people.ask("contacts", "history", BOB)
+    assert told["consent"] == "consent"
+    assert [row["what"] for row in told["history"] if row["detail"] != "of the whole batch"] == [
+        "created", "suppressed", "suppression removed", "consent granted",
+    ]  # fmt: skip
+    with pytest.raises(Misconfigured, match="lawful basis and a proof"):
+        people.do("contacts", "consent", BOB, "grant")
+
+
+def test_consent_comes_from_the_source_or_from_each_row_and_shows_in_the_generation(people: People) -> None:
+    rows = "email,consent_at,consent_basis,consent_proof\n" \
+           f"{BOB},2025-01-02T10:00:00Z,legitimate interests,fair\n{CID},,,\n"  # fmt: skip
+    people.tenant("acme", source=POLICY, people=rows)
+    people.do("ingest", "acme/inbox")
+    assert {key: consent for key, (_, consent, _) in shown(people).items()} == {
+        BOB: "legitimate_interests",
+        CID: "consent",
+    }
+    people.do("contacts", "consent", CID, "withdraw")
+    people.mill.ingest.publish(1, datetime.now(UTC))
+    assert shown(people)[CID][1] == "withdrawn"
+    assert people.rows("SELECT address_key, basis FROM consents WHERE status = 'granted' ORDER BY 1 NULLS LAST") == [
+        (BOB, "legitimate_interests"), (None, "consent"),
+    ]  # fmt: skip
+
+
+def test_a_suppression_outlives_its_contact(people: People) -> None:
+    people.planned("acme")
+    people.do("suppress", "add", CID, "--tenant", "acme", "--reason", "complained")
+    people.rows("DELETE FROM contacts WHERE match_key = %s", CID)
+    people.do("contacts", "add", "--tenant", "acme", "--email", CID)
+    assert shown(people)[CID][0] == "complained"
+
+
+def test_a_deleted_tag_leaves_its_contacts_and_no_load_brings_it_back(people: People) -> None:
+    people.planned("acme")
+    yaml = people.mill.project / "tag.yaml"
+    yaml.write_text("kind: tag\ntenant: acme\nslug: vip\ndescription: buys often\n")
+    people.do("apply", str(yaml))
+    tags = {row["tag"]: row for row in people.ask("tags", "list", "acme")}
+    assert (tags["vip"]["contacts"], tags["vip"]["description"], tags["buyer"]["contacts"]) == (2, "buys often", 2)
+    assert people.ask("tags", "delete", "acme/vip") == {"tag": "acme/vip", "contacts": 2}
+    people.do("contacts", "add", "--tenant", "acme", "--email", CID, "--tag", "vip", "--tag", "new")
+    assert people.rows("SELECT count(*) FROM contacts WHERE 'vip' = ANY(tags)") == [(0,)]
+    assert shown(people)[CID][2] == ["new"]
+    assert people.ask("apply", str(yaml))["summary"]["create"] == 1, "describing it takes it back into use"
+    people.do("contacts", "add", "--tenant", "acme", "--email", BOB, "--tag", "vip")
+    assert shown(people)[BOB][2] == ["buyer", "vip"]
+
+
+def test_export_gives_what_is_held_and_nothing_of_another_person(people: People) -> None:
+    people.planned("acme", source=POLICY)
+    [held] = people.ask("export", ANN)
+    assert held["explained"][0]["contact"]["phone"] == "+4315337031"
+    assert [row["name"] for row in held["raw_rows"]] == ["Ann"]
+    assert [row["reason"] for row in held["rejected_rows"]] == ["local_part_syntax"]
+    assert held["explained"][0]["campaigns"][0]["message"]["state"] == "queued"
+    assert "joann" not in str(held).lower()
+    out = people.mill.project / "ann.json"
+    people.do("export", ANN, "--out", str(out))
+    assert out.stat().st_mode & 0o777 == 0o600 and ANN in out.read_text().lower()
