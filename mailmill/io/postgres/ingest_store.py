@@ -23,7 +23,6 @@ from mailmill.io.postgres import (
     generations,
     ingest,
     manifest,
-    tags,
     withdrawals,
 )
 from mailmill.io.postgres.database import Database, driver_errors
@@ -192,16 +191,12 @@ class IngestStore:
             except psycopg.errors.LockNotAvailable as error:
                 raise StoreUnavailable(f"another import into {source.tenant} is still running") from error
             files = batch_files.listed(conn, source, batch, "validated")
-            gone_tags = tags.deleted(conn, source.tenant_id)
-            rows = batch_files.validated(self.lake, files)
-            taken = contacts.take_in(conn, source, batch, rows, without_tags=gone_tags)
+            taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files))
             said = any(consents.ROW_FIELDS & set(facts["columns"]) for _, facts in files)
             consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
             counts = taken.counts
             if not taken.doubted.is_empty():
-                redone = recompute(
-                    conn, self.lake, source.tenant_id, taken.doubted, also=batch.id, without_tags=gone_tags
-                )
+                redone = recompute(conn, self.lake, source.tenant_id, taken.doubted, also=batch.id)
                 counts += LoadCounts(changed=redone.changed)
             counts += LoadCounts(withdrawn=self._follow(conn, source, batch, files, gone))
             if not ingest.mark_loaded(conn, source, batch, counts, taken.seen_from):

@@ -9,7 +9,7 @@ from psycopg.rows import dict_row
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import sightings, tags
+from mailmill.io.postgres import sightings
 from mailmill.io.postgres.ingest import source
 from mailmill.io.postgres.recompute import recompute
 from mailmill.io.postgres.sql import statements
@@ -53,10 +53,7 @@ def remove_contacts(conn: psycopg.Connection, lake: Lake, row: SourceRow) -> tup
     removed = changed = 0
     ids = sightings.of_source(conn, row.tenant_id, row.id)["id"]
     for start in range(0, len(ids), AT_ONCE):
-        done = recompute(
-            conn, lake, row.tenant_id, ids.slice(start, AT_ONCE), without=row.id,
-            without_tags=tags.deleted(conn, row.tenant_id),
-        )  # fmt: skip
+        done = recompute(conn, lake, row.tenant_id, ids.slice(start, AT_ONCE), without=row.id)
         removed, changed = removed + done.removed, changed + done.changed
     conn.execute(SQL["unname_batches"], _facts(row))
     return removed, changed

@@ -11,11 +11,6 @@ from mailmill.io.postgres.sql import statements
 SQL = statements("tags")
 
 
-def deleted(conn: psycopg.Connection, tenant_id: int) -> list[str]:
-    """Tags that no load brings back."""
-    return [slug for (slug,) in conn.execute(SQL["deleted"], {"tenant_id": tenant_id})]
-
-
 def described(conn: psycopg.Connection, tenant_id: int) -> list[tuple[str, str | None, datetime | None]]:
     """(slug, description, deleted at) of the tags that have a document or were deleted."""
     return conn.execute(SQL["described"], {"tenant_id": tenant_id}).fetchall()

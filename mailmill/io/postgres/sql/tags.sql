@@ -1,6 +1,3 @@
--- name: deleted
-SELECT slug FROM tags WHERE tenant_id = %(tenant_id)s AND deleted_at IS NOT NULL ORDER BY slug;
-
 -- name: described
 SELECT slug, spec ->> 'description' AS description, deleted_at FROM tags WHERE tenant_id = %(tenant_id)s ORDER BY slug;
 
