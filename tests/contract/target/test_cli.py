@@ -174,7 +174,7 @@ def test_a_test_goes_to_one_person_marked_and_outside_the_ledger(run, world, pro
     message = message_from_bytes(sink.taken[0].body, policy=default)
     assert message["Subject"] == "[Test] Spring" and "Person 1" in message.get_body(("plain",)).get_content()
     assert world.value("SELECT count(*) FROM messages") == 0
-    run("suppress", "acme", "me@acme.example")
+    run("suppress", "add", "me@acme.example", "--tenant", "acme")
     with pytest.raises(Misconfigured, match="suppressed"):
         run("campaign", "test", "acme/spring", "me@acme.example")
 
