@@ -7,6 +7,8 @@ import dagster as dg
 
 from mailmill.assets import partitions
 
+DAILY = "15 3 * * *"  # UTC
+
 
 @dataclass(frozen=True)
 class OfItsTenant(dg.AutomationCondition[Any]):
@@ -50,12 +52,13 @@ class OfItsTenant(dg.AutomationCondition[Any]):
 
 
 def refreshed_with_contacts() -> dg.AutomationCondition[Any]:
-    """New, or the contacts of its tenant changed; once there are contacts, and never twice at a time.
+    """New, the contacts of its tenant changed, or a day has passed (rules such as `within_days` count from today); once
+    there are contacts, and never twice at a time.
 
     Only a request settles a change, and only one that came before it: a run that was under way when the contacts
     changed read what was before.
     """
     condition = dg.AutomationCondition
-    changed = OfItsTenant(condition.newly_updated()) | condition.newly_missing()
+    changed = OfItsTenant(condition.newly_updated()) | condition.newly_missing() | condition.cron_tick_passed(DAILY)
     waiting = changed.since(condition.newly_requested() & ~changed)
     return waiting & OfItsTenant(~condition.missing()) & ~condition.in_progress()

@@ -49,7 +49,7 @@ def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> 
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Sources, segments and campaigns that were applied become partitions.",
+    description="Sources, segments and campaigns that were applied become partitions; an edited segment is made anew.",
     job=jobs.segment,
 )
 def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
@@ -61,6 +61,7 @@ def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mi
             partitions.segments: control.segments(conn),
             partitions.campaigns: control.campaigns(conn),
         }
+        edited = control.edited_segments(conn)
     wanted: list[dg.AddDynamicPartitionsRequest] = []
     deleted: list[dg.DeleteDynamicPartitionsRequest] = []
     for definition, found in things.items():
@@ -69,7 +70,11 @@ def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mi
             wanted.append(definition.build_add_request(missing))
         if gone := sorted(have - {thing.key for thing in found}) if definition is partitions.sources else []:
             deleted.append(definition.build_delete_request(gone))
-    return dg.SensorResult(dynamic_partitions_requests=[*wanted, *deleted])
+    requests = [
+        dg.RunRequest(run_key=f"{one.key}:{one.version}", partition_key=one.key, job_name=jobs.segment.name)
+        for one in edited
+    ]
+    return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=[*wanted, *deleted])
 
 
 segments_follow_contacts = dg.AutomationConditionSensorDefinition(

@@ -149,6 +149,23 @@ def test_what_was_applied_becomes_partitions(world: World, instance: dg.DagsterI
     }
 
 
+def test_a_segment_is_made_anew_when_its_rule_was_edited(world: World, instance: dg.DagsterInstance) -> None:
+    def asked() -> list[tuple[str | None, str | None]]:
+        return [(one.partition_key, one.run_key) for one in sense("configuration", world, instance).run_requests or ()]
+
+    assert asked() == []  # never made: the automation condition does that
+    with world.database.transaction() as conn:
+        conn.execute(
+            "INSERT INTO manifest (file, tenant_id, dataset, part, rows, bytes)"
+            " SELECT 'f', tenant_id, 'segments', slug, 1, 1 FROM segments LIMIT 1"
+        )
+    assert asked() == []
+    with world.database.transaction() as conn:
+        conn.execute("UPDATE segments SET applied_at = clock_timestamp()")
+    ((partition, key),) = asked()
+    assert partition == "acme|all" and asked() == [(partition, key)]  # one run an edit: the key stays
+
+
 def tick(name: str, world: World, instance: dg.DagsterInstance) -> list[str]:
     context = dg.build_schedule_context(
         instance=instance, scheduled_execution_time=datetime.now(UTC), resources={"mill": world}

@@ -48,6 +48,7 @@ class Thing:
     slug: str
     kind: str = ""
     folder: str | None = None
+    version: str = ""
 
     @property
     def key(self) -> str:
@@ -71,6 +72,11 @@ def tenants(conn: psycopg.Connection) -> list[Thing]:
 
 def segments(conn: psycopg.Connection) -> list[Thing]:
     return _things(conn, "segments")
+
+
+def edited_segments(conn: psycopg.Connection) -> list[Thing]:
+    """Segments whose rule is newer than what was made of them; `version` tells one edit from the next."""
+    return _things(conn, "edited_segments")
 
 
 def campaigns(conn: psycopg.Connection) -> list[Thing]:

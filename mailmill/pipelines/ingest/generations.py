@@ -21,7 +21,7 @@ CONTACTS_SCHEMA = pl.Schema(
         "name": pl.String(),
         "language": pl.String(),
         "category": pl.String(),
-        "country": pl.String(),
+        "country": pl.String(),  # the phone number's where nobody gave one
         "time_zone": pl.String(),  # the phone number's where nobody gave one
         "tags": pl.List(pl.String()),
         "fields": pl.String(),  # a JSON object: custom field -> text
@@ -59,6 +59,7 @@ def completed(rows: pl.DataFrame, domains: pl.DataFrame) -> pl.DataFrame:
     judged = verdicts.judged(rows, domains.join(known, on="domain", how="semi"))
     return rows.with_columns(
         judged,
+        country=pl.coalesce("country", phone_places.country(pl.col("phone"))),
         time_zone=pl.coalesce("time_zone", phone_places.zone(pl.col("phone"))),
         phone_code=phone_places.calling_code(pl.col("phone")),
     ).select(CONTACTS_SCHEMA.names()).match_to_schema(CONTACTS_SCHEMA).sort("contact_id")  # fmt: skip

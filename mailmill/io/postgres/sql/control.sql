@@ -8,6 +8,14 @@ SELECT slug AS tenant, '' AS slug FROM tenants ORDER BY slug;
 -- name: segments
 SELECT t.slug AS tenant, s.slug FROM segments s JOIN tenants t ON t.id = s.tenant_id ORDER BY t.slug, s.slug;
 
+-- name: edited_segments
+-- Materialized before their rule was applied anew.
+SELECT t.slug AS tenant, s.slug, extract(epoch FROM s.applied_at)::bigint::text AS version
+  FROM segments s JOIN tenants t ON t.id = s.tenant_id
+ WHERE EXISTS (SELECT FROM manifest m WHERE m.tenant_id = s.tenant_id AND m.dataset = 'segments' AND m.part = s.slug
+                AND m.published_at < s.applied_at)
+ ORDER BY t.slug, s.slug;
+
 -- name: campaigns
 SELECT t.slug AS tenant, c.slug FROM campaigns c JOIN tenants t ON t.id = c.tenant_id ORDER BY t.slug, c.slug;
 
