@@ -20,6 +20,7 @@ from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA, compared, in_q
 
 SQL = statements("contacts")
 SLICE = 50_000  # rows a piece of COPY
+FEW_TIMES, MOST_AT_ONCE = 4, 5_000_000  # contacts read as a whole: by a batch of a quarter of them, 100 bytes each
 MERGED_AT_ONCE = 100_000  # contacts; a merge takes some kilobytes a contact
 _SEPARATOR = "\x1f"
 
@@ -52,13 +53,14 @@ def take_in(
     without_tags = deleted_tags(conn, source.tenant_id)
     again = bool((conn.execute(SQL["was_loaded"], facts).fetchone() or [False])[0])
     origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
+    everybody = _everybody(conn, source.tenant_id, batch.rows_accepted)
     counts, doubted, named = LoadCounts(batches=1), [_no_ids()], [_no_ids()]
     earliest: list[int] = []
     for frame in files:
         rows = rules.said(frame, origin, without_tags=without_tags)
         if rows.is_empty():
             continue
-        part = _take_in(conn, source.tenant_id, origin, rows, again)
+        part = _take_in(conn, source.tenant_id, origin, rows, again, everybody)
         counts += part.counts
         doubted.append(part.doubted)
         named.append(part.named if again else _no_ids())
@@ -75,8 +77,15 @@ class _Part:
     doubted: pl.Series
 
 
-def _take_in(conn: psycopg.Connection, tenant_id: int, origin: Origin, rows: pl.DataFrame, again: bool) -> _Part:
-    rows = _with_ids(conn, tenant_id, rows)
+def _take_in(
+    conn: psycopg.Connection,
+    tenant_id: int,
+    origin: Origin,
+    rows: pl.DataFrame,
+    again: bool,
+    everybody: pl.DataFrame | None,
+) -> _Part:
+    rows = _with_ids(conn, tenant_id, rows.sort("match_key"), everybody)  # near in the index, near in time
     known, new = rows.filter(pl.col("id").is_not_null()), rows.filter(pl.col("id").is_null())
     new = new.with_columns(id=_drawn(conn, new.height))
     _add(conn, tenant_id, new)
@@ -158,8 +167,30 @@ def remove(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> int:
     return conn.execute(SQL["delete_contacts"], {"tenant_id": tenant_id}).rowcount
 
 
-def _with_ids(conn: psycopg.Connection, tenant_id: int, rows: pl.DataFrame) -> pl.DataFrame:
+def _everybody(conn: psycopg.Connection, tenant_id: int, rows: int) -> pl.DataFrame | None:
+    """match_key and id of all the tenant's contacts, where reading them costs less than asking for so many rows.
+
+    It stays true while a batch is loaded: the tenant's lock is held, and no match_key comes twice in a batch.
+    """
+    row = conn.execute(SQL["how_many"], {"tenant_id": tenant_id}).fetchone()
+    contacts = int(row[0]) if row else 0
+    if contacts > min(FEW_TIMES * rows, MOST_AT_ONCE):
+        return None
+    with conn.cursor(binary=True) as cursor:
+        found = cursor.execute(SQL["everybody"], {"tenant_id": tenant_id}).fetchone()
+    ids, keys = found or (None, None)
+    if not ids:
+        return pl.DataFrame(schema={"match_key": pl.String(), "id": pl.Int64()})
+    column = pl.Series("match_key", [keys]).str.split(_SEPARATOR).explode()
+    return pl.DataFrame({"match_key": column, "id": np.frombuffer(ids, ">i8").astype(np.int64)})
+
+
+def _with_ids(
+    conn: psycopg.Connection, tenant_id: int, rows: pl.DataFrame, everybody: pl.DataFrame | None
+) -> pl.DataFrame:
     """Rows with the id of their contact, null where there is none yet."""
+    if everybody is not None:
+        return rows.join(everybody, on="match_key", how="left", maintain_order="left")
     conn.execute(SQL["clear"])
     _copy_in(conn, "copy_asked", rows.select("match_key", n=pl.int_range(pl.len())))
     with _by_index(conn), conn.cursor(binary=True) as cursor:

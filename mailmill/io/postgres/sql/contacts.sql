@@ -29,6 +29,14 @@ COPY asked (match_key, n) FROM STDIN (FORMAT csv);
 SELECT string_agg(int4send(a.n) || int8send(c.id), '') FROM asked a CROSS JOIN LATERAL (
   SELECT id FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = a.match_key LIMIT 1) c;
 
+-- name: how_many
+-- At most so many contacts: what batches brought, whatever became of them since.
+SELECT coalesce(sum(contacts_new), 0) FROM source_totals WHERE tenant_id = %(tenant_id)s;
+
+-- name: everybody
+-- Ids, eight bytes each, and the keys beside them.
+SELECT string_agg(int8send(id), ''), string_agg(match_key, E'\x1f') FROM contacts WHERE tenant_id = %(tenant_id)s;
+
 -- name: draw_ids
 SELECT string_agg(int8send(nextval('contacts_id_seq')), '') FROM generate_series(1, %(n)s);
 
