@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.configuration.specs import SourceSpec
+from mailmill.pipelines.configuration.specs import FieldSpec, SourceSpec
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
@@ -36,7 +36,12 @@ def sources(
     """Sources by tenant's slug, own slug and kind, None meaning any; ordered by name. deleted: also those that are."""
     with conn.cursor(row_factory=dict_row) as cursor:
         cursor.execute(SQL["sources"], {"tenant": tenant, "slug": slug, "kind": kind, "deleted": deleted})
-        return [SourceRow(**{**row, "spec": SourceSpec.model_validate(row["spec"])}) for row in cursor]
+        return [_source(row) for row in cursor]
+
+
+def _source(row: dict[str, Any]) -> SourceRow:
+    fields = tuple(FieldSpec.model_validate(spec) for spec in row["fields"])
+    return SourceRow(**{**row, "spec": SourceSpec.model_validate(row["spec"]), "fields": fields})
 
 
 def source(conn: psycopg.Connection, name: str) -> SourceRow:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import polars as pl
 
-from mailmill.pipelines.configuration.specs import SourceSpec
+from mailmill.pipelines.configuration.specs import FieldSpec, SourceSpec
 from mailmill.pipelines.ingest.duplicates import Spool
 from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.validation import Checked
@@ -29,6 +29,7 @@ class SourceRow:
     slug: str
     priority: int
     spec: SourceSpec
+    fields: tuple[FieldSpec, ...] = ()  # the tenant's
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ REASONS = {
     # the row
     "no_address": "neither an e-mail address nor a phone number is given",
     "value_too_long": "a value is longer than 10,000 characters",
+    "field_type": "the value does not fit the type of its custom field",
     "forgotten": "the person was forgotten and stays out; nothing of the row is kept",
     # the address
     "address_without_at": "the address has no @",

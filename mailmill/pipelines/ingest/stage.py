@@ -170,7 +170,7 @@ def batch_facts(source: SourceRow, batch: BatchRow) -> validation.BatchFacts:
     """What validation has to know of a batch, by the source as it is applied now."""
     return validation.BatchFacts(
         batch_id=batch.id, source=source.slug, seen_at=batch.seen_at, columns=source.spec.columns,
-        tags=source.spec.tags, origin=batch.origin,
+        tags=source.spec.tags, origin=batch.origin, fields=source.fields,
     )  # fmt: skip
 
 

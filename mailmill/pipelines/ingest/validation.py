@@ -14,7 +14,8 @@ from typing import Any
 
 import polars as pl
 
-from mailmill.pipelines.ingest import addresses, cells, phones
+from mailmill.pipelines.configuration.specs import FieldSpec
+from mailmill.pipelines.ingest import addresses, cells, fields, phones
 from mailmill.pipelines.ingest.columns import ColumnMap, mapped
 from mailmill.pipelines.ingest.duplicates import COPIES_SCHEMA, Buckets
 from mailmill.pipelines.ingest.raw import CELL, raw_text
@@ -54,6 +55,7 @@ class BatchFacts:
     columns: Mapping[str, str]
     tags: tuple[str, ...] = ()
     origin: str = ""
+    fields: tuple[FieldSpec, ...] = ()  # the tenant's custom fields with a type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +111,9 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
     if wrong.any():
         bad = values.filter(wrong)
         accepted, faults = values.filter(~wrong), bad.select("line", *_fault(bad))
+    if facts.fields:
+        accepted, misfits = fields.typed(accepted, facts.fields)
+        faults = pl.concat([faults, misfits])
     contacts = accepted.select(*_contact(accepted, columns, facts), *_custom(columns))
     empty = [
         name for name in contacts.columns if name.startswith(FIELD) and contacts[name].null_count() == len(accepted)

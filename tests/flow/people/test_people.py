@@ -120,3 +120,12 @@ def test_export_gives_what_is_held_and_nothing_of_another_person(people: People)
     out = people.mill.project / "ann.json"
     people.do("export", ANN, "--out", str(out))
     assert out.stat().st_mode & 0o777 == 0o600 and ANN in out.read_text().lower()
+
+
+def test_a_value_that_does_not_fit_its_fields_type_is_rejected_and_another_is_normalised(people: People) -> None:
+    people.tenant("acme", people=f'email,spent\n{BOB},"1.234,50"\n{CID},a lot\n')
+    yaml = people.mill.project / "spent.yaml"
+    yaml.write_text("kind: field\ntenant: acme\nslug: spent\ntype: number\n")
+    people.do("apply", str(yaml))
+    assert people.ask("ingest", "acme/inbox")["reasons"] == {"field_type": 1}
+    assert people.rows("SELECT match_key, fields FROM contacts") == [(BOB, {"spent": "1234.5"})]

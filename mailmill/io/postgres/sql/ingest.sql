@@ -1,6 +1,7 @@
 -- name: sources
 -- Sources by tenant, slug and kind; a null means any.
-SELECT s.id, s.tenant_id, t.slug AS tenant, s.slug, s.priority, s.spec
+SELECT s.id, s.tenant_id, t.slug AS tenant, s.slug, s.priority, s.spec,
+       (SELECT coalesce(jsonb_agg(f.spec ORDER BY f.slug), '[]') FROM fields f WHERE f.tenant_id = s.tenant_id) AS fields
   FROM sources s JOIN tenants t ON t.id = s.tenant_id
  WHERE (%(deleted)s OR s.deleted_at IS NULL)
    AND (%(tenant)s::text IS NULL OR t.slug = %(tenant)s) AND (%(slug)s::text IS NULL OR s.slug = %(slug)s)

@@ -1,0 +1,71 @@
+"""A person in rows: their own go, mentions are masked, others stay as they were."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailmill.pipelines.ingest import erasure
+from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure_raw import raw_rows
+
+ANN = Person(keys=("ann@x.org", "+4315337031"), spellings=("Ann@X.org",))
+OTHERS = ("joann@x.org", "ann@x.org.uk", "ann@x.organic", "+43153370311", "mann", "x-ann@x.org")
+AROUND = st.text(st.sampled_from(" ,;:<>()\"'\n\t=/|.-ä"), max_size=3)
+
+
+@given(
+    st.lists(st.tuples(AROUND, st.sampled_from(["ann@x.org", "ANN@x.ORG", "+4315337031", *OTHERS]), AROUND), max_size=5)
+)
+def test_after_it_no_text_mentions_the_person_and_others_are_as_they_were(parts: list[tuple[str, str, str]]) -> None:
+    text = " ".join(f"{before} {middle} {after}" for before, middle, after in parts)
+    frame = pl.LazyFrame(
+        {"name": [text], "tags": [[text, "vip"]]}, schema={"name": pl.String, "tags": pl.List(pl.String)}
+    )
+    rows = erasure.without(ANN, "contacts", frame).collect()
+    assert not erasure.touched(ANN, "contacts", rows.lazy())
+    assert rows["tags"][0].to_list() == [rows["name"][0], "vip"]
+    for other in OTHERS:
+        assert rows["name"][0].count(other) >= sum(middle == other for _, middle, _ in parts)
+    assert re.search(r"(?<![\w.+-])ann@x\.org(?![\w-]|\.\w)", rows["name"][0], re.IGNORECASE) is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "theirs"),
+    [
+        (("Ann <ann@X.org>", "", ""), True),
+        (("mailto:ANN@x.org", "", ""), True),
+        (("ann\u200b@x.org", "", ""), True),
+        (("joann@x.org", "", ""), False),
+        (("bob@x.org", "", "ann@x.org"), False),
+        (("", "01 5337031", ""), True),
+        (("", "0043 1 533 70 31", ""), True),
+        (("", "01 5337032", ""), False),
+    ],
+)
+def test_a_raw_row_is_theirs_by_the_columns_that_say_whose_it_is(cells: tuple[str, str, str], theirs: bool) -> None:
+    mail, phone, note = cells
+    frame = pl.LazyFrame(
+        {"line": [2], "problem": [None], "raw": [None], "col:email": [mail], "col:phone": [phone], "col:note": [note],
+         "col:country": ["AT"]},
+        schema_overrides={"problem": pl.String, "raw": pl.String},
+    )  # fmt: skip
+    assert raw_rows(ANN, frame, {}) == ([2] if theirs else [])
+
+
+def test_counted_rows_stay_and_tell_nothing() -> None:
+    who = Person(keys=("ann@x.org",), message_ids=(5,))
+    frame = pl.LazyFrame({"message": [5, 6], "kind": ["opened", "opened"], "ip": ["1.2.3.0", "4.5.6.0"]})
+    assert erasure.touched(who, "events", frame)
+    assert erasure.without(who, "events", frame).collect().rows() == [(5, "opened", None), (6, "opened", "4.5.6.0")]
+
+
+def test_a_hash_is_of_its_key_and_its_channel() -> None:
+    one, key = erasure.keyed_hash(b"k" * 32, "email", "ann@x.org"), b"k" * 32
+    assert one != erasure.keyed_hash(b"l" * 32, "email", "ann@x.org")
+    assert one != erasure.keyed_hash(key, "phone", "ann@x.org")
+    assert len(one) == 64

@@ -1,0 +1,47 @@
+"""Typed custom fields: one form for each value, and rows that do not fit."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from mailmill.pipelines.configuration.specs import FieldSpec
+from mailmill.pipelines.ingest.fields import typed
+
+
+def spec(type: str, **more: object) -> FieldSpec:
+    return FieldSpec.model_validate({"kind": "field", "tenant": "acme", "slug": "f", "type": type, **more})
+
+
+@pytest.mark.parametrize(
+    ("of", "given", "kept"),
+    [
+        (spec("number"), ["1234.50", "1,234.5", "1.234,50", "1\u00a0234,5", "+007", "-0", "1.234", None],
+         ["1234.5", "1234.5", "1234.5", "1234.5", "7", "0", "1.234", None]),
+        (spec("date"), ["2026-05-02", "2026-05-02T10:00:00Z", "2.5.2026", "2026/5/2", None],
+         ["2026-05-02"] * 4 + [None]),
+        (spec("boolean"), ["Yes", "0", "wahr"], ["true", "false", "true"]),
+        (spec("choice", values=["Free", "Paid"]), ["free", "PAID"], ["Free", "Paid"]),
+        (spec("text"), ["anything"], ["anything"]),
+    ],
+    ids=["number", "date", "boolean", "choice", "text"],
+)  # fmt: skip
+def test_what_fits_is_written_in_one_form(of: FieldSpec, given: list[str | None], kept: list[str | None]) -> None:
+    rows = pl.DataFrame(
+        {"line": range(len(given)), "fields.f": given}, schema={"line": pl.Int64, "fields.f": pl.String}
+    )
+    found, misfits = typed(rows, [of])
+    assert (found["fields.f"].to_list(), misfits.height) == (kept, 0)
+    assert typed(found, [of])[0].equals(found), "read again, it is the same"
+
+
+@pytest.mark.parametrize(
+    ("of", "given"),
+    [(spec("number"), "12a"), (spec("number"), "1,23,4"), (spec("date"), "5/2/2026"), (spec("date"), "2026-02-30"),
+     (spec("boolean"), "maybe"), (spec("choice", values=["a"]), "b")],
+)  # fmt: skip
+def test_what_does_not_fit_rejects_its_row(of: FieldSpec, given: str) -> None:
+    rows = pl.DataFrame({"line": [7, 8], "fields.f": [given, None]})
+    found, misfits = typed(rows, [of])
+    assert found["line"].to_list() == [8]
+    assert misfits.rows() == [(7, "f", "field_type")]
