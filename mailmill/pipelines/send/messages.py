@@ -22,9 +22,9 @@ from mailmill.pipelines.send.slots import Names
 from mailmill.pipelines.send.tokens import Key, MessageTokens
 
 MAX_BYTES = 5_000_000  # of one message
-# ASCII only: a local part beyond it needs SMTPUTF8, which few relays offer
+# what the local part has beyond ASCII needs SMTPUTF8 (RFC 6531), which the relay is asked for
 _ADDRESS = re.compile(
-    rb"""(?=.{3,254}\Z)(?:[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}|"(?:[ !#-\[\]-~]|\\[ -~]){0,62}")
+    rb"""(?=.{3,254}\Z)(?:[A-Za-z0-9.!#$%&'*+/=?^_`{|}~\x80-\xff-]{1,64}|"(?:[ !#-\[\]-~]|\\[ -~]){0,62}")
     @(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?""",
     re.VERBOSE,
 )
@@ -131,8 +131,8 @@ class Composer:
         """The message of one recipient. In: as Row has it; date as mime.date gives it. Raises: Unrenderable."""
         if len(values) != len(self.fields):
             raise Unrenderable("render_error", f"{len(values)} merge values for {len(self.fields)} fields")
-        if not _ADDRESS.fullmatch(address):
-            raise Unrenderable("unsupported_address", "no address that SMTP can carry without SMTPUTF8")
+        if not (_ADDRESS.fullmatch(address) and (address.isascii() or _printable(address))):
+            raise Unrenderable("unsupported_address", "no address that SMTP can carry")
         tokens = self._tokens
         back, leave = tokens.back(message), tokens.leave(message)
         try:
@@ -155,6 +155,14 @@ class Composer:
         """One https, one mailto if somebody reads it (RFC 8058 2); folded between them, never within."""
         by_mail = b",\r\n <" + self._leave_mail + self._tokens.leave_head() + leave + b">" if self._leave_mail else b""
         return b"List-Unsubscribe: <" + self._leave_url + leave + b">" + by_mail + b"\r\n"
+
+
+def _printable(address: bytes) -> bool:
+    """Whether bytes beyond ASCII are UTF-8 without what a header must not hold (line ends of Unicode, say)."""
+    try:
+        return address.decode("utf-8").isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 class _Variant:

@@ -173,10 +173,19 @@ def test_F40_a_recipient_that_cannot_be_rendered_is_invalid_and_stops_nobody(wor
         run()
     rows = {address: row[:2] for address, row in world.rows(campaign).items()}
     assert rows.pop("a@x.org") == ("sent", "accepted")
-    assert rows.pop("ü@x.org") == ("invalid", "unsupported_address")
+    assert rows.pop("ü@x.org") == ("invalid", "unsupported_address")  # by this relay, which offers no SMTPUTF8
     assert rows.pop("d@x.org\r\nRCPT TO:<e@x.org>") == ("invalid", "unsupported_address")
     assert set(rows.values()) == {("invalid", "render_error")}
     assert sink.copies == {"a@x.org": 1} and world.state(campaign) == "finished"
+
+
+def test_an_address_beyond_ascii_goes_where_smtputf8_is_offered(world: World, run: Run) -> None:
+    with Sink(keep_bodies=True, offers=["SMTPUTF8"]) as sink:
+        campaign = world.campaign(["ü@x.org"], port=sink.port)
+        run()
+    assert world.account(campaign) == {"sent": 1} and sink.copies == {"ü@x.org": 1}
+    assert any(line.startswith("MAIL") and line.endswith("SMTPUTF8") for line in sink.lines)
+    assert "To: ü@x.org\r\n".encode() in sink.taken[0].body
 
 
 def test_F12_a_relay_that_speaks_no_smtp_is_only_unavailable(world: World, run: Run) -> None:
