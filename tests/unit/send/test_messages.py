@@ -191,8 +191,8 @@ def test_F42_html_in_a_name_is_text() -> None:
     assert "&lt;b&gt;" in parts(compose(["<b>", "x"]))[1]
 
 
-@pytest.mark.parametrize("address", ["", "a", "a@", "@b", "a b@c.d", "a@b\r\nc", "ü\u2028@example.org", "a@ü.org", "a@b>",
-                                     "a" * 65 + "@b.c", "a@b.c\n", "<a@b.c>", '"a\r"@b.c'])  # fmt: skip
+@pytest.mark.parametrize("address", ["", "a", "a@", "@b", "a b@c.d", "a@b\r\nc", "ü\u2028@example.org", "a@ü.org",
+                                     "a@b>", "a" * 65 + "@b.c", "a@b.c\n", "<a@b.c>", '"a\r"@b.c'])  # fmt: skip
 def test_an_address_that_smtp_cannot_carry_is_invalid(address: str) -> None:
     with pytest.raises(Unrenderable) as refused:
         compose(["Anna", "Oslo"], address=address)
