@@ -59,13 +59,13 @@ def raw_contacts(
         received = stage.receive(
             source, feed, mill.ingest, accept_columns=config.accept_columns, progress=context.log.info
         )
-        mill.ingest.remember(source, "; ".join(f"{r.origin}: {r.message}" for r in received.refused) or None)
+        mill.ingest.remember(source, "; ".join(r.text for r in received.refused) or None)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": received.rows,
             "batches": len(received.batches),
             "known_before": received.known,
-            "refused": reports.table([{"origin": r.origin, "why": r.message} for r in received.refused]),
+            "refused": reports.table([{"origin": r.origin, "why": r.text} for r in received.refused]),
             "held": reports.table([{"batch": h.batch_id, "origin": h.origin, "why": h.why} for h in received.held]),
             "notes": list(received.notes),
         }

@@ -88,6 +88,14 @@ def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None)
     console.print(table)
 
 
+def answer_facts(facts: Mapping[str, Any]) -> None:
+    """One thing, a line a fact; what it does not have is left out."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        if _cell(value):
+            print(f"{name.replace('_', ' '):<{width}}  {_cell(value)}")
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import polars as pl
 import typer
 
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.app import Json, answer_facts, answer_json, answer_table, app, installation
 from mailmill.pipelines.ingest import addresses, domains, rejects, verdicts
 from mailmill.pipelines.ingest.domains import Domain
 
@@ -32,8 +32,12 @@ def check(address: Annotated[str, typer.Argument(help="As somebody typed it.")],
         answer_json(found)
     else:
         mail = found.pop("mail")
-        answer_table([found | {"meaning": MEANINGS.get(found["verdict_reason"] or "", "")}])
-        answer_table([mail | {"exchangers": ", ".join(mail["exchangers"])}], title="what DNS says")
+        said = mail | {"exchangers": ", ".join(mail["exchangers"])} if checked.domain else {}
+        meaning = MEANINGS.get(found["verdict_reason"] or "", "")
+        shown = {"verdict": found["verdict"], "reason": found["verdict_reason"], "meaning": meaning}
+        dns = {"state": "DNS", "exchangers": "exchangers", "problem": "note"}
+        rest = {name: value for name, value in found.items() if not name.startswith("verdict")}
+        answer_facts(shown | rest | {name: said[fact] for fact, name in dns.items() if fact in said})
     if found["verdict"] == "invalid":
         raise typer.Exit(1)
 

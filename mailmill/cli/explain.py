@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import polars as pl
 import typer
 
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation, plain
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import explain as known
 from mailmill.pipelines.ingest.addresses import examine
-from mailmill.pipelines.read.explanation import Explanation
+from mailmill.pipelines.read.explanation import Explanation, Sighting, Suppression, Value
 from mailmill.pipelines.send import tokens
 
 
@@ -48,6 +49,11 @@ def explain(
         _show(explanation)
 
 
+def _row(fact: Sighting | Value | Suppression) -> dict[str, Any]:
+    names = {"batch_id": "batch", "origin": "from"}
+    return {names.get(field.name, field.name): getattr(fact, field.name) for field in dataclasses.fields(fact)}
+
+
 def _message(asked: str) -> tokens.Token | None:
     """The message that a Message-ID or return path of ours names."""
     match = re.fullmatch(r"<?(?:b\+)?([a-z2-7]{48})(?:@[^\s>]+)?>?", asked.strip().lower())
@@ -70,14 +76,15 @@ def _show(explanation: Explanation) -> None:
         print(f"{explanation.tenant}: {explanation.asked} is no contact (any more)")
     else:
         reason = f" ({contact['verdict_reason']})" if contact["verdict_reason"] else ""
+        score = f", score {contact['score']}" if contact["score"] is not None else ""
         print(f"{explanation.tenant}: contact {contact['id']}, {contact['email'] or contact['phone']},"
-              f" {contact['verdict']}{reason}, since {contact['created_at']:%Y-%m-%d %H:%M %Z}")  # fmt: skip
+              f" {contact['verdict']}{reason}{score}, since {contact['created_at']:%Y-%m-%d %H:%M %Z}")  # fmt: skip
     for title, facts in (
         ("came from", explanation.sources),
-        ("values that won", explanation.values),
+        ("each value, and whose word it is: the highest priority wins, then the one seen last", explanation.values),
         ("suppressions", explanation.suppressions),
     ):
-        answer_table([plain(fact) for fact in facts], title=title)
+        answer_table([_row(fact) for fact in facts], title=title)
     rows = [
         {"campaign": story.campaign, "state": story.campaign_state, "mailed": story.mailed, "why": story.why,
          "attempts": len(story.attempts), "at": story.message["done_at"] if story.message else None}

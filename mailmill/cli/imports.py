@@ -136,11 +136,8 @@ def _complaints(one: Mapping[str, Any]) -> list[str]:
 
 
 def _refused(one: Mapping[str, Any]) -> str:
-    """What could not be read and why, each with its name once."""
-    said = [
-        refusal["why"] if refusal["why"].startswith(refusal["origin"]) else f"{refusal['origin']}: {refusal['why']}"
-        for refusal in one["refused"]
-    ]
+    """What could not be read and why."""
+    said = [str(refusal["why"]) for refusal in one["refused"]]
     rest = one["read"] or one["known_before"]
     if len(said) == 1 and not rest:
         return said[0]

@@ -179,11 +179,13 @@ class Forgetter:
         """By what anybody is known to a tenant, in PostgreSQL and in raw batches."""
         with self.database.transaction() as conn:
             found = {key for (key,) in conn.execute(erasure.SQL["every_key"], {"tenant_id": tenant_id})}
-            columns = {source.slug: source.spec.columns for source in ingest.sources(conn, tenant=tenant)}
+            sources = {source.slug: source.spec for source in ingest.sources(conn, tenant=tenant)}
             files = manifest.listed(conn, tenant_id=tenant_id, dataset="raw")
         for file in files:
             if self.lake.path(file.file).exists():
-                found |= keys_of(lake_erasure.scan(self.lake, file.file), columns.get(file.part, {}))
+                spec = sources.get(file.part)
+                frame = lake_erasure.scan(self.lake, file.file)
+                found |= keys_of(frame, spec.columns if spec else {}, spec.country if spec else None)
         return found
 
     # ------------------------------------------------------------ the proof

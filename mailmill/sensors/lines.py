@@ -9,7 +9,8 @@ import dagster as dg
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         facts = getattr(record, "dagster_meta", {})
-        if facts.get("dagster_event") is None:  # what Dagster itself has to say is in its event log
+        skipped = record.levelno >= logging.ERROR  # ours raise; only Dagster logs errors: steps it does not run
+        if facts.get("dagster_event") is None and not skipped:  # what Dagster itself has to say is in its event log
             print(facts.get("orig_message", record.getMessage()), file=sys.stderr, flush=True)
 
 

@@ -11,7 +11,10 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from mailmill.io.lake import Lake
+from mailmill.io.postgres import domains
 from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.ingest import verdicts
+from mailmill.pipelines.ingest.domains import frame as domain_frame
 from mailmill.pipelines.read.explanation import (
     CampaignFacts,
     Explanation,
@@ -65,15 +68,27 @@ def _explain(
         suppressions = cursor.execute(SQL["suppressions"], which).fetchall()
     with conn.cursor(row_factory=class_row(Sighting)) as cursor:
         sightings = cursor.execute(SQL["sources"], which).fetchall()
+    told = _values(conn, tenant_id, contact) if contact else []
+    if contact is not None:
+        contact = _weighed(conn, {name: value for name, value in contact.items() if name != "provenance"})
     return Explanation(
         asked=asked,
         tenant=tenant,
-        contact={name: value for name, value in contact.items() if name != "provenance"} if contact else None,
+        contact=contact,
         sources=sightings,
-        values=_values(conn, tenant_id, contact) if contact else [],
+        values=told,
         suppressions=suppressions,
-        campaigns=_stories(conn, lake, which, contact, suppressions),
+        campaigns=_stories(conn, lake, which, contact, suppressions, sightings),
     )
+
+
+def _weighed(conn: psycopg.Connection, contact: dict[str, Any]) -> dict[str, Any]:
+    """The contact with verdict, score, suggestion and provider as they are published: what DNS said counts."""
+    letters = ("email", "verdict", "verdict_reason")
+    row = pl.DataFrame([[contact[name] for name in letters]], schema=dict.fromkeys(letters, pl.String), orient="row")
+    domain = (contact["email"] or "").rpartition("@")[2]
+    known = domain_frame(list(domains.find(conn, [domain]).values()))
+    return contact | verdicts.judged(row, known).row(0, named=True)
 
 
 def _values(conn: psycopg.Connection, tenant_id: int, contact: Mapping[str, Any]) -> list[Any]:
@@ -91,6 +106,7 @@ def _stories(
     which: Mapping[str, Any],
     contact: Mapping[str, Any] | None,
     suppressions: Sequence[Suppression],
+    sightings: Sequence[Sighting],
 ) -> list[Story]:
     messages = {row["campaign_id"]: row for row in _all(conn, "messages", which)}
     attempts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -102,7 +118,9 @@ def _stories(
     for row in _all(conn, "campaigns", which):
         facts = CampaignFacts(**row, in_segment=member_of.get(row["segment"]))
         message = messages.get(facts.id)
-        code, why = (message["state"], mailed(message)) if message else not_mailed(contact, suppressions, facts)
+        code, why = (
+            (message["state"], mailed(message)) if message else not_mailed(contact, suppressions, facts, sightings)
+        )
         stories.append(
             Story(
                 campaign=facts.campaign,

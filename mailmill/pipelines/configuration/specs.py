@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from mailmill.pipelines.ingest.wordlists import countries
 from mailmill.pipelines.send.headers import MAX_CUSTOM, problem
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.rules import parse
@@ -51,7 +52,14 @@ def _aware(at: datetime) -> datetime:
     return at
 
 
+def _known_country(code: str) -> str:
+    if code not in countries().values():
+        raise ValueError(f"{code!r} is no country of ISO 3166-1, such as US or DE")
+    return code
+
+
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
+Country = Annotated[str, AfterValidator(_known_country)]
 AwareTime = Annotated[datetime, AfterValidator(_aware)]
 # GDPR article 6 (1) a-f
 LawfulBasis = Literal[
@@ -109,6 +117,7 @@ class SourceSpec(TenantOwned):
     priority: int = Field(default=0, ge=-1000, le=1000)
     tags: tuple[Slug, ...] = ()  # every contact of this source gets them
     columns: dict[FieldName, str] = {}  # field -> header of the column it is in, where the names differ
+    country: Country | None = None  # of rows that name none: a number without + is one of its numbers
     max_reject_share: float = Field(default=0.5, ge=0, le=1)  # above it the check fails and nothing is loaded
     consent: ConsentPolicy | None = None  # of single rows: columns consent_at, consent_basis, consent_proof
     on_change: Literal["report", "hold"] = "report"  # what becomes of a batch whose columns are not the last one's

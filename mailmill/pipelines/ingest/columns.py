@@ -106,7 +106,7 @@ def changed(before: Sequence[str], after: Sequence[str]) -> str | None:
     """What is different about a source's columns since its last batch, in a sentence; None when nothing is."""
     gone = [name for name in before if name not in after]
     new = [name for name in after if name not in before]
-    if not before or not (gone or new):
+    if not before or not after or not (gone or new):  # an empty file has no columns that could be others
         return None
     parts = [f"gone: {', '.join(gone)}"] if gone else []
     parts += [f"new: {', '.join(new)}"] if new else []

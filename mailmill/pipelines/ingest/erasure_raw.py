@@ -61,11 +61,14 @@ def _by_phone(person: Person, frame: pl.LazyFrame, header: str, land: str | None
     region = found["country"].str.strip_chars().str.to_lowercase()
     region = region.replace_strict(countries(), default=None, return_dtype=pl.String)
     numbers = phones.examine(found["cell"].str.strip_chars(), region)
-    return found.filter(numbers.is_in(list(person.keys)).fill_null(False))["line"].to_list()
+    theirs = numbers.is_in(list(person.keys)).fill_null(False)
+    # without a country it is the source's, which may have been another then: the digits alone decide
+    bare = found["cell"].str.contains(person.numbers or "").fill_null(False) & region.is_null() & numbers.is_null()
+    return found.filter(theirs | bare)["line"].to_list()
 
 
-def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str]) -> set[str]:
-    """Every match key that the rows of a raw batch give. In: as raw_rows."""
+def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str], country: str | None = None) -> set[str]:
+    """Every match key that the rows of a raw batch give. In: as raw_rows; the source's country."""
     schema = frame.collect_schema()
     names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
     try:
@@ -81,5 +84,6 @@ def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str]) -> set[str]:
         land = rows[CELL + known["country"]] if "country" in known else pl.Series([None] * rows.height, dtype=pl.String)
         region = land.str.strip_chars().str.to_lowercase()
         region = region.replace_strict(countries(), default=None, return_dtype=pl.String)
+        region = region.fill_null(country) if country else region
         found |= set(phones.examine(rows[CELL + known["phone"]].str.strip_chars(), region).drop_nulls())
     return found

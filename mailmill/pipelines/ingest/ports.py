@@ -59,6 +59,11 @@ class Refusal:
     origin: str
     message: str
 
+    @property
+    def text(self) -> str:
+        """What could not be read and why, its name once."""
+        return self.message if self.message.startswith(self.origin) else f"{self.origin}: {self.message}"
+
 
 class Feed(Protocol):
     """Reads one source."""

@@ -61,7 +61,8 @@ def as_csv(rejected: pl.DataFrame) -> bytes:
     In: REJECTED_SCHEMA.
     """
     explained = pl.col("reason").replace_strict(REASONS, default=pl.col("reason"), return_dtype=pl.String)
-    cells = rejected.with_columns(explanation=explained).with_columns(defused(pl.col(pl.String)))
+    text = pl.col(pl.String).str.replace_all("\x00", "\ufffd", literal=True)  # where a program would stop reading
+    cells = rejected.with_columns(explanation=explained).with_columns(defused(text))
     return b"\xef\xbb\xbf" + cells.write_csv(line_terminator="\r\n").encode()
 
 

@@ -82,7 +82,7 @@ def receive(
             new.append(kept.batch_id)
             rows += kept.rows
             notes += [f"{said.origin}: {surprise}"] if surprise else []
-            progress(f"{'held' if hold else 'received'} {said.origin}: {kept.rows:,} rows")
+            progress(f"{'held' if hold else 'received'} {said.origin}: {kept.rows:,} row{'s' * (kept.rows != 1)}")
             columns = columns if hold or not said.table.columns else said.table.columns
         held = tuple(store.held(source))
     return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), held=held, notes=tuple(notes))
@@ -170,7 +170,7 @@ def batch_facts(source: SourceRow, batch: BatchRow) -> validation.BatchFacts:
     """What validation has to know of a batch, by the source as it is applied now."""
     return validation.BatchFacts(
         batch_id=batch.id, source=source.slug, seen_at=batch.seen_at, columns=source.spec.columns,
-        tags=source.spec.tags, origin=batch.origin, fields=source.fields,
+        tags=source.spec.tags, country=source.spec.country, origin=batch.origin, fields=source.fields,
     )  # fmt: skip
 
 

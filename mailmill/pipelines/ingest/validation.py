@@ -54,6 +54,7 @@ class BatchFacts:
     seen_at: datetime
     columns: Mapping[str, str]
     tags: tuple[str, ...] = ()
+    country: str | None = None  # of rows that name none
     origin: str = ""
     fields: tuple[FieldSpec, ...] = ()  # the tenant's custom fields with a type
 
@@ -105,7 +106,7 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
     readable = raw.filter(pl.col("problem").is_null()) if raw["problem"].null_count() < raw.height else raw
     if readable.is_empty():
         return Checked(accepted=nobody, rejected=_rejected(raw, nothing, facts), notes=columns.notes)
-    values = _values(readable, columns)
+    values = _values(readable, columns, facts.country)
     wrong = values.select(_wrong(values)).to_series()
     accepted, faults = values, nothing
     if wrong.any():
@@ -133,7 +134,7 @@ def _rejected(raw: pl.DataFrame, faults: pl.DataFrame, facts: BatchFacts) -> pl.
     ).match_to_schema(REJECTED_SCHEMA)  # fmt: skip
 
 
-def _values(raw: pl.DataFrame, columns: ColumnMap) -> pl.DataFrame:
+def _values(raw: pl.DataFrame, columns: ColumnMap, country: str | None) -> pl.DataFrame:
     """Every known field and custom field as it was written, null where there is none, and what was found in it."""
     named = columns.known | {FIELD + field: header for field, header in columns.custom.items()}
     values = pl.DataFrame([raw["line"], *(cells.clean(raw[CELL + header]).alias(f) for f, header in named.items())])
@@ -144,7 +145,8 @@ def _values(raw: pl.DataFrame, columns: ColumnMap) -> pl.DataFrame:
     values = values.with_columns(
         cells.country(), cells.language(), cells.time_zone(), time=cells.time(values["seen_at"])
     )
-    return values.with_columns(e164=phones.examine(values["phone"], values["country_code"]))
+    region = values.select(pl.coalesce("country_code", pl.lit(country, pl.String))).to_series()
+    return values.with_columns(e164=phones.examine(values["phone"], region))
 
 
 _KNOWN = ("email", "phone", "name", "first_name", "last_name", "language", "category", "country", "time_zone", "tags",
@@ -196,7 +198,9 @@ def _contact(values: pl.DataFrame, columns: ColumnMap, facts: BatchFacts) -> lis
         .alias("name"),
         pl.col("language_code").alias("language"),
         pl.col("category"),
-        pl.col("country_code").alias("country"),
+        # a number says itself where it is: +1 416 on an American list is Canadian
+        pl.coalesce("country_code", pl.when(pl.col("e164").is_null()).then(pl.lit(facts.country, pl.String)))
+        .alias("country"),
         pl.col("zone").alias("time_zone"),
         (cells.tags(facts.tags) if "tags" in columns.known else always).alias("tags"),
         pl.col("verdict").fill_null("valid"),

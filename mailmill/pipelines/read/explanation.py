@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from mailmill.pipelines.ingest.contacts import TAG, VALUE_FIELDS, winner
+from mailmill.pipelines.ingest.contacts import PLAIN_FIELDS, TAG, winner
 from mailmill.pipelines.ingest.validation import FIELD
 
 PRECEDENCE = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "imported")
@@ -19,7 +19,9 @@ NOT_MAILED = {
     "not_in_segment": "not in the campaign's segment, as it stands now",
     "no_email": "has no e-mail address",
     "invalid": "the address is not valid",
-    "not_in_audience": "not in the frozen audience; the segment has changed since, or another contact has this address",
+    "withdrawn": "every source of the contact has taken it back",
+    "not_in_audience": "not in the frozen audience; the segment has changed since, or the person is mailed, or was "
+    "suppressed, under another of their addresses",
     **{reason: f"was suppressed before: {reason}" for reason in PRECEDENCE},
 }
 STATES = {
@@ -47,6 +49,7 @@ class Sighting:
     last_seen: datetime
     first_from: str | None
     last_from: str | None
+    withdrawn: bool = False  # it has the contact no more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,20 +155,25 @@ def values(
 
 def _held(contact: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every value of the contact by its name in provenance, in order of the names."""
-    held = {field: contact.get(field) for field in VALUE_FIELDS}
+    held = {field: contact.get(field) for field in PLAIN_FIELDS}  # a verdict is nobody's word
     held |= {f"{FIELD}{name}": value for name, value in (contact.get("fields") or {}).items()}
     held |= {f"{TAG}{tag}": tag for tag in contact.get("tags") or ()}
     return [(field, str(value)) for field, value in sorted(held.items()) if value is not None]
 
 
 def not_mailed(
-    contact: Mapping[str, Any] | None, suppressions: Sequence[Suppression], campaign: CampaignFacts
+    contact: Mapping[str, Any] | None,
+    suppressions: Sequence[Suppression],
+    campaign: CampaignFacts,
+    sightings: Sequence[Sighting] = (),
 ) -> tuple[str, str]:
     """Why a contact has no message in a campaign. Out: (code, sentence); see NOT_MAILED.
 
     The segment is judged as it stands now, suppressions as they stood when the audience was frozen.
     """
     code = _not_mailed(contact, suppressions, campaign)
+    if code == "not_in_audience" and sightings and all(one.withdrawn for one in sightings):
+        code = "withdrawn"
     return code, NOT_MAILED[code]
 
 

@@ -212,3 +212,20 @@ def test_a_file_or_folder_that_is_not_there_is_named(mill):
     for feed in (CsvFiles(paths=[mill.folder / "no.csv"]), CsvFiles(folder=mill.folder / "no")):
         with pytest.raises(Misconfigured, match="no"):
             said(feed)
+
+
+@pytest.mark.parametrize(("country", "keys"), [(None, ["+12025550123"]), ("US", ["+12025550123", "+12025550124"])])
+def test_P01_ten_digits_are_a_number_where_the_source_says_its_country(mill, country, keys):
+    """So the list is corrected and read again; each number says itself whether it is Canadian."""
+    lines = ["phone_number,name", "+12025550123,Ann", "2025550124,Bob"]
+    done = mill.run(mill.source(country=country), CsvFiles(paths=[mill.file("\n".join(lines))]))
+    assert sorted(mill.contacts()) == keys
+    assert done.validated.rejected == 2 - len(keys)
+    assert {contact["country"] for contact in mill.contacts().values()} == {None}
+
+
+def test_an_empty_file_is_no_change_of_columns(mill):
+    source = mill.source(on_change="hold")
+    mill.read(source, "email,name\na@x.org,Ann\n")
+    done = mill.read(source, b"")
+    assert (done.received.held, done.received.notes) == ((), ("list-0.csv: the file is empty",))

@@ -75,7 +75,7 @@ def test_each_value_says_whose_word_it_is() -> None:
     }
     contact = a_contact(name="Ann", fields={"shoe_size": "41"}, tags=["vip"], phone=None, provenance=provenance)
     found = {value.field: value for value in values(contact, {}, {1: "csv", 2: "crawl"}, {9: "a.csv"})}
-    assert set(found) == {"email", "name", "verdict", "fields.shoe_size", "tags.vip"}
+    assert set(found) == {"email", "name", "fields.shoe_size", "tags.vip"}
     assert (found["name"].value, found["name"].source, found["name"].origin, found["name"].seen_at) == (
         "Ann", "csv", "a.csv", FROZEN)  # fmt: skip
     assert found["fields.shoe_size"].value == "41" and found["fields.shoe_size"].origin is None

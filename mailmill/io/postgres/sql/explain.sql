@@ -15,8 +15,10 @@ SELECT id, match_key, email, phone, name, language, category, country, time_zone
   FROM contacts WHERE tenant_id = %(tenant_id)s AND id = %(contact_id)s;
 
 -- name: sources
-SELECT s.slug AS source, s.kind, c.first_seen, c.last_seen, f.origin AS first_from, l.origin AS last_from
+SELECT s.slug AS source, s.kind, c.first_seen, c.last_seen, f.origin AS first_from, l.origin AS last_from,
+       w.contact_id IS NOT NULL AS withdrawn
   FROM contact_sources c JOIN sources s ON s.id = c.source_id
+  LEFT JOIN withdrawals w ON w.contact_id = c.contact_id AND w.source_id = c.source_id
   LEFT JOIN batches f ON f.id = c.first_batch_id LEFT JOIN batches l ON l.id = c.last_batch_id
  WHERE c.contact_id = %(contact_id)s AND c.block = %(contact_id)s::bigint >> 6 AND c.tenant_id = %(tenant_id)s
  ORDER BY c.first_seen, s.slug;
