@@ -13,6 +13,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.configuration.documents import Key
 from mailmill.pipelines.configuration.plan import Change, Stored
+from mailmill.pipelines.ingest import addresses
 
 SQL = statements("configuration")
 
@@ -41,6 +42,8 @@ def write(conn: psycopg.Connection, changes: Sequence[Change], *, by: str) -> in
             continue
         kind, tenant, slug = change.key
         values: dict[str, Any] = {"tenant": tenant, "slug": slug, "spec": Jsonb(change.spec)}
+        if kind == "tenant":
+            values["rules"] = addresses.rules_version()
         if kind == "campaign":
             values |= {"state": change.state, "by": by}
         if conn.execute(SQL[f"put_{kind}"], values).rowcount != 1:

@@ -51,7 +51,7 @@ def one(domain: str, *ports: int, **settings: float) -> Answer:
         ("a" * 64 + ".org", "not_found", ()),
     ],
 )
-def test_what_dns_says_of_a_domain(domain: str, state: str, exchangers: tuple[str, ...]) -> None:
+def test_F17_what_dns_says_of_a_domain(domain: str, state: str, exchangers: tuple[str, ...]) -> None:
     with serving(Zone(ZONE)) as port:
         found = one(domain, port)
     assert (found.domain, found.state, found.exchangers, found.problem) == (domain, state, exchangers, None)
@@ -75,7 +75,7 @@ def test_a_truncated_answer_is_asked_for_again_by_tcp() -> None:
     ("trouble", "problem"),
     [("always servfail", "servfail"), ("always silent", "timeout"), ("refused", "refused"), ("garbage", "timeout")],
 )
-def test_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> None:
+def test_F17_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> None:
     zone = Zone(ZONE, trouble={"mx.org": [trouble] * 2})
     with serving(zone) as port:
         found = one("mx.org", port)
@@ -84,7 +84,7 @@ def test_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["servfail", "silent", "refused"])
-def test_a_server_that_fails_once_is_asked_again(trouble: str) -> None:
+def test_F17_a_server_that_fails_once_is_asked_again(trouble: str) -> None:
     with serving(Zone(ZONE, trouble={"mx.org": [trouble]})) as port:
         assert one("mx.org", port).state == "mx"
 
@@ -107,7 +107,7 @@ def test_a_host_record_that_does_not_answer_leaves_the_domain_unknown() -> None:
         assert one("host.org", port).state == "unknown"
 
 
-def test_silence_of_many_domains_holds_up_nobody_else() -> None:
+def test_F17_silence_of_many_domains_holds_up_nobody_else() -> None:
     names = [f"slow{n}.org" for n in range(40)] + ["mx.org"]
     zone = Zone(ZONE, trouble={name: ["always silent"] for name in names[:40]})
     with serving(zone) as port:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import dagster as dg
+import polars as pl
 import pytest
 from dns_server import Zone, serving
 from typer.testing import CliRunner
@@ -16,8 +17,10 @@ from mailmill.assets import validation
 from mailmill.cli import check as verb
 from mailmill.cli.app import app
 from mailmill.io.dns import DnsResolver, Server
+from mailmill.io.postgres import explain
 from mailmill.io.postgres.revalidation import RevalidationStore
 from mailmill.pipelines.ingest.revalidation import Revalidated, revalidate
+from mailmill.pipelines.target.audiences import SUPPRESSION_SCHEMA, judged
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 ZONE = {
@@ -56,7 +59,7 @@ def states(mill) -> dict[str, str]:
     return {row["name"]: row["state"] for row in mill.rows("SELECT name, state FROM domains")}
 
 
-def test_each_domain_is_asked_for_once_and_again_when_its_answer_has_run_out(mill, zone, resolver):
+def test_F17_each_domain_is_asked_for_once_and_again_when_its_answer_has_run_out(mill, zone, resolver):
     mill.read(mill.source(), PEOPLE)
     done = again(mill, resolver)
     assert done.states == {"mx": 1, "implicit_mx": 1, "null_mx": 1, "not_found": 1, "unknown": 1}
@@ -110,6 +113,21 @@ def test_a_run_that_was_killed_half_way_goes_on(mill, zone, resolver):
     assert again(mill, resolver).domains_asked == 20
 
 
+def test_P07_F17_a_domain_that_takes_no_mail_keeps_its_people_out_of_every_audience_and_explain_says_so(mill, resolver):
+    mill.read(mill.source(), PEOPLE)
+    again(mill, resolver)
+    members = judged(mill.generation().lazy(), pl.DataFrame(schema=SUPPRESSION_SCHEMA))
+    excluded = dict(members.select("email", "excluded").iter_rows())
+    assert excluded == {
+        "a@firm.org": None, "b@firm.org": None, "c@host.org": None, "f@shaky.org": None,
+        "d@null.org": "invalid", "e@gone.org": "invalid",
+    }  # fmt: skip
+    with mill.database.transaction() as conn:
+        told = explain.by_key(conn, mill.lake, tenant_id=mill.tenant(), tenant="acme", key="e@gone.org")
+    assert told is not None and told.contact is not None
+    assert (told.contact["verdict"], told.contact["verdict_reason"]) == ("invalid", "domain_not_found")
+
+
 def test_the_asset_publishes_what_changed_and_shows_no_address(mill, resolver):
     mill.read(mill.source(), PEOPLE)
     mill.generation()
@@ -133,7 +151,7 @@ def check(monkeypatch):
         result = CliRunner().invoke(app, ["check", address, "--json"])
         assert result.exit_code == code, result.output
         shown = CliRunner().invoke(app, ["check", address])
-        assert shown.exit_code == code and "what DNS says" in shown.stdout
+        assert shown.exit_code == code and json.loads(result.stdout)["verdict"] in shown.stdout
         return json.loads(result.stdout)
 
     return run

@@ -22,8 +22,9 @@ SELECT c.id FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
  WHERE t.slug || '/' || c.slug = ANY (%(names)s) ORDER BY c.id FOR UPDATE OF c;
 
 -- name: put_tenant
-INSERT INTO tenants (slug, name, postal_address, time_zone, spec)
-VALUES (%(tenant)s, %(spec)s->>'name', %(spec)s->>'postal_address', %(spec)s->>'time_zone', %(spec)s)
+-- A new tenant has no contacts that older rules examined.
+INSERT INTO tenants (slug, name, postal_address, time_zone, spec, rules_version)
+VALUES (%(tenant)s, %(spec)s->>'name', %(spec)s->>'postal_address', %(spec)s->>'time_zone', %(spec)s, %(rules)s)
 ON CONFLICT (slug) DO UPDATE SET name = excluded.name, postal_address = excluded.postal_address,
   time_zone = excluded.time_zone, spec = excluded.spec, applied_at = clock_timestamp();
 
