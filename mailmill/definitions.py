@@ -11,7 +11,7 @@ import dagster as dg
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from mailmill.assets import campaigns, contacts, events, lake, segments, validation, warehouse  # noqa: E402
+from mailmill.assets import campaigns, contacts, control, events, lake, segments, validation, warehouse  # noqa: E402
 from mailmill.composition import Installation  # noqa: E402
 from mailmill.sensors import jobs, schedules, sensors  # noqa: E402
 from mailmill.sensors.lines import lines  # noqa: E402
@@ -23,7 +23,7 @@ def definitions(mill: Installation) -> dg.Definitions:
     return dg.Definitions(
         assets=[*dg.load_assets_from_modules(modules, include_specs=True), *events.ALL],
         asset_checks=dg.load_asset_checks_from_modules(modules),
-        jobs=jobs.ALL,
+        jobs=[*jobs.ALL, control.campaign_control],
         schedules=schedules.ALL,
         sensors=sensors.ALL,
         resources={"mill": mill},

@@ -4,7 +4,7 @@ import time
 
 import dagster as dg
 
-from mailmill.assets import partitions, reports
+from mailmill.assets import partitions, progress, reports
 from mailmill.assets.resources import Mill
 from mailmill.io.postgres import campaigns as stored
 from mailmill.io.postgres import control
@@ -92,19 +92,19 @@ def deliveries(
     """
     campaign = _campaign(context, mill)
     deadline = time.monotonic() + config.max_seconds
-    watched = _watch(campaign, mill, deadline)
     sent: dict[str, int] = {}
-    if (left := deadline - time.monotonic()) > 0 and mill.account(campaign.campaign_id).open:
-        sent = mill.send_slice(campaign.name, max_seconds=left, progress=context.log.info)
-    account = mill.account(campaign.campaign_id)
+    with progress.followed(context, mill, campaign.campaign_id):
+        watched = _watch(campaign, mill, deadline)
+        if (left := deadline - time.monotonic()) > 0 and mill.account(campaign.campaign_id).open:
+            sent = mill.send_slice(campaign.name, max_seconds=left, progress=context.log.info)
+    found = progress.look(mill, campaign.campaign_id)
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": account.planned,
+            "dagster/row_count": found.planned,
+            **progress.metadata(found),
             "this_run": reports.counts(sent, what="became"),
-            "ledger": reports.counts(account.by_state, what="state"),
-            "chart": reports.bars(account.by_state, title="the ledger by state"),
-            "open": account.open,
-            "state": account.state,
+            "chart": reports.bars(found.by_state, title="the ledger by state"),
+            "open": found.open,
             "sent_by": "workers" if watched and not sent else "this run",
         }
     )

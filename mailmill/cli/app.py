@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import re
 import sys
@@ -49,6 +50,14 @@ def _group() -> None:
 def installation() -> Installation:
     """The installation of this process, from its environment."""
     return Installation()
+
+
+def person() -> str:
+    """Who types, for the audit."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "command line"
 
 
 def plain(value: Any) -> Any:

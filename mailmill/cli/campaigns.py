@@ -1,4 +1,4 @@
-"""Verbs about segments, campaigns and suppressions."""
+"""Verbs about segments, suppressions and what a campaign's message looks like."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ from typing import Annotated
 
 import typer
 
-from mailmill.cli import segments, targeting
+from mailmill.cli import segments
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
-from mailmill.cli.targeting import person
+from mailmill.cli.lifecycle import CampaignName, campaign_app
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns
-from mailmill.pipelines.target.lifecycle import Move
 
 segment_app = typer.Typer(no_args_is_help=True, help="Segments: who is in them, and who would be mailed.")
-campaign_app = typer.Typer(no_args_is_help=True, help="Campaigns: list, start, pause, resume, cancel.")
 app.add_typer(segment_app, name="segment")
-app.add_typer(campaign_app, name="campaign")
 
 SegmentOrFile = Annotated[str, typer.Argument(help="tenant/segment, or a YAML file with a segment.")]
 SegmentName = Annotated[str, typer.Argument(help="tenant/segment")]
-CampaignName = Annotated[str, typer.Argument(help="tenant/campaign")]
-Why = Annotated[str | None, typer.Option("--reason", help="Noted with the step.")]
 
 
 @segment_app.command("preview")
@@ -66,88 +60,6 @@ def refresh_segment(name: SegmentName, json: Json = False) -> None:
         answer_json(change)
     else:
         print(f"{name}: {change.rows:,} contacts, {change.joined:,} joined, {change.left:,} left")
-
-
-@campaign_app.command("list")
-def list_campaigns(
-    tenant: Annotated[str | None, typer.Argument(help="Only this tenant's.")] = None, json: Json = False
-) -> None:
-    """Every campaign with its state, and the reason of its last step."""
-    with installation().database.transaction() as conn:
-        rows = campaigns.overview(conn, tenant)
-    if json:
-        answer_json(rows)
-    else:
-        answer_table(rows, title="campaigns")
-
-
-@campaign_app.command("start")
-def start(name: CampaignName, json: Json = False) -> None:
-    """Freeze the audience and start, now."""
-    mill = installation()
-    with mill.database.transaction() as conn:
-        campaign = campaigns.find(conn, name)
-        campaigns.schedule(conn, campaign, None, by=person())
-    result = mill.plan(campaign.campaign_id, by=person())
-    if result is None:
-        raise Misconfigured(f"campaign {name} is being planned by somebody else", remedy="`mailmill campaign list`")
-    if result.state == "failed":
-        raise Misconfigured(result.reason or "planning failed", place=f"campaign {name}")
-    if json:
-        answer_json(result)
-    elif result.state == "finished":
-        print(f"{name}: {result.reason}")
-    else:
-        print(f"{name}: {result.planned:,} recipients, running; `mailmill send` sends")
-        if result.exclusions:
-            answer_table([{"excluded": reason, "n": n} for reason, n in result.exclusions.items()])
-
-
-@campaign_app.command("schedule")
-def schedule(
-    name: CampaignName,
-    at: Annotated[str, typer.Argument(help="2026-12-01T09:00 (the tenant's time zone) or with an offset.")],
-    json: Json = False,
-) -> None:
-    """Let a campaign start at a time."""
-    with installation().database.transaction() as conn:
-        campaign = campaigns.find(conn, name)
-        start_at = campaigns.schedule(conn, campaign, targeting.moment(at, campaign.time_zone), by=person())
-    if json:
-        answer_json({"campaign": name, "scheduled_at": start_at})
-    else:
-        print(f"{name} starts at {start_at:%Y-%m-%d %H:%M:%S} UTC")
-
-
-@campaign_app.command("pause")
-def pause(name: CampaignName, reason: Why = None) -> None:
-    """Stop handing over messages; nothing starts later than one second from now."""
-    _step(name, "pause", reason)
-
-
-@campaign_app.command("resume")
-def resume(name: CampaignName, reason: Why = None) -> None:
-    """Go on with a paused campaign."""
-    _step(name, "resume", reason)
-
-
-def _step(name: str, step: Move, reason: str | None) -> None:
-    with installation().database.transaction() as conn:
-        campaigns.require(conn, campaigns.find(conn, name), step, by=person(), reason=reason)
-    print(f"{name}: {'paused' if step == 'pause' else 'running'}")
-
-
-@campaign_app.command("cancel")
-def cancel(name: CampaignName, reason: Why = None, json: Json = False) -> None:
-    """Send nothing more of a campaign. What was handed over stays handed over."""
-    mill = installation()
-    with mill.database.transaction() as conn:
-        campaign = campaigns.find(conn, name)
-    messages = campaigns.cancel(mill.database, campaign, by=person(), reason=reason)
-    if json:
-        answer_json({"campaign": name, "state": "cancelled", "messages": messages})
-    else:
-        print(f"{name}: cancelled, {messages:,} messages will not be sent")
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json as jsonlib
 import secrets
 import shlex
@@ -20,7 +19,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.composition import Installation
 from mailmill.errors import MailmillError, Misconfigured
 from mailmill.io import project_files
@@ -70,7 +69,7 @@ def apply_paths(mill: Installation, paths: Sequence[Path], *, dry_run: bool = Fa
         changes = _planned(declared, configuration.stored(connection))
         made = keys.missing(connection) if dry_run else keys.ensure(connection)
         if not dry_run:
-            configuration.write(connection, changes, by=_person())
+            configuration.write(connection, changes, by=person())
     warnings = _warnings(mill, declared)
     return Applied(dry_run=dry_run, changes=changes, keys_made=made, schema_made=empty, warnings=warnings)
 
@@ -118,13 +117,6 @@ def _planned(declared: list[Declared], stored: Mapping[Key, Stored]) -> list[Cha
     if problems := [*references.check(declared, stored.keys()), *refused]:
         raise Refused(problems)
     return changes
-
-
-def _person() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "apply"
 
 
 # ---------------------------------------------------------------- the verbs

@@ -9,8 +9,7 @@ import polars as pl
 import psycopg
 import typer
 
-from mailmill.cli import targeting
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import AskedFor, key_of
 from mailmill.cli.ingest import contacts
 from mailmill.cli.stats import TenantOption, chosen, reading
@@ -20,6 +19,7 @@ from mailmill.io.postgres import contacts as stored
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.configuration.specs import SLUG
 from mailmill.pipelines.read.answers import Tenant
+from mailmill.pipelines.target import windows
 
 tag_app = typer.Typer(no_args_is_help=True, help="Tags: what they mean, how many contacts have them.")
 app.add_typer(tag_app, name="tags")
@@ -72,12 +72,12 @@ def consent(
             "a consent needs its lawful basis and a proof", place="--basis, --proof",
             remedy=f"Bases are {', '.join(consents.BASES)}.",
         )  # fmt: skip
-    moment = targeting.moment(at, "UTC") if at else datetime.now(UTC)
+    moment = windows.moment(at, "UTC") if at else datetime.now(UTC)
     with installation().database.transaction() as conn:
         one = one_tenant(conn, tenant)
         consents.add(
             conn, one.id, key_of(address), "granted" if status == "grant" else "withdrawn", basis=basis, proof=proof,
-            at=moment, by=targeting.person(),
+            at=moment, by=person(),
         )  # fmt: skip
     answer_json({"tenant": one.slug, "status": status, "at": moment}) if json else print(f"{one.slug}: recorded")
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mailmill.cli import logs
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.errors import MailmillError, Misconfigured
+from mailmill.io.postgres import campaigns, ledger
 from mailmill.io.postgres import doubts as ledger_doubts
-from mailmill.io.postgres import ledger
 from mailmill.io.postgres.ledger import SQL
 from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.send.calls import Report
@@ -211,9 +211,12 @@ def doubts(
 
 def _resolve(conn: Any, campaign_id: int, how: str) -> int:
     n: int = conn.execute(SQL[RESOLVE[how]], {"campaign_id": campaign_id}).rowcount
-    if how == "resend" and n:
-        conn.execute(SQL["reopen"], {"campaign_id": campaign_id, "by": "mailmill doubts"})
-        raise_change_number(conn)
+    if (
+        how == "resend"
+        and n
+        and not campaigns.move(conn, campaign_id, "reopen", by=person(), reason="doubts are sent again")
+    ):
+        raise_change_number(conn)  # it runs already
     return n
 
 

@@ -13,7 +13,7 @@ import psycopg
 import typer
 
 from mailmill.cli import targeting
-from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import key_of
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import campaigns, erasure, suppressions
@@ -21,6 +21,7 @@ from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.erasure import channel_of
 from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.rejects import defused
+from mailmill.pipelines.target import windows
 
 group = typer.Typer(no_args_is_help=True, help="Addresses that are not mailed again.")
 app.add_typer(group, name="suppress")
@@ -94,7 +95,7 @@ def add(
 
 
 def _moment(text: str | None) -> datetime | None:
-    return None if text is None else targeting.moment(text, "UTC")
+    return None if text is None else windows.moment(text, "UTC")
 
 
 @group.command("import")
@@ -160,6 +161,6 @@ def remove(
     keys = [key_of(text) for text in address]
     with installation().database.transaction() as conn:
         removed = suppressions.remove(
-            conn, tenant_id=whose(conn, tenant, all), address_keys=keys, by=targeting.person(), why=reason
+            conn, tenant_id=whose(conn, tenant, all), address_keys=keys, by=person(), why=reason
         )
     answer_json({"removed": removed}) if json else print(f"{removed:,} removed")

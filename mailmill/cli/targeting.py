@@ -1,38 +1,12 @@
-"""What the verbs about campaigns and suppressions have to do, apart from how it is shown."""
+"""Files of addresses, as people hand them to a verb."""
 
 from __future__ import annotations
 
-import getpass
-from datetime import UTC, datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.target import windows
 
 MAX_FILE_BYTES = 256 * 2**20
-
-
-def person() -> str:
-    """Who types, for the audit."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "command line"
-
-
-def moment(text: str, time_zone: str) -> datetime:
-    """A time a person typed; without an offset it is the tenant's local time.
-
-    Raises: Misconfigured when it is no time.
-    """
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise Misconfigured(
-            f"{text!r} is no time", remedy="Write 2026-12-01T09:00, or with an offset 2026-12-01T09:00+01:00."
-        ) from None
-    return windows.instant(at, ZoneInfo(time_zone)) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def lines(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from mailmill.io.lake import Lake, LakeFile
-from mailmill.io.postgres import campaigns, erasure, manifest
+from mailmill.io.postgres import campaigns, erasure, manifest, recipients
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
@@ -60,6 +60,10 @@ class PostgresContacts:
             return pl.DataFrame(schema=SUPPRESSION_SCHEMA)
         text.seek(0)
         return pl.read_csv(text, has_header=False, schema=SUPPRESSION_SCHEMA)
+
+    def chosen(self, campaign_id: int) -> pl.DataFrame:
+        with self.database.transaction() as conn:
+            return recipients.chosen(conn, campaign_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,10 +11,11 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres import ledger
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
-from mailmill.pipelines.target.lifecycle import TRANSITIONS, CampaignState, Move
+from mailmill.pipelines.target.lifecycle import TRANSITIONS, CampaignState, Move, instead
 from mailmill.pipelines.target.ports import Draft, Due
 
 SQL = statements("campaigns")
@@ -58,9 +59,16 @@ def tenant_id(conn: psycopg.Connection, tenant: str) -> int:
 
 
 def overview(conn: psycopg.Connection, tenant: str | None = None) -> list[dict[str, Any]]:
-    """Every campaign with its state, times and the reason of its last step."""
+    """Every campaign with its state, times and the reason of its last step; of those under way how far they are."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(SQL["overview"], {"tenant": tenant}).fetchall()
+        rows = cursor.execute(SQL["overview"], {"tenant": tenant}).fetchall()
+    for row in rows:
+        under_way = row.pop("under_way")
+        found = ledger.progress(conn, under_way) if under_way is not None else None
+        row |= {"done": None, "rate": None, "ends_about": None}
+        if found is not None:
+            row |= {"done": found.done, "rate": found.rate, "ends_about": found.ends_about}
+    return rows
 
 
 def draft(conn: psycopg.Connection, campaign: Campaign) -> Draft:
@@ -97,29 +105,46 @@ def move(
     return before
 
 
-def require(conn: psycopg.Connection, campaign: Campaign, step: Move, *, by: str, reason: str | None = None) -> None:
-    """Take one step or say why it cannot be taken.
+def require(conn: psycopg.Connection, campaign: Campaign, step: Move, *, by: str, reason: str | None = None) -> bool:
+    """Take one step or say why it cannot be taken. Out: False when there was nothing to do, it was so already.
 
-    Raises: Misconfigured naming the state that is in the way.
+    Raises: Misconfigured naming the state that is in the way, and what to do.
     """
-    if move(conn, campaign.campaign_id, step, by=by, reason=reason) is None:
-        state = find(conn, campaign.name).state
-        raise Misconfigured(
-            f"campaign {campaign.name} is {state}",
-            remedy=f"{step} is for campaigns that are {' or '.join(TRANSITIONS[step].sources)}.",
-        )
+    if move(conn, campaign.campaign_id, step, by=by, reason=reason) is not None:
+        return True
+    state = find(conn, campaign.name).state
+    if state == TRANSITIONS[step].target:
+        return False
+    raise Misconfigured(f"campaign {campaign.name} is {state}", remedy=instead(step, state))
 
 
 def schedule(conn: psycopg.Connection, campaign: Campaign, at: datetime | None, *, by: str) -> datetime:
-    """Let a campaign start at a time, now when none is given. Out: when.
+    """Let a campaign start at a time, now when none is given; or at another time than before. Out: when.
 
-    Raises: Misconfigured when it has started already.
+    Raises: Misconfigured when it has started already, or the time has passed or lies behind the campaign's end.
     """
     require(conn, campaign, "schedule", by=by, reason="now" if at is None else at.isoformat())
     row = conn.execute(SQL["set_start"], {"campaign_id": campaign.campaign_id, "at": at}).fetchone()
     assert row is not None
-    start: datetime = row[0]
+    start: datetime
+    start, now, ends = row
+    if at is not None and at <= now:
+        raise Misconfigured(
+            f"{at:%Y-%m-%d %H:%M:%S} UTC has passed",
+            remedy=f"Name a time to come; `mailmill campaign start {campaign.name}` starts it now.",
+        )
+    if ends is not None and start >= ends:
+        raise Misconfigured(
+            f"campaign {campaign.name} ends at {ends:%Y-%m-%d %H:%M:%S %Z}, nothing would be sent",
+            remedy="Choose an earlier time, or apply it with a later `ends`.",
+        )
     return start
+
+
+def history(conn: psycopg.Connection, campaign: Campaign) -> list[dict[str, Any]]:
+    """Every step of a campaign: when, from which state to which, by whom and why."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(SQL["history"], {"campaign_id": campaign.campaign_id}).fetchall()
 
 
 def due(conn: psycopg.Connection) -> list[Due]:
@@ -141,7 +166,7 @@ def finish_settled(conn: psycopg.Connection, *, by: str, campaign_id: int | None
 
 
 def cancel(database: Database, campaign: Campaign, *, by: str, reason: str | None = None) -> int:
-    """Cancel a campaign: at once for the workers, then row by row for the ledger. Out: messages cancelled.
+    """Cancel a campaign: at once for the workers, then row by row for the ledger. Out: messages cancelled now.
 
     Killed in between, `settle_cancelled` (every tick) does the rest.
 

@@ -16,9 +16,9 @@ from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.send.ports import LINE, CampaignFacts, Claimed, Look, Order, RouteFacts
+from mailmill.pipelines.send.progress import TERMINAL, Progress
 
 SQL = statements("ledger")
-TERMINAL = ("sent", "failed", "invalid", "suppressed", "cancelled", "expired", "in_doubt")
 PERIODS = ("minute", "day")
 
 
@@ -253,6 +253,16 @@ def account(conn: psycopg.Connection, campaign_id: int) -> Account:
         finished_at=known.finished_at,
         held=known.held,
     )
+
+
+def progress(conn: psycopg.Connection, campaign_id: int) -> Progress:
+    """How far a campaign is."""
+    state, planned, now, started_at, by_state, recent = _row(
+        conn.execute(SQL["progress"], {"campaign_id": campaign_id})
+    )
+    return Progress(
+        state=state, planned=planned, by_state=by_state, recent=recent, now=now, started_at=started_at
+    )  # fmt: skip
 
 
 def reasons(conn: psycopg.Connection, campaign_id: int) -> list[tuple[str, str, int]]:

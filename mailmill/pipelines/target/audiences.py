@@ -28,10 +28,12 @@ SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String(
 
 # Why a contact is not mailed; the first that applies is the one that counts.
 SUPPRESSED = GRAVEST
-REASONS = ("no_email", "invalid", *SUPPRESSED, WITHDRAWN, "duplicate")
+REMOVED, UNPUBLISHED = "removed", "unpublished"  # a person took it out; it was added, but is not published yet
+REASONS = ("no_email", "invalid", *SUPPRESSED, WITHDRAWN, REMOVED, "duplicate", UNPUBLISHED)
 
 CONTACT_FIELDS = ("email", "phone", "name", "language", "category", "country", "time_zone")
 MAX_NAMED = 40  # names in a remedy
+NOBODY = pl.Series(dtype=pl.Int64())
 FIRST = pl.lit(0, pl.Int16())  # the choice where there is none
 SEPARATOR, ABSENT = "\x1f", "\x02"  # between merge values; in the place of one that is missing
 
@@ -42,7 +44,7 @@ class Audience:
 
     recipients: pl.DataFrame
     exclusions: dict[str, int]
-    members: int  # contacts of the segment: recipients and excluded add up to it
+    members: int  # of the segment and added besides: recipients and excluded add up to it
 
     @property
     def empty_reason(self) -> str | None:
@@ -55,10 +57,11 @@ class Audience:
         return f"nobody to mail: the segment has {self.members:,}, excluded are {reasons}"
 
 
-def judged(members: pl.LazyFrame, suppressions: pl.DataFrame) -> pl.DataFrame:
+def judged(members: pl.LazyFrame, suppressions: pl.DataFrame, removed: pl.Series = NOBODY) -> pl.DataFrame:
     """Every contact of a segment with `excluded`: the reason it is not mailed, null for a recipient.
 
-    In:     CONTACTS_SCHEMA; SUPPRESSION_SCHEMA, live, those in force for this campaign.
+    In:     CONTACTS_SCHEMA; SUPPRESSION_SCHEMA, live, those in force for this campaign; removed, ids of contacts that
+            a person took out.
     Out:    the contacts' columns, address_key and excluded, by contact_id.
     """
     suppressed = (
@@ -76,6 +79,7 @@ def judged(members: pl.LazyFrame, suppressions: pl.DataFrame) -> pl.DataFrame:
         .when(pl.col("verdict") == "invalid").then(pl.lit("invalid"))
         .when(pl.col("suppressed").is_not_null()).then("suppressed")
         .when(pl.col("status") == WITHDRAWN).then(pl.lit(WITHDRAWN))
+        .when(pl.col("contact_id").is_in(removed.implode())).then(pl.lit(REMOVED))
     )  # fmt: skip
     # the first of several contacts with one address is mailed, whatever kept the others out
     twice = pl.col("excluded").is_null() & (pl.int_range(pl.len()).over("address_key", "excluded") > 0)
@@ -102,9 +106,11 @@ def _gravity(column: str) -> pl.Expr:
     )
 
 
-def count(judged_members: pl.DataFrame) -> dict[str, int]:
+def count(judged_members: pl.DataFrame, unpublished: int = 0) -> dict[str, int]:
     """Exclusions by reason, in the order of precedence; reasons that kept nobody out are left out."""
     found = dict(judged_members.drop_nulls("excluded").group_by("excluded").len().iter_rows())
+    if unpublished:
+        found[UNPUBLISHED] = unpublished
     return {reason: found[reason] for reason in (*REASONS, *sorted(found.keys() - set(REASONS))) if reason in found}
 
 
@@ -116,11 +122,13 @@ def freeze(
     place: str = "template",
     choice: pl.Expr = FIRST,
     bare: Sequence[frozenset[tuple[str, ...]]] = (),
+    unpublished: int = 0,
 ) -> Audience:
     """The audience with its merge values, as it is sent.
 
     In:     `judged` members; contacts, the whole generation, to know which custom fields exist; place, what a person
-            calls the template; with several variants, choice of one for a contact, and what each of them needs.
+            calls the template; with several variants, choice of one for a contact, and what each of them needs;
+            unpublished, how many more were added that the generation does not hold.
     Raises: Misconfigured for a merge field nobody has, or one that is missing for a recipient and printed bare.
     """
     recipients = members.filter(pl.col("excluded").is_null())
@@ -142,7 +150,7 @@ def freeze(
     columns = [pl.col(f"field:{name}").fill_null(ABSENT) for name in template.merge_fields]
     merged = pl.concat_str(columns, separator=SEPARATOR) if columns else pl.lit("")
     frame = values.select("contact_id", "address", "address_key", "domain", "variant", merge_values=merged)
-    return Audience(recipients=frame, exclusions=count(members), members=members.height)
+    return Audience(recipients=frame, exclusions=count(members, unpublished), members=members.height + unpublished)
 
 
 def merge_value(name: str) -> pl.Expr:

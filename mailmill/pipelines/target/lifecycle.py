@@ -22,7 +22,9 @@ MessageState = Literal[
     "expired",
     "in_doubt",
 ]
-Move = Literal["schedule", "plan", "run", "pause", "resume", "finish", "finish_empty", "cancel", "fail", "miss"]
+Move = Literal[
+    "schedule", "plan", "run", "pause", "resume", "finish", "finish_empty", "cancel", "fail", "miss", "reopen"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Transition:
 
 
 # Nothing was planned in `missed` and `failed`, so a person may schedule them again; nobody is mailed twice by it.
+# Restoring a backup (backup.sql) does what no move does: what was to start by itself becomes a draft again.
 TRANSITIONS: dict[Move, Transition] = {
     "schedule": Transition(("draft", "scheduled", "missed", "failed"), "scheduled"),
     "plan": Transition(("scheduled",), "planning"),
@@ -45,6 +48,7 @@ TRANSITIONS: dict[Move, Transition] = {
     "cancel": Transition(("draft", "scheduled", "planning", "running", "paused"), "cancelled"),
     "fail": Transition(("planning",), "failed"),
     "miss": Transition(("scheduled",), "missed"),
+    "reopen": Transition(("finished",), "running"),  # doubts are sent again, at a person's word
 }
 
 # A message's life (design.md): the ledger's `state`, always by compare-and-set.
@@ -64,10 +68,17 @@ MESSAGE_TRANSITIONS: dict[MessageState, tuple[MessageState, ...]] = {
 CANCELLABLE: tuple[MessageState, ...] = ("queued", "deferred", "held")  # the leased ones are their worker's
 
 
-def open_states(doubt: Literal["hold", "resend"]) -> tuple[MessageState, ...]:
-    """The states a campaign waits for. Under `hold` a doubt stands: it is an end."""
-    waiting: tuple[MessageState, ...] = ("queued", "leased", "deferred", "held")
-    return (*waiting, "in_doubt") if doubt == "resend" else waiting
+# Nothing is frozen yet: a campaign has no recipients, so whom it will have may still be changed.
+UNPLANNED: tuple[CampaignState, ...] = TRANSITIONS["schedule"].sources
+
+
+def instead(step: Move, state: CampaignState) -> str:
+    """What to do where a state does not allow a step, in words for a person."""
+    if step == "schedule" and state not in UNPLANNED:
+        if state == "paused":
+            return "Its audience is frozen: `mailmill campaign resume` goes on with it."
+        return "Its audience is frozen and it is sent once: apply a new campaign from the same file for another time."
+    return f"{step} is for campaigns that are {' or '.join(TRANSITIONS[step].sources)}."
 
 
 def timeliness(

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+import polars as pl
+
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable, TransientError
 from mailmill.pipelines.configuration.specs import CampaignSpec, IdentitySpec, WindowSpec
 from mailmill.pipelines.send.mime import ascii_address
-from mailmill.pipelines.target import audiences, segments, variants
+from mailmill.pipelines.target import audiences, recipients, segments, variants
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
 from mailmill.pipelines.target.preflight import Preflight
@@ -89,30 +91,63 @@ def decide(draft: Draft, *, contacts: Contacts, public_url: str) -> Frozen:
     Raises: Misconfigured with what a person has to correct.
     """
     spec = CampaignSpec.model_validate(dict(draft.spec))
-    segment, identity = _given(draft, spec)
+    identity = _given(draft, spec)
     contents = variants.given(spec.shares, draft.templates, draft.tenant)
     check_public_url(draft, public_url)
-    generation = contacts.generation(draft.tenant_id)
-    if generation is None:
-        raise no_contacts(draft.tenant)
-    try:
-        members = segments.members(generation.contacts, segment["rule"], draft.now)
-    except RuleError as error:
-        raise Misconfigured(str(error), place=f"segment {draft.tenant}/{spec.segment}") from None
-    judged = audiences.judged(members, contacts.suppressions(draft.tenant_id, draft.campaign_id))
+    selected = select(draft, contacts=contacts)
     return Frozen(
         draft=draft,
         content=content(draft, spec, contents, identity, public_url),
         links=contents.facts.links,
         audience=audiences.freeze(
-            judged,
+            selected.judged,
             contents.facts,
-            generation.contacts,
+            selected.generation.contacts,
             place=f"template {draft.tenant}/{'+'.join(spec.shares)}",
             choice=contents.choice(draft.campaign_id),
             bare=[one.facts.bare for one in contents.variants],
+            unpublished=selected.unpublished,
         ),
-        as_of=generation.as_of,
+        as_of=selected.generation.as_of,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """Whom a campaign would be sent to at this moment, and who is left out."""
+
+    generation: Generation
+    judged: pl.DataFrame  # of the segment and added besides: see audiences.judged
+    besides: int  # of them are not in the segment
+    unpublished: int  # were added too, but are not in the generation
+
+    @property
+    def exclusions(self) -> dict[str, int]:
+        return audiences.count(self.judged, self.unpublished)
+
+
+def select(draft: Draft, *, contacts: Contacts) -> Selected:
+    """The contacts of the campaign's segment and those a person added, judged by what is known now.
+
+    Raises: Misconfigured when there is no segment or no contact, or the rule is wrong.
+    """
+    slug = CampaignSpec.model_validate(dict(draft.spec)).segment
+    generation = contacts.generation(draft.tenant_id)
+    if draft.segment is None:
+        raise _missing(draft, "segment", slug)
+    if generation is None:
+        raise no_contacts(draft.tenant)
+    try:
+        members = segments.members(generation.contacts, draft.segment["rule"], draft.now)
+    except RuleError as error:
+        raise Misconfigured(str(error), place=f"segment {draft.tenant}/{slug}") from None
+    candidates = recipients.choose(members, generation.contacts, contacts.chosen(draft.campaign_id))
+    suppressions = contacts.suppressions(draft.tenant_id, draft.campaign_id)
+    return Selected(
+        generation=generation,
+        judged=audiences.judged(candidates.contacts, suppressions, candidates.removed),
+        besides=candidates.besides,
+        unpublished=candidates.unpublished,
     )
 
 
@@ -120,16 +155,20 @@ def no_contacts(tenant: str) -> Misconfigured:
     return Misconfigured(f"tenant {tenant} has no contacts yet", remedy="Ingest a source first: `mailmill ingest`.")
 
 
-def _given(draft: Draft, spec: CampaignSpec) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def _missing(draft: Draft, kind: str, slug: str) -> Misconfigured:
+    return Misconfigured(f"there is no {kind} {draft.tenant}/{slug}", remedy="Apply it, then schedule again.")
+
+
+def _given(draft: Draft, spec: CampaignSpec) -> Mapping[str, Any]:
     for kind, slug, found in (
         ("segment", spec.segment, draft.segment),
         ("identity", spec.identity, draft.identity),
         ("transport", spec.transport, draft.transport_id),
     ):
         if found is None:
-            raise Misconfigured(f"there is no {kind} {draft.tenant}/{slug}", remedy="Apply it, then schedule again.")
-    assert draft.segment is not None and draft.identity is not None
-    return draft.segment, draft.identity
+            raise _missing(draft, kind, slug)
+    assert draft.identity is not None
+    return draft.identity
 
 
 def check_public_url(draft: Draft, public_url: str) -> None:

@@ -91,6 +91,10 @@ class Contacts(Protocol):
         """Who may not be mailed at this moment, live. Out: SUPPRESSION_SCHEMA."""
         ...
 
+    def chosen(self, campaign_id: int) -> pl.DataFrame:
+        """Whom a person added to a campaign or took out of it. Out: CHOSEN_SCHEMA."""
+        ...
+
 
 class Segments(Protocol):
     """Where materialized segments are kept."""

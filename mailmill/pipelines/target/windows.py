@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from mailmill.errors import Misconfigured
 from mailmill.pipelines.configuration.specs import Day, WindowSpec
 
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -63,6 +64,20 @@ def _spans(window: WindowSpec, zone: ZoneInfo, today: date) -> Iterator[tuple[da
         end = next((at for at in _readings(last, zone) if at > start), start)
         if end > start:
             yield start, end
+
+
+def moment(text: str, time_zone: str) -> datetime:
+    """A time a person typed; without an offset it is the tenant's local time. Out: UTC.
+
+    Raises: Misconfigured when it is no time.
+    """
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise Misconfigured(
+            f"{text!r} is no time", remedy="Write 2026-12-01T09:00, or with an offset 2026-12-01T09:00+01:00."
+        ) from None
+    return instant(at, ZoneInfo(time_zone)) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def instant(wall: datetime, zone: ZoneInfo) -> datetime:

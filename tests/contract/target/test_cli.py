@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import mailmill.cli.campaigns
 import mailmill.cli.keys
+import mailmill.cli.lifecycle
 import mailmill.cli.suppressions
 from mailmill.cli import targeting
 from mailmill.cli.app import app
@@ -27,7 +28,7 @@ def run(world, monkeypatch, tmp_path):
     """Types a verb; a refusal is raised as it is, for the message to be read."""
     mill = Installation(Settings(home=tmp_path))
     mill.__dict__ |= {"database": world.database, "lake": world.lake}
-    for verbs in (mailmill.cli.campaigns, mailmill.cli.keys, mailmill.cli.suppressions):
+    for verbs in (mailmill.cli.campaigns, mailmill.cli.lifecycle, mailmill.cli.keys, mailmill.cli.suppressions):
         monkeypatch.setattr(verbs, "installation", lambda: mill)
     with world.database.transaction() as conn:
         keys.ensure(conn)

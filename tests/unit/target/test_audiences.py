@@ -91,7 +91,8 @@ def test_P07_of_two_contacts_with_one_address_the_first_is_mailed():
 
 def test_P07_the_reasons_are_in_their_fixed_order():
     assert REASONS == (
-        "no_email", "invalid", "forgotten", "complained", "unsubscribed", "bounced", "manual", "imported", "duplicate",
+        "no_email", "invalid", "forgotten", "complained", "unsubscribed", "bounced", "manual", "imported", "withdrawn",
+        "removed", "duplicate", "unpublished",
     )  # fmt: skip
 
 

@@ -13,17 +13,24 @@ SELECT before::text FROM moved;
 
 -- name: set_start
 UPDATE campaigns SET scheduled_at = coalesce(%(at)s::timestamptz, clock_timestamp())
- WHERE id = %(campaign_id)s AND state = 'scheduled' RETURNING scheduled_at;
+ WHERE id = %(campaign_id)s AND state = 'scheduled'
+RETURNING scheduled_at, clock_timestamp() AS now, (spec->>'ends')::timestamptz AS ends_at;
 
 -- name: find
 SELECT c.id AS campaign_id, c.tenant_id, t.slug || '/' || c.slug AS name, t.time_zone, c.state::text
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id WHERE t.slug = %(tenant)s AND c.slug = %(slug)s;
 
 -- name: overview
+-- With the pace of the last minute for those under way, from the ledger itself.
 SELECT t.slug || '/' || c.slug AS campaign, c.state::text, c.scheduled_at, c.started_at, c.finished_at, c.planned,
-       (SELECT reason FROM campaign_transitions x WHERE x.campaign_id = c.id ORDER BY x.id DESC LIMIT 1) AS reason
+       (SELECT reason FROM campaign_transitions x WHERE x.campaign_id = c.id ORDER BY x.id DESC LIMIT 1) AS reason,
+       CASE WHEN c.state IN ('running', 'paused') THEN c.id END AS under_way
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
  WHERE %(tenant)s::text IS NULL OR t.slug = %(tenant)s ORDER BY t.slug, c.id;
+
+-- name: history
+SELECT at, from_state::text AS "from", to_state::text AS "to", by, reason
+  FROM campaign_transitions WHERE campaign_id = %(campaign_id)s ORDER BY id;
 
 -- name: due
 -- Scheduled campaigns whose time has come, and plannings that may have been left; the clock is the database's.

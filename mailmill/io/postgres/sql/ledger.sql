@@ -280,6 +280,18 @@ SELECT m.state, count(*) FROM campaigns c
   JOIN messages m ON m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned AND m.campaign_id = c.id
  WHERE c.id = %(campaign_id)s GROUP BY m.state ORDER BY m.state;
 
+-- name: progress
+-- As `account`, with what came to its end in the last minute, by the database's clock.
+SELECT c.state::text, coalesce(c.planned, 0), clock_timestamp() AS now, c.started_at,
+       coalesce(jsonb_object_agg(l.state, l.n ORDER BY l.state) FILTER (WHERE l.state IS NOT NULL), '{}') AS by_state,
+       coalesce(sum(l.recent), 0)::bigint AS recent
+  FROM campaigns c
+  LEFT JOIN LATERAL (
+    SELECT m.state, count(*) AS n, count(*) FILTER (WHERE m.done_at > clock_timestamp() - interval '60 s') AS recent
+      FROM messages m WHERE m.campaign_id = c.id
+       AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned GROUP BY m.state) l ON true
+ WHERE c.id = %(campaign_id)s GROUP BY c.id;
+
 -- name: campaign
 SELECT c.id, c.tenant_id, t.slug || '/' || c.slug, c.state::text, coalesce(c.planned, 0), c.scheduled_at, c.started_at,
        c.finished_at, r.held_reason
@@ -314,14 +326,6 @@ UPDATE messages m SET state = 'failed', reason = 'settled_by_hand' FROM campaign
 UPDATE messages m SET state = 'queued', queued = true, done_at = NULL, due_at = '-infinity' FROM campaigns c
  WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
    AND m.campaign_id = c.id AND m.state = 'in_doubt';
-
--- name: reopen
--- A finished campaign with rows to send again runs again.
-WITH opened AS (
-  UPDATE campaigns SET state = 'running', finished_at = NULL WHERE id = %(campaign_id)s AND state = 'finished'
-  RETURNING id, tenant_id)
-INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
-SELECT tenant_id, id, 'finished', 'running', %(by)s, 'doubts are sent again' FROM opened;
 
 -- name: workers
 SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,

@@ -323,6 +323,16 @@ CREATE TABLE campaign_transitions (
   reason text
 );
 
+-- Contacts that a person added to a campaign besides its segment, or took out, until its audience is frozen.
+CREATE TABLE campaign_recipients (
+  campaign_id int NOT NULL REFERENCES campaigns,
+  contact_id bigint NOT NULL REFERENCES contacts ON DELETE CASCADE,   -- who is forgotten is in no list
+  tenant_id int NOT NULL,
+  added boolean NOT NULL,                       -- false: taken out
+  PRIMARY KEY (campaign_id, contact_id)
+);
+CREATE INDEX campaign_recipients_contact ON campaign_recipients (contact_id);
+
 -- Why contacts of the segment are not in the audience; one row a reason.
 CREATE TABLE exclusions (
   campaign_id int NOT NULL REFERENCES campaigns,

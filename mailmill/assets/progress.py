@@ -1,0 +1,78 @@
+"""What the page of a run shows while it sends: every some seconds how far the campaign is."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+import dagster as dg
+
+from mailmill.assets import reports
+from mailmill.assets.resources import Mill
+from mailmill.errors import MailmillError
+from mailmill.io.postgres import ledger
+from mailmill.pipelines.send.progress import Progress, spell
+
+EVERY_S = 10.0  # an event a look stays in Dagster's storage for ever
+SHARE = 50  # of the time at most one part goes into looking: a large ledger is looked at less often
+
+
+@contextmanager
+def followed(context: dg.AssetExecutionContext, mill: Mill, campaign_id: int) -> Iterator[None]:
+    """Report the campaign's progress beside the block: an observation of the asset, which triggers nothing."""
+    over = Event()
+    thread = Thread(target=_follow, args=(context, mill, campaign_id, over), name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _follow(context: dg.AssetExecutionContext, mill: Mill, campaign_id: int, over: Event) -> None:
+    wait_s = EVERY_S
+    while not over.wait(wait_s):
+        began = time.monotonic()
+        try:
+            found = look(mill, campaign_id)
+        except MailmillError as error:  # who sends has to deal with it; here nothing is lost
+            context.log.warning(f"the ledger could not be read: {error}")
+            continue
+        wait_s = max(EVERY_S, SHARE * (time.monotonic() - began))
+        context.log_event(
+            dg.AssetObservation(
+                context.asset_key,
+                partition=context.partition_key,
+                description=str(found),
+                metadata=metadata(found),
+            )
+        )
+
+
+def look(mill: Mill, campaign_id: int) -> Progress:
+    with mill.database.transaction() as conn:
+        return ledger.progress(conn, campaign_id)
+
+
+def metadata(found: Progress) -> dict[str, dg.MetadataValue]:
+    """Progress as the UI shows it: facts in words, and the ledger by state as a table."""
+    left = f", in {spell(found.ends_about - found.now)}" if found.ends_about else ""
+    ends = f"{found.ends_about:%Y-%m-%d %H:%M:%S %Z}{left}" if found.ends_about else "over" if not found.open else "–"
+    facts = {
+        "campaign": found.state,
+        "progress": f"{found.done:,} of {found.planned:,}"
+        + (f" ({100 * found.done / found.planned:.1f} %)" if found.planned else ""),
+        "rate": f"{found.rate:,.1f} messages/s over the last minute",
+        "estimated_end": ends,
+    }
+    rows = "\n".join(
+        f"| {state} | {n:,} | {100 * n / max(1, found.planned):.1f} % |"
+        for state, n in sorted(found.by_state.items(), key=lambda item: -item[1])
+    )
+    table = dg.MetadataValue.md(f"| state | messages | share |\n|---|---:|---:|\n{rows}")
+    return {
+        **{name: dg.MetadataValue.text(text) for name, text in facts.items()},
+        "ledger": reports.counts(found.by_state, what="state"),
+        "ledger_table": table,
+    }

@@ -1,0 +1,164 @@
+"""Verbs about the life of a campaign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mailmill.cli import recipients as changing
+from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import campaigns
+from mailmill.pipelines.target import windows
+from mailmill.pipelines.target.lifecycle import Move
+
+campaign_app = typer.Typer(
+    no_args_is_help=True, help="Campaigns: list, history, recipients, start, schedule, pause, resume, cancel, test."
+)
+app.add_typer(campaign_app, name="campaign")
+
+CampaignName = Annotated[str, typer.Argument(help="tenant/campaign")]
+Why = Annotated[str | None, typer.Option("--reason", help="Noted with the step.")]
+
+
+@campaign_app.command("list")
+def list_campaigns(
+    tenant: Annotated[str | None, typer.Argument(help="Only this tenant's.")] = None, json: Json = False
+) -> None:
+    """Every campaign with its state and last reason; of those under way how far they are, how fast, until when."""
+    with installation().database.transaction() as conn:
+        rows = campaigns.overview(conn, tenant)
+    if json:
+        answer_json(rows)
+    else:
+        for row in rows:
+            row["rate"] = None if row["rate"] is None else f"{row['rate']:,.1f}/s"
+        answer_table(rows, title="campaigns")
+
+
+@campaign_app.command("history")
+def history(name: CampaignName, json: Json = False) -> None:
+    """Every step of a campaign: when, from which state to which, by whom and why."""
+    with installation().database.transaction() as conn:
+        rows = campaigns.history(conn, campaigns.find(conn, name))
+    answer_json(rows) if json else answer_table(rows, title=name)
+
+
+@campaign_app.command("start")
+def start(name: CampaignName, json: Json = False) -> None:
+    """Freeze the audience and start, now."""
+    mill = installation()
+    with mill.database.transaction() as conn:
+        campaign = campaigns.find(conn, name)
+        campaigns.schedule(conn, campaign, None, by=person())
+    result = mill.plan(campaign.campaign_id, by=person())
+    if result is None:
+        raise Misconfigured(f"campaign {name} is being planned by somebody else", remedy="`mailmill campaign list`")
+    if result.state == "failed":
+        raise Misconfigured(result.reason or "planning failed", place=f"campaign {name}")
+    if json:
+        answer_json(result)
+    elif result.state == "finished":
+        print(f"{name}: {result.reason}")
+    else:
+        print(f"{name}: {result.planned:,} recipients, running; `mailmill send` sends")
+        if result.exclusions:
+            answer_table([{"excluded": reason, "n": n} for reason, n in result.exclusions.items()])
+
+
+@campaign_app.command("reschedule")
+@campaign_app.command("schedule")
+def schedule(
+    name: CampaignName,
+    at: Annotated[str, typer.Argument(help="2026-12-01T09:00 (the tenant's time zone) or with an offset.")],
+    json: Json = False,
+) -> None:
+    """Let a campaign that is draft, scheduled, missed or failed start at a time, or at another one."""
+    with installation().database.transaction() as conn:
+        campaign = campaigns.find(conn, name)
+        start_at = campaigns.schedule(conn, campaign, windows.moment(at, campaign.time_zone), by=person())
+    if json:
+        answer_json({"campaign": name, "before": campaign.state, "scheduled_at": start_at})
+    else:
+        was = f" (it was {campaign.state})" if campaign.state != "draft" else ""
+        print(f"{name} starts at {start_at:%Y-%m-%d %H:%M:%S} UTC{was}")
+
+
+@campaign_app.command("pause")
+def pause(name: CampaignName, reason: Why = None) -> None:
+    """Stop handing over messages; nothing starts later than one second from now."""
+    _step(name, "pause", reason, "paused")
+
+
+@campaign_app.command("resume")
+def resume(name: CampaignName, reason: Why = None) -> None:
+    """Go on with a paused campaign."""
+    _step(name, "resume", reason, "running")
+
+
+def _step(name: str, step: Move, reason: str | None, state: str) -> None:
+    with installation().database.transaction() as conn:
+        taken = campaigns.require(conn, campaigns.find(conn, name), step, by=person(), reason=reason)
+    print(f"{name}: {state}{'' if taken else ' already'}")
+
+
+@campaign_app.command("cancel")
+def cancel(name: CampaignName, reason: Why = None, json: Json = False) -> None:
+    """Send nothing more of a campaign. What was handed over stays handed over."""
+    mill = installation()
+    with mill.database.transaction() as conn:
+        campaign = campaigns.find(conn, name)
+    messages = campaigns.cancel(mill.database, campaign, by=person(), reason=reason)
+    if json:
+        answer_json({"campaign": name, "state": "cancelled", "messages": messages})
+    else:
+        print(f"{name}: cancelled, {messages:,} messages will not be sent")
+
+
+@campaign_app.command("recipients")
+def recipients(
+    name: CampaignName,
+    action: Annotated[
+        Literal["add", "remove"] | None, typer.Argument(help="Without it: who would be mailed as things are now.")
+    ] = None,
+    address: Annotated[list[str] | None, typer.Argument(help="Addresses of contacts of the tenant.")] = None,
+    file: Annotated[Path | None, typer.Option(help="One address a line, or the first column of a CSV.")] = None,
+    json: Json = False,
+) -> None:
+    """Add contacts outside the segment to a campaign that has not begun, or take some out; or count its recipients.
+
+    Exit 1 when some addresses were not taken.
+    """
+    if action is None:
+        _count(changing.count(installation(), name), json)
+        return
+    if not address and file is None:
+        raise typer.BadParameter("give addresses or --file")
+    found = changing.change(installation(), name, action, address or [], file)
+    if json:
+        answer_json(found)
+    else:
+        done = "added" if action == "add" else "removed"
+        print(f"{name}: {found.changed:,} {done}, {found.duplicates:,} were {done} already or named twice")
+        rows = [{"not taken": reason, "n": n} for reason, n in found.refused.items()]
+        if rows:
+            answer_table(rows)
+        if "unknown" in found.refused:
+            print("unknown are no contacts of the tenant; `mailmill contacts add` makes one")
+    if found.refused:
+        raise typer.Exit(1)
+
+
+def _count(found: changing.Counted, json: bool) -> None:
+    if json:
+        answer_json(found)
+        return
+    rows: list[dict[str, Any]] = [
+        {"contacts": "in the segment", "n": found.segment},
+        {"contacts": "added besides", "n": found.added},
+        *({"contacts": f"excluded: {reason}", "n": n} for reason, n in found.exclusions.items()),
+        {"contacts": "recipients", "n": found.recipients},
+    ]
+    answer_table(rows, title=f"{found.campaign}, as things are now")
