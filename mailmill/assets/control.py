@@ -5,6 +5,7 @@ from enum import Enum
 import dagster as dg
 from pydantic import Field
 
+from mailmill.assets import reports
 from mailmill.assets.resources import Mill
 from mailmill.errors import MailmillError, Misconfigured
 from mailmill.io.postgres import campaigns
@@ -49,16 +50,12 @@ def control(context: dg.OpExecutionContext, config: ControlConfig, mill: dg.Reso
     except MailmillError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     context.log.info(f"{config.campaign}: {said}")
-    rows = "\n".join(
-        f"| {one['at']:%Y-%m-%d %H:%M:%S %Z} | {one['from']} | {one['to']} | {one['by']} | {one['reason'] or ''} |"
-        for one in steps
-    )
     context.add_output_metadata(
         {
             "campaign": config.campaign,
             "state": campaign.state,
             "done": said,
-            "history": dg.MetadataValue.md(f"| at | from | to | by | reason |\n|---|---|---|---|---|\n{rows}"),
+            "history": reports.table(steps),
         }
     )
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import Any
 
 import dagster as dg
 
@@ -55,24 +56,17 @@ def look(mill: Mill, campaign_id: int) -> Progress:
         return ledger.progress(conn, campaign_id)
 
 
-def metadata(found: Progress) -> dict[str, dg.MetadataValue]:
-    """Progress as the UI shows it: facts in words, and the ledger by state as a table."""
+def metadata(found: Progress) -> dict[str, dg.MetadataValue[Any]]:
+    """Progress as the UI shows it: first what fits into the row of a log, then the ledger by state as a table."""
     left = f", in {spell(found.ends_about - found.now)}" if found.ends_about else ""
-    ends = f"{found.ends_about:%Y-%m-%d %H:%M:%S %Z}{left}" if found.ends_about else "over" if not found.open else "–"
+    ends = f"{found.ends_about:%Y-%m-%d %H:%M:%S %Z}{left}" if found.ends_about else "unknown" if found.open else "over"
+    states = sorted(found.by_state.items(), key=lambda item: -item[1])
+    planned = max(1, found.planned)
     facts = {
-        "campaign": found.state,
-        "progress": f"{found.done:,} of {found.planned:,}"
-        + (f" ({100 * found.done / found.planned:.1f} %)" if found.planned else ""),
+        "progress": f"{found.done:,} of {found.planned:,} ({100 * found.done / planned:.1f} %), {found.state}",
         "rate": f"{found.rate:,.1f} messages/s over the last minute",
         "estimated_end": ends,
+        "by_state": ", ".join(f"{state} {n:,}" for state, n in states) or "nothing is planned",
     }
-    rows = "\n".join(
-        f"| {state} | {n:,} | {100 * n / max(1, found.planned):.1f} % |"
-        for state, n in sorted(found.by_state.items(), key=lambda item: -item[1])
-    )
-    table = dg.MetadataValue.md(f"| state | messages | share |\n|---|---:|---:|\n{rows}")
-    return {
-        **{name: dg.MetadataValue.text(text) for name, text in facts.items()},
-        "ledger": reports.counts(found.by_state, what="state"),
-        "ledger_table": table,
-    }
+    rows = [{"state": state, "messages": n, "share": f"{100 * n / planned:.1f} %"} for state, n in states]
+    return {**{name: dg.MetadataValue.text(text) for name, text in facts.items()}, "ledger": reports.table(rows)}

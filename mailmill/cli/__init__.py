@@ -18,7 +18,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "suppress": "suppressions", "tags": "people",
     "ingest": "ingest", "contacts": "people", "rejects": "rejects", "sources": "sources",
     "check": "check", "revalidate": "check",
-    "segment": "campaigns", "campaign": "campaigns", "preview": "campaigns",
+    "segment": "campaigns", "campaign": "lifecycle", "preview": "campaigns",
     "transport": "transports", "preflight": "transports",
     "send": "send", "account": "send", "doubts": "send", "workers": "send", "why": "send", "release": "send",
     "listen": "listen", "dead-letters": "listen",

@@ -9,7 +9,7 @@ import typer
 
 from mailmill.cli import segments
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
-from mailmill.cli.lifecycle import CampaignName, campaign_app
+from mailmill.cli.lifecycle import CampaignName
 from mailmill.errors import Misconfigured
 
 segment_app = typer.Typer(no_args_is_help=True, help="Segments: who is in them, and who would be mailed.")
@@ -91,23 +91,3 @@ def preview(
         print("\n\n".join(f"--- {part} ---\n{parts[part]}".rstrip("\n") for part in wanted or parts))
     else:
         print(f"{out}: {len(shown.outgoing.content):,} bytes, variant {shown.variant}")
-
-
-@campaign_app.command("test")
-def try_campaign(
-    name: CampaignName,
-    address: Annotated[str, typer.Argument(help="Who gets it; no suppressed address.")],
-    contact: Annotated[str | None, typer.Option(help="Whose merge fields; the first contact's when not given.")] = None,
-    json: Json = False,
-) -> None:
-    """Send one message of a campaign to a person, marked [Test], outside the ledger. Exit 1 when it was not taken."""
-    from mailmill.cli import previews
-
-    shown, step = previews.test_send(installation(), name, address, contact)
-    if json:
-        answer_json({"campaign": name, "variant": shown.variant, "ok": step.ok, "step": step.step, "found": step.found})
-    else:
-        print(f"{name}: {'handed over' if step.ok else f'failed at {step.step}'}: {step.found}")
-        print(step.remedy, end="\n" if step.remedy else "")
-    if not step.ok:
-        raise typer.Exit(1)

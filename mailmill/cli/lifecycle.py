@@ -162,3 +162,23 @@ def _count(found: changing.Counted, json: bool) -> None:
         {"contacts": "recipients", "n": found.recipients},
     ]
     answer_table(rows, title=f"{found.campaign}, as things are now")
+
+
+@campaign_app.command("test")
+def try_campaign(
+    name: CampaignName,
+    address: Annotated[str, typer.Argument(help="Who gets it; no suppressed address.")],
+    contact: Annotated[str | None, typer.Option(help="Whose merge fields; the first contact's when not given.")] = None,
+    json: Json = False,
+) -> None:
+    """Send one message of a campaign to a person, marked [Test], outside the ledger. Exit 1 when it was not taken."""
+    from mailmill.cli import previews
+
+    shown, step = previews.test_send(installation(), name, address, contact)
+    if json:
+        answer_json({"campaign": name, "variant": shown.variant, "ok": step.ok, "step": step.step, "found": step.found})
+    else:
+        print(f"{name}: {'handed over' if step.ok else f'failed at {step.step}'}: {step.found}")
+        print(step.remedy, end="\n" if step.remedy else "")
+    if not step.ok:
+        raise typer.Exit(1)

@@ -257,11 +257,9 @@ def account(conn: psycopg.Connection, campaign_id: int) -> Account:
 
 def progress(conn: psycopg.Connection, campaign_id: int) -> Progress:
     """How far a campaign is."""
-    state, planned, now, started_at, by_state, recent = _row(
-        conn.execute(SQL["progress"], {"campaign_id": campaign_id})
-    )
+    state, planned, now, by_state, recent, since = _row(conn.execute(SQL["progress"], {"campaign_id": campaign_id}))
     return Progress(
-        state=state, planned=planned, by_state=by_state, recent=recent, now=now, started_at=started_at
+        state=state, planned=planned, by_state=by_state, recent=recent, now=now, since=since
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 TERMINAL = ("sent", "failed", "invalid", "suppressed", "cancelled", "expired", "in_doubt")
-PACE_OVER_S = 60.0  # the time over which `recent` counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +16,9 @@ class Progress:
     state: str
     planned: int
     by_state: Mapping[str, int]
-    recent: int  # messages that came to their end in the last PACE_OVER_S
+    recent: int  # messages that came to their end in the last minute
     now: datetime
-    started_at: datetime | None
+    since: datetime | None  # when the first of those did
 
     @property
     def done(self) -> int:
@@ -32,11 +31,10 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Messages a second over the last minute, or since the start when that is nearer."""
-        if self.started_at is None:
+        """Messages a second over the last minute, from the first of them on: a wait before it does not count."""
+        if self.since is None:
             return 0.0
-        lasted = max(1.0, min(PACE_OVER_S, (self.now - self.started_at).total_seconds()))
-        return self.recent / lasted
+        return self.recent / max(1.0, (self.now - self.since).total_seconds())
 
     @property
     def ends_about(self) -> datetime | None:

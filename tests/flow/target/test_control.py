@@ -138,8 +138,10 @@ def test_P15_doubts_that_are_sent_again_reopen_a_finished_campaign_and_say_who_d
 
 def test_the_list_shows_how_far_a_campaign_is(acme: People) -> None:
     acme.do("campaign", "start", NAME)
-    acme.rows("UPDATE messages SET state = 'sent', queued = false, done_at = clock_timestamp() WHERE id <= 2")
-    acme.rows("UPDATE campaigns SET started_at = clock_timestamp() - interval '10 s'")
+    acme.rows(
+        "UPDATE messages SET state = 'sent', queued = false, done_at = clock_timestamp() - interval '10 s'"
+        " WHERE id <= 2"
+    )
     [row] = acme.ask("campaign", "list")
     assert (row["state"], row["planned"], row["done"]) == ("running", 4, 2)
     assert row["rate"] == pytest.approx(0.2, abs=0.05)

@@ -282,12 +282,13 @@ SELECT m.state, count(*) FROM campaigns c
 
 -- name: progress
 -- As `account`, with what came to its end in the last minute, by the database's clock.
-SELECT c.state::text, coalesce(c.planned, 0), clock_timestamp() AS now, c.started_at,
+SELECT c.state::text, coalesce(c.planned, 0), clock_timestamp() AS now,
        coalesce(jsonb_object_agg(l.state, l.n ORDER BY l.state) FILTER (WHERE l.state IS NOT NULL), '{}') AS by_state,
-       coalesce(sum(l.recent), 0)::bigint AS recent
+       coalesce(sum(l.recent), 0)::bigint AS recent, min(l.since) AS since
   FROM campaigns c
   LEFT JOIN LATERAL (
-    SELECT m.state, count(*) AS n, count(*) FILTER (WHERE m.done_at > clock_timestamp() - interval '60 s') AS recent
+    SELECT m.state, count(*) AS n, count(*) FILTER (WHERE m.done_at > statement_timestamp() - interval '60 s') AS recent,
+           min(m.done_at) FILTER (WHERE m.done_at > statement_timestamp() - interval '60 s') AS since
       FROM messages m WHERE m.campaign_id = c.id
        AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned GROUP BY m.state) l ON true
  WHERE c.id = %(campaign_id)s GROUP BY c.id;

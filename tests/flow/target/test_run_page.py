@@ -1,0 +1,54 @@
+"""What the page of a run shows while it sends, in a real instance of Dagster's: progress, rate, end, ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from people_world import People
+from send_world import Sink, by_address
+
+from mailmill.assets import progress
+from mailmill.definitions import definitions
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions("campaigns", ["acme|spring"])
+        yield instance
+
+
+def plain(metadata: Any) -> dict[str, Any]:
+    return {name: value.value for name, value in metadata.items()}
+
+
+def test_a_run_shows_its_progress_while_it_sends(
+    people: People, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.2)
+    people.planned("acme")
+    with Sink(by_address({"dot": "slow:1.5", "rcpt cid": "550 5.1.1 nobody"})) as sink:
+        people.rows("UPDATE transports SET spec = spec || jsonb_build_object('port', %s::int)", sink.port)
+        done = definitions(people.mill).resolve_job_def("campaign").execute_in_process(
+            instance=instance, partition_key="acme|spring"
+        )  # fmt: skip
+    assert done.success
+    seen = [
+        plain(record.asset_observation.metadata)
+        for record in instance.fetch_observations(dg.AssetKey("deliveries"), limit=100).records
+        if record.asset_observation is not None
+    ]
+    assert len(seen) >= 2
+    first = seen[-1]
+    assert first["progress"].endswith("running") and " of 4 (" in first["progress"]
+    assert {"rate", "estimated_end", "by_state"} <= first.keys()
+    assert sum(row.data["messages"] for row in first["ledger"].records) == 4
+    [made] = done.asset_materializations_for_node("deliveries")
+    last = plain(made.metadata)
+    assert (last["progress"], last["estimated_end"], last["by_state"]) == (
+        "4 of 4 (100.0 %), finished", "over", "sent 3, failed 1",
+    )  # fmt: skip
+    assert "people.example" not in str(seen) + str(last), "nobody is named in what Dagster keeps"
