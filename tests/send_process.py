@@ -12,13 +12,26 @@ from typing import Any
 from mailmill.io.postgres.database import Database
 from mailmill.io.send_worker import run_worker
 
+_started: list[subprocess.Popen[str]] = []
+
 
 def start(database: Database, root: Path, **terms: Any) -> subprocess.Popen[str]:
     """In: terms as run_worker takes them."""
     arguments = [database.conninfo("sender"), str(root / "journal"), json.dumps(terms)]
-    return subprocess.Popen(
+    worker = subprocess.Popen(
         [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    _started.append(worker)
+    return worker
+
+
+def end_all() -> None:
+    """Workers that a failed test left behind."""
+    while _started:
+        worker = _started.pop()
+        if worker.poll() is None:
+            worker.kill()
+            worker.communicate()
 
 
 def main() -> None:

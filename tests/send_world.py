@@ -9,10 +9,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 
@@ -54,8 +54,10 @@ class Taken:
 class Sink:
     """A scripted SMTP server in a thread of its own. `script(stage, recipient)` decides each answer:
 
-    None or a line to say; "cut" closes without an answer; "stall" never answers; "slow:N" answers after N seconds. At
-    `dot` whatever is said, the message is first in the log if it is taken; "taken+cut" takes it and closes.
+    None or a line to say; "cut" closes without an answer; "stall" never answers; "slow:N" answers after N seconds,
+    "wait" after `go`; "drip" says one byte after the other and never comes to an end; "eof" closes its own half. At
+    `dot` whatever is said, the message is first in the log if it is taken; "taken+cut" takes it and closes. At `body`
+    (354 is said) "stall" reads no further. `said(stage, recipient)` is called when an answer is on its way.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Sink:
         self.host, self.offers = host, offers
         self.lines: list[str] = []  # what clients said, whole
         self.peers: list[str] = []  # from where
+        self.said: Callable[[str, str], None] = lambda stage, recipient: None
         self.taken: list[Taken] = []
         self.refused: list[Taken] = []
         self.handed: list[tuple[float, str]] = []  # when the body came
@@ -97,6 +100,10 @@ class Sink:
         if self._log:
             self._log.close()
 
+    def go(self) -> None:
+        """Say what waits now."""
+        self._loop.call_soon_threadsafe(lambda: (self._gate.set(), self._gate.clear()))
+
     @property
     def copies(self) -> Counter[str]:
         return Counter(one.recipient for one in self.taken)
@@ -106,7 +113,7 @@ class Sink:
         self._loop.close()
 
     async def _main(self) -> None:
-        self._stop = asyncio.Event()
+        self._stop, self._gate = asyncio.Event(), asyncio.Event()
         server = await asyncio.start_server(self._client, self.host, self._port, limit=2**24)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -152,11 +159,26 @@ class Sink:
         if said.startswith("slow:"):
             await asyncio.sleep(float(said[5:]))
             said = usual
+        if said == "wait":
+            await self._gate.wait()
+            said = usual
+        if said == "drip":
+            while True:
+                writer.write(b"2")
+                with suppress(TimeoutError):
+                    if not await asyncio.wait_for(reader.read(65536), 0.05):
+                        raise _Cut
+        if said == "eof":
+            writer.write_eof()
+            while await reader.read(65536):
+                pass
+            raise _Cut
         if said == "reset":
             writer.transport.abort()
             raise _Cut
         writer.write(said.encode("utf-8", "surrogateescape") + (b"" if said.endswith("\n") else b"\r\n"))
         await writer.drain()
+        self.said(stage, recipient)
         return said
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -215,6 +237,9 @@ class Sink:
     async def _body(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recipient: str, refused: bool
     ) -> None:
+        if self.script("body", recipient) == "stall":
+            cast("asyncio.Transport", writer.transport).pause_reading()
+            await self._stop.wait()
         first = await reader.readexactly(3)
         self.handed.append((time.time(), recipient))
         body = first if first == b".\r\n" else first + await reader.readuntil(b"\r\n.\r\n")
@@ -223,7 +248,7 @@ class Sink:
             return
         found = re.search(rb"^Message-ID: (\S+)", body, re.MULTILINE | re.IGNORECASE)
         answer = self.script("dot", recipient) or "250 2.0.0 taken"
-        takes = answer.startswith(("250", "taken", "slow", "stall"))
+        takes = answer.startswith(("250", "taken", "slow", "stall", "wait", "drip"))
         entry = Taken(
             time.time(),
             recipient,

@@ -118,6 +118,8 @@ def driver_errors() -> Iterator[None]:
         raise Misconfigured(
             "the database has no schema of mailmill yet", remedy="Run `mailmill apply PATH`, or `mailmill migrate`."
         ) from error
+    except psycopg.errors.ReadOnlySqlTransaction as error:  # after a failover; the next connection may find a primary
+        raise StoreUnavailable("PostgreSQL only reads now: a standby, or set to read-only") from error
     except psycopg.errors.DiskFull as error:
         raise StoreUnavailable("PostgreSQL has no space left on its disk") from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

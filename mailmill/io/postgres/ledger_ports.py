@@ -11,7 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from mailmill.errors import StoreUnavailable
-from mailmill.io.postgres import doubts, ledger
+from mailmill.io.postgres import campaigns, doubts, ledger
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.pipelines.send.ports import Claimed, Look, Order
 
@@ -136,6 +136,9 @@ class PostgresLedger:
 
     def hold(self, transport_id: int, reason: str) -> None:
         self._run(lambda conn: ledger.hold(conn, transport_id, reason))
+
+    def pause(self, campaign_id: int, reason: str) -> None:
+        self._run(lambda conn: campaigns.move(conn, campaign_id, "pause", by=self._worker, reason=reason[:500]))
 
     def note(self, worker: str, trouble: str | None, doing: Mapping[str, Any]) -> None:
         facts = {"worker": worker, "error": trouble, "doing": Jsonb(dict(doing))}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import cast
 
 from mailmill.io.transports.smtp_config import SmtpConfig
@@ -17,6 +18,7 @@ from mailmill.pipelines.send.exchange import Answered, Broken, Envelope, Event, 
 from mailmill.pipelines.send.ports import Desk
 
 IDLE_S = 20.0  # a connection with nothing to do is closed, long before the relay would
+HIGH_WATER, LOW_WATER = 2**16, 2**14  # bytes that wait for the socket; an envelope is always shorter than the lower
 
 
 class SmtpLink(asyncio.Protocol):
@@ -29,13 +31,14 @@ class SmtpLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._left = config.messages_per_connection
         self._deadline = self._now() + IDLE_S
-        self._closing = self._lost = self._resting = False
+        self._closing = self._lost = self._resting = self._clogged = False
         self._why = "the connection was lost"
 
     # ------------------------------------------------------------ asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)  # uvloop's own lower one is 16 bytes
 
     def data_received(self, data: bytes) -> None:
         now = self._now()
@@ -46,6 +49,12 @@ class SmtpLink(asyncio.Protocol):
                 return
         if events or self._exchange.out:
             self._flush(now)
+
+    def pause_writing(self) -> None:
+        self._clogged = True  # more than LOW_WATER waits: not only the next envelope, the final dot before it as well
+
+    def resume_writing(self) -> None:
+        self._clogged = False
 
     def eof_received(self) -> bool:
         self._why = "the relay closed the connection"
@@ -154,6 +163,8 @@ class SmtpLink(asyncio.Protocol):
             return
         self._lost, self._transport = True, None
         for envelope, answer, heard in self._exchange.unanswered(why):
+            if self._clogged and answer.stage == "dot":  # the final dot is still here: nothing was handed over
+                answer = replace(answer, stage="data")
             if answer.code == 0 and not heard:
                 self._desk.returned(envelope)
             else:

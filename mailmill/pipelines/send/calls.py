@@ -41,6 +41,7 @@ class Calls:
     def __init__(self, report: Report) -> None:
         self._report = report
         self._write, self._look = ThreadPoolExecutor(1, "ledger"), ThreadPoolExecutor(1, "follow")
+        self._failing: set[ThreadPoolExecutor] = set()  # a database that can be looked at may still not be written
 
     async def write(self, call: Callable[[], T]) -> T:
         """Raises: StoreUnavailable, noted in the report."""
@@ -65,8 +66,11 @@ class Calls:
             found = await asyncio.get_running_loop().run_in_executor(thread, call)
         except StoreUnavailable as error:
             self._report.problems["database"] = str(error)
+            self._failing.add(thread)
             raise
-        self._report.problems.pop("database", None)
+        self._failing.discard(thread)
+        if not self._failing:
+            self._report.problems.pop("database", None)
         return found
 
     def close(self) -> None:

@@ -101,6 +101,12 @@ class Following:
         await self._calls.until_written(lambda: self._results.hold(route.facts.id, reason))
         route.held_until_heard_after(self.now())
 
+    def pause(self, campaign: Running, reason: str) -> None:
+        """Stop a campaign until a person resumes it, here at once."""
+        campaign.stopped, campaign.until = True, 0.0
+        self._report.problems[campaign.facts.name] = f"paused: {reason}"
+        self._spawn(self._calls.until_written(lambda: self._results.pause(campaign.facts.id, reason)))
+
     def journal_failed(self, error: JournalFailed) -> None:
         self.suspended = True
         self._fail(error)
@@ -173,10 +179,12 @@ class Following:
     async def _new_campaign(self, facts: CampaignFacts) -> Running | None:
         content = await self._calls.until_written(lambda: self._claims.content(facts.id))
         try:
-            return Running(facts, self._make_composer(facts, content), content)
+            made = Running(facts, self._make_composer(facts, content), content)
         except (MailmillError, LookupError, ValueError) as error:
             self._report.problems[facts.name] = f"its content cannot be used: {error}"
             return None
+        self._report.problems.pop(facts.name, None)
+        return made
 
     async def _drop_suppressed(self) -> None:
         """Look at everything that was claimed and has not started yet."""

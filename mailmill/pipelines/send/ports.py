@@ -167,6 +167,10 @@ class Results(Protocol):
         """Nothing is claimed for this transport until a person releases it."""
         ...
 
+    def pause(self, campaign_id: int, reason: str) -> None:
+        """The campaign waits until a person resumes it."""
+        ...
+
     def note(self, worker: str, trouble: str | None, doing: Mapping[str, Any]) -> None:
         """That this worker lives, what keeps it from sending (None: nothing), and what it is doing."""
         ...

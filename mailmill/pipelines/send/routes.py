@@ -9,9 +9,9 @@ from typing import Protocol
 
 from mailmill.errors import MailmillError
 from mailmill.pipelines.send.answers import RUN_THAT_HOLDS, Answer, Decision, decide
-from mailmill.pipelines.send.batches import Item
+from mailmill.pipelines.send.batches import Item, Running
 from mailmill.pipelines.send.exchange import Envelope
-from mailmill.pipelines.send.messages import Outgoing
+from mailmill.pipelines.send.messages import Outgoing, Unrenderable
 from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts, RouteRefused
 from mailmill.pipelines.send.stock import Stock
 
@@ -19,6 +19,7 @@ RETURNS = 3  # a connection that breaks before the relay said a word is no attem
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 GIVE_BACK_S = 2.0  # a relay that is away so long does not keep rows under our lease
 MAX_BATCH, MIN_BATCH = 1000, 50
+RUN_THAT_PAUSES = 20  # messages that cannot be made one behind the other: it is the content, not the recipients
 
 
 class House(Protocol):
@@ -31,6 +32,7 @@ class House(Protocol):
     def may_start(self, now: float) -> bool: ...
     def hungry(self) -> None: ...
     def hold(self, route: Route, reason: str) -> None: ...
+    def pause(self, campaign: Running, reason: str) -> None: ...
     def journal_failed(self, error: JournalFailed) -> None: ...
 
 
@@ -131,7 +133,9 @@ class Route:
             if not isinstance(sent, Outgoing):
                 assert sent is not None
                 self._settle(item, Decision("invalid", sent.reason), Answer("render", 0, str(sent)))
+                self._unrendered(batch.campaign, sent)
                 continue
+            batch.campaign.unrendered = 0
             self.begun.add(item)
             utf8 = not sent.recipient.isascii()
             return Envelope(sent.return_path, sent.recipient, item, size=len(sent.content), utf8=utf8)
@@ -268,6 +272,11 @@ class Route:
             item.batch.settle(item, decision, answer, self._house.at_ms(), connection)
         except JournalFailed as error:
             self._house.journal_failed(error)
+
+    def _unrendered(self, campaign: Running, error: Unrenderable) -> None:
+        campaign.unrendered += error.reason == "render_error"
+        if campaign.unrendered >= RUN_THAT_PAUSES and not campaign.stopped:
+            self._house.pause(campaign, f"{campaign.unrendered} messages in a row cannot be made, the last: {error}")
 
     def _hold(self, reason: str) -> None:
         if self.held is None:

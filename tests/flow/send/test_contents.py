@@ -1,46 +1,51 @@
-"""A campaign whose identity has keys: what the relay takes is signed, and no recipient gets another's content."""
+"""Contents that cannot be made for one recipient, or for nobody: what it costs, and whom."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from email import message_from_bytes
-from email.policy import default
-from pathlib import Path
-from typing import Any
+from send_fixtures import Run
+from send_oracle import judge
+from send_world import TEXT, Sink, World
 
-from send_world import HTML, TEXT, Sink, World
-
-from mailmill.io.send_worker import run_worker
-from mailmill.pipelines.send import dkim
+from mailmill.io.postgres import ledger
+from mailmill.pipelines.send.routes import RUN_THAT_PAUSES
 
 
-def test_every_message_is_signed_and_holds_its_recipients_variant(world: World, tmp_path: Path) -> None:
-    key = tmp_path / "key.pem"
-    key.write_bytes(dkim.generate("ed25519"))
-    parts = [{"subject": f"{name} {{{{ name }}}}", "html": HTML, "text": TEXT, "links": [0]} for name in ("A", "B")]
-    signing = [{"selector": "mm1", "domain": "acme.example", "key": f"file:{key}", "algorithm": "ed25519"}]
+def test_F42_what_cannot_be_made_for_one_recipient_ends_that_one_and_is_shown(world: World, run: Run) -> None:
+    grows = "{% for i in name %}{{ name }}{% endfor %}" + TEXT
+    variant = {"subject": "Hi", "html": grows, "text": grows, "links": []}
     with Sink(keep_bodies=True) as sink:
-        campaign = world.campaign(6, port=sink.port, variants=parts, dkim=signing)
-        world.sql("UPDATE messages SET variant = mod(id, 2)")
-        run_worker(
-            world.database,
-            tmp_path / "journal",
-            lambda reference: Path(reference.removeprefix("file:")).read_text(),
-            until_idle=True,
-            patience_s=0.0,
-        )
-    assert world.account(campaign) == {"sent": 6}
-    variants = dict(world.sql("SELECT address, variant FROM messages"))
-    for taken in sink.taken:
-        message = message_from_bytes(taken.body, policy=default)
-        assert "d=acme.example; s=mm1" in " ".join(str(message["DKIM-Signature"]).split())
-        assert message["Subject"] == ("A Anna", "B Anna")[variants[taken.recipient]]
+        campaign = world.campaign(
+            ["a@x.org", "b@x.org", "c@x.org"], names=["<b>A</b>", "y" * 20_000, "{{ 7 * 7 }}"], port=sink.port,
+            variants=[variant],
+        )  # fmt: skip
+        run()
+        states = judge(world, campaign, sink, doubts=0)
+    assert states == {"sent": 2, "invalid": 1}
+    with world.database.transaction() as conn:
+        assert ledger.reasons(conn, campaign) == [("invalid", "render_error", 1)]
+    bodies = {one.recipient: one.body.decode() for one in sink.taken}
+    assert "&lt;b&gt;" in bodies["a@x.org"] and "{{ 7 * 7 }}" in bodies["c@x.org"] and "49" not in bodies["c@x.org"]
 
 
-def test_a_key_that_cannot_be_read_stops_its_campaign_and_says_so(world: World, run: Callable[..., Any]) -> None:
-    signing = [{"selector": "mm1", "domain": "acme.example", "key": "env:NO_SUCH_KEY", "algorithm": "rsa"}]
+def test_F42_a_content_that_can_be_made_for_nobody_pauses_its_own_campaign(world: World, run: Run) -> None:
+    variant = {"subject": "Hi {{ nothing }}", "html": TEXT, "text": TEXT, "links": []}
     with Sink() as sink:
-        campaign = world.campaign(2, port=sink.port, dkim=signing)
+        broken = world.campaign([f"a{n}@x.org" for n in range(300)], port=sink.port, slug="broken", variants=[variant])
+        whole = world.campaign(300, port=sink.port, slug="whole")
         report = run().report
-    assert not sink.taken and world.account(campaign) == {"queued": 2}
-    assert "NO_SUCH_KEY" in str(report.problems)
+        states = judge(world, [broken, whole], sink, doubts=0, finished=False)
+    assert states == {"sent": 300, "invalid": RUN_THAT_PAUSES, "queued": 300 - RUN_THAT_PAUSES}
+    assert (world.state(broken), world.state(whole)) == ("paused", "finished") and not report.failed
+    ((reason,),) = world.sql("SELECT reason FROM campaign_transitions WHERE to_state = 'paused'")
+    assert "cannot be made" in reason and "cannot be made" in report.problems["acme/broken"]
+
+
+def test_F42_a_content_that_is_none_stops_its_own_campaign_only(world: World, run: Run) -> None:
+    variant = {"subject": "Hi {{ name", "html": TEXT, "text": TEXT, "links": []}
+    with Sink() as sink:
+        broken = world.campaign(["a@x.org"], port=sink.port, slug="broken", variants=[variant])
+        whole = world.campaign(["b@x.org"], port=sink.port, slug="whole")
+        report = run().report
+        judge(world, whole, sink, doubts=0)
+    assert "cannot be used" in report.problems["acme/broken"] and not report.failed
+    assert world.account(broken) == {"queued": 1}

@@ -11,8 +11,6 @@ import pytest
 from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
 
-from mailmill.io.postgres import ledger
-
 
 @pytest.mark.parametrize("pipelining", [True, False])
 def test_P08_every_recipient_gets_one_copy_and_the_campaign_finishes(
@@ -96,50 +94,12 @@ def test_after_the_last_attempt_and_after_too_long_it_ends(world: World, run: Ru
     assert world.state(campaign) == "finished"
 
 
-@pytest.mark.parametrize(
-    ("stage", "says"),
-    [
-        ("banner", "554 5.7.1 go away"),
-        ("ehlo", "550 no"),
-        ("auth", "535 5.7.8 wrong password"),
-        ("mail", "550 5.7.1 not yours"),
-    ],
-)
-def test_F10_a_5xx_about_us_holds_the_route_and_blames_nobody(world: World, run: Run, stage: str, says: str) -> None:
-    answers = {stage: says}
-    with Sink(by_address(answers)) as sink:
-        campaign = world.campaign(50, port=sink.port, transport={"username": "u", "password": "env:P"})
-        result = run()
-        states = world.account(campaign)
-        assert states.keys() <= {"queued", "held"} and sum(states.values()) == 50
-        ((reason,),) = world.sql("SELECT held_reason FROM transports")
-        assert says[:3] in reason and "held" in str(result.report.problems)
-        assert not world.events() and not world.sql("SELECT * FROM suppressions")
-        assert run().report.counts["sent"] == 0  # nothing is claimed while it is held
-        answers.clear()
-        with world.database.transaction("owner") as conn:
-            ledger.release(conn, world.sql("SELECT id FROM transports")[0][0])
-        run()
-    assert world.account(campaign) == {"sent": 50}
-
-
 def test_P13_a_run_of_policy_refusals_holds_the_route(world: World, run: Run) -> None:
     with Sink(by_address({"dot": "550 5.7.1 policy"})) as sink:
         campaign = world.campaign(200, port=sink.port)
         run()
     states = world.account(campaign)
     assert 10 <= states["failed"] <= 20 and states["queued"] == 200 - states["failed"]
-
-
-def test_F14_a_connection_that_timed_out_is_not_used_again(world: World, run: Run) -> None:
-    late = {"r0@example.org": "slow:1.2"}
-    with Sink(lambda stage, to: late.get(to) if stage == "rcpt" else None) as sink:
-        campaign = world.campaign(2, port=sink.port, transport={"timeout_s": 0.6, "connections": 1})
-        run()
-        rows = world.rows(campaign)
-    assert rows["r0@example.org"][:2] == ("deferred", "no_answer")
-    assert rows["r1@example.org"][0] == "sent"
-    assert sink.connections == 2
 
 
 def test_F15_a_doubt_is_held_or_sent_again_under_the_same_message_id(world: World, run: Run) -> None:
@@ -186,14 +146,6 @@ def test_an_address_beyond_ascii_goes_where_smtputf8_is_offered(world: World, ru
     assert world.account(campaign) == {"sent": 1} and sink.copies == {"ü@x.org": 1}
     assert any(line.startswith("MAIL") and line.endswith("SMTPUTF8") for line in sink.lines)
     assert "To: ü@x.org\r\n".encode() in sink.taken[0].body
-
-
-def test_F12_a_relay_that_speaks_no_smtp_is_only_unavailable(world: World, run: Run) -> None:
-    with Sink(by_address({"banner": "HTTP/1.1 200 OK\r\n\r\n"})) as sink:
-        campaign = world.campaign(5, port=sink.port)
-        result = run(patience_s=1.0)
-    assert world.account(campaign).keys() <= {"queued", "held"}
-    assert result.report.problems
 
 
 def test_an_absent_relay_is_said_and_loses_nothing(world: World, run: Run) -> None:

@@ -1,0 +1,52 @@
+"""Many workers on one campaign: no row twice, none left, no limit exceeded."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from send_fixtures import Run
+from send_oracle import judge
+from send_process import start
+from send_world import Sink, World, until
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_F08_P11_claims_are_disjoint_and_complete_and_limits_are_kept(
+    world: World, tmp_path: Path, workers: int
+) -> None:
+    rows = 350 * workers
+    with Sink() as sink, Sink() as metered:
+        campaign = world.campaign(rows, port=sink.port, transport={"connections": 3})
+        people = [f"m{n}@example.org" for n in range(200)]
+        limited = world.campaign(people, port=metered.port, slug="limited", transport={"per_day": 90})
+        running = [
+            start(world.database, tmp_path, worker=f"w{n}", until_idle=True, patience_s=0) for n in range(workers)
+        ]
+        for worker in running:
+            _, problems = worker.communicate(timeout=60)
+            assert worker.returncode == 0, problems
+        states = judge(world, [campaign, limited], [sink, metered], doubts=0, finished=False)
+        assert world.account(campaign) == {"sent": rows} and world.state(campaign) == "finished"
+    assert states == {"sent": rows + 90, "queued": 110}
+    assert len(metered.taken) == 90 and sink.most_open <= 3 * workers
+
+
+def test_P11_no_limit_is_exceeded_by_any_number_of_workers(world: World, run: Run, tmp_path: Path) -> None:
+    with Sink() as sink:
+        campaign = world.campaign(200, port=sink.port, transport={"per_day": 60, "per_minute": 50})
+        until(lambda: time.time() % 60 < 50, 15)
+        workers = [start(world.database, tmp_path, worker=f"w{n}", until_idle=True, patience_s=0) for n in range(3)]
+        assert [worker.wait(30) for worker in workers] == [0, 0, 0]
+        for worker in workers:
+            worker.communicate()
+    assert len(sink.taken) == 50 == world.account(campaign)["sent"]
+    assert world.account(campaign)["queued"] == 150
+    assert dict(world.sql("SELECT period, used FROM budgets")) == {"minute": 50, "day": 50}
+    world.sql("UPDATE budgets SET used = 0 WHERE period = 'minute'")
+    with Sink(port=sink.port) as more:
+        run()
+    assert len(more.taken) == 10  # what the day has left
