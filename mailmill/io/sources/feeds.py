@@ -30,12 +30,6 @@ def feed_of(
     if full and spec.type not in ("scraper_pro", "backlink_engine"):
         raise Misconfigured(f"{source.name} is no HTTP API, so there is nothing to synchronize anew", place="--full")
     if spec.type == "csv":
-        if not files and spec.folder is None:
-            raise Misconfigured(
-                f"the source {source.name} has no folder and no file is named",
-                place="--file",
-                remedy="Name the files, or give the source a `folder`.",
-            )
         folder = project / spec.folder if spec.folder and not files else None
         return CsvFiles(paths=files, folder=folder, encoding=spec.encoding, delimiter=spec.delimiter)
     if files:
