@@ -12,7 +12,6 @@ from mailmill.cli import imports
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns
 from mailmill.io.postgres import ingest as sources
 from mailmill.io.sources.manual import Typed
 from mailmill.pipelines.ingest import rejects, stage
@@ -38,7 +37,7 @@ def ingest(
     mill = installation()
     rows = _sources(mill, source, by_hand=bool(file or full or accept_columns or force))
     for row in rows:
-        if row.spec.type == "csv" and not (file or row.spec.folder or accept_columns or force):
+        if row.spec.type == "csv" and not (file or full or row.spec.folder or accept_columns or force):
             raise Misconfigured(
                 f"the source {row.name} has no folder and no file is named",
                 place="--file",
@@ -71,18 +70,6 @@ def _sources(mill: Installation, name: str | None, *, by_hand: bool) -> list[Sou
         names = ", ".join(row.name for row in found[:20])
         raise Misconfigured("these options are for one source", place="SOURCE", remedy=f"Name it. There are: {names}.")
     return found
-
-
-@contacts.command("publish")
-def publish(tenant: Annotated[str, typer.Argument(help="The tenant's slug.")], json: Json = False) -> None:
-    """Bring what segments and analysts see of the contacts up to date now, as Dagster does every hour."""
-    mill = installation()
-    with mill.database.transaction() as conn:
-        number = campaigns.tenant_id(conn, tenant)
-    done = stage.publish_contacts(number, mill.ingest, now=datetime.now(UTC))
-    answer = {"contacts": done.rows, "merged into others": done.merged, "largest person": done.largest_person,
-              "files written": done.files_written, "files kept": done.files_kept}  # fmt: skip
-    answer_json({name.replace(" ", "_"): n for name, n in answer.items()}) if json else answer_table([answer])
 
 
 @contacts.command("add")

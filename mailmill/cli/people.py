@@ -18,6 +18,7 @@ from mailmill.io.postgres import campaigns, consents, erasure, tags
 from mailmill.io.postgres import contacts as stored
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.configuration.specs import SLUG
+from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.read.answers import Tenant
 from mailmill.pipelines.target import windows
 
@@ -80,6 +81,18 @@ def consent(
             at=moment, by=person(),
         )  # fmt: skip
     answer_json({"tenant": one.slug, "status": status, "at": moment}) if json else print(f"{one.slug}: recorded")
+
+
+@contacts.command("publish")
+def publish(tenant: Annotated[str, typer.Argument(help="The tenant's slug.")], json: Json = False) -> None:
+    """Bring what segments and analysts see of the contacts up to date now, as Dagster does every hour."""
+    mill = installation()
+    with mill.database.transaction() as conn:
+        number = campaigns.tenant_id(conn, tenant)
+    done = stage.publish_contacts(number, mill.ingest, now=datetime.now(UTC))
+    answer = {"contacts": done.rows, "merged into others": done.merged, "largest person": done.largest_person,
+              "files written": done.files_written, "files kept": done.files_kept}  # fmt: skip
+    answer_json({name.replace(" ", "_"): n for name, n in answer.items()}) if json else answer_table([answer])
 
 
 @tag_app.command("list")
