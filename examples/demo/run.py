@@ -183,7 +183,7 @@ class Demo:
         for tenant, people in DESK.items():
             for address, name in people:
                 self.mailmill("contacts", "add", "--tenant", tenant, "--email", address, "--name", name)
-        self.mailmill("suppress", "harbor", "--file", "suppressed.txt", "--reason", "imported")
+        self.mailmill("suppress", "import", "suppressed.txt", "--tenant", "harbor")
 
     def run_job(self, job: str, thing: str, tag: str) -> dict[str, Any]:
         """Run a job in this process on the persistent instance; it is there to be seen in the UI afterwards."""

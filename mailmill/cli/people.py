@@ -1,4 +1,4 @@
-"""Verbs about contacts as people: their history and consent; tags."""
+"""Verbs about contacts as people: one added by hand, their history and consent; tags."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import AskedFor, key_of
-from mailmill.cli.ingest import contacts
 from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import campaigns, consents, erasure, tags
 from mailmill.io.postgres import contacts as stored
+from mailmill.io.postgres import ingest as sources
 from mailmill.io.postgres.audiences import PostgresContacts
+from mailmill.io.sources.manual import Typed
 from mailmill.pipelines.configuration.specs import SLUG
-from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest import rejects, stage
+from mailmill.pipelines.ingest.columns import ALIASES
+from mailmill.pipelines.ingest.ports import SourceRow
 from mailmill.pipelines.read.answers import Tenant
 from mailmill.pipelines.target import windows
 
+contacts = typer.Typer(no_args_is_help=True, help="Contacts by hand, and what became of them.")
+app.add_typer(contacts, name="contacts")
 tag_app = typer.Typer(no_args_is_help=True, help="Tags: what they mean, how many contacts have them.")
 app.add_typer(tag_app, name="tags")
 
@@ -32,6 +37,66 @@ def one_tenant(conn: psycopg.Connection, tenant: str | None) -> Tenant:
     if len(found) != 1:
         raise Misconfigured(f"there are {len(found)} tenants", place="--tenant", remedy="Name one of them.")
     return found[0]
+
+
+@contacts.command("add")
+def add(
+    tenant: Annotated[str, typer.Option(help="The tenant's slug.")],
+    email: Annotated[str, typer.Option()] = "",
+    phone: Annotated[str, typer.Option()] = "",
+    name: Annotated[str, typer.Option()] = "",
+    field: Annotated[list[str] | None, typer.Option("--field", help="name=value; once for each.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Once for each.")] = None,
+    source: Annotated[str | None, typer.Option(help="Which source of type manual, if there are several.")] = None,
+    json: Json = False,
+) -> None:
+    """Add a contact, or say something new about one, through the tenant's manual source."""
+    mill = installation()
+    row = {"email": email, "phone": phone, "name": name, "tags": ";".join(tag or ())} | _fields(field or [])
+    given = {key: value for key, value in row.items() if value}
+    if not given.keys() & {"email", "phone"}:
+        raise Misconfigured("a contact needs --email or --phone")
+    with mill.database.transaction() as conn:
+        found = sources.sources(conn, tenant=tenant, slug=source, kind="manual")
+    person = _only(found, tenant)
+    stage.receive(person, Typed(rows=[given], at=datetime.now(UTC)), mill.ingest)
+    validated = stage.validate(person, mill.ingest)
+    if validated.rejected:
+        reason = next(iter(validated.reasons))
+        raise Misconfigured(f"the contact was not taken in: {rejects.REASONS.get(reason, reason)}", place=reason)
+    counts = stage.load(person, mill.ingest, mill.ingest).counts
+    published = stage.publish_contacts(person.tenant_id, mill.ingest, now=datetime.now(UTC))
+    answer = {"source": person.name, "new": counts.new, "changed": counts.changed, "contacts": published.rows}
+    answer_json(answer) if json else answer_table([answer])
+
+
+def _fields(pairs: list[str]) -> dict[str, str]:
+    fields = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise Misconfigured(f"{pair!r} is not name=value", place="--field")
+        fields[name] = value
+    clash = sorted(fields.keys() & (ALIASES.keys() - {"language", "category", "country", "time_zone"}))
+    if clash:
+        raise Misconfigured(f"{', '.join(clash)} has an option of its own or cannot be set", place="--field")
+    return fields
+
+
+def _only(found: list[SourceRow], tenant: str) -> SourceRow:
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise Misconfigured(
+            f"the tenant {tenant!r} has no source of type manual",
+            place="--tenant",
+            remedy="Apply a YAML document with `kind: source` and `type: manual`.",
+        )
+    raise Misconfigured(
+        f"{tenant} has several manual sources: {', '.join(row.slug for row in found)}",
+        place="--source",
+        remedy="Name one of them.",
+    )
 
 
 @contacts.command("history")

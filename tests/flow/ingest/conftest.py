@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from mailmill.cli import ingest as ingest_verbs
+from mailmill.cli import people as people_verbs
 from mailmill.cli import rejects as rejects_verbs
 from mailmill.cli import sources as sources_verbs
 from mailmill.cli.app import app
@@ -129,7 +130,7 @@ def installed(mill: Mill, database: Database, tmp_path: Path, monkeypatch: pytes
     url = database.conninfo("owner")
     made = Installation(Settings(home=tmp_path / "home", project=mill.folder, database_url=SecretStr(url)))
     made.__dict__.update(database=database, any_database=database, lake=mill.lake)
-    for module in (ingest_verbs, rejects_verbs, sources_verbs):
+    for module in (ingest_verbs, people_verbs, rejects_verbs, sources_verbs):
         monkeypatch.setattr(module, "installation", lambda: made)
     for name in ("DAGSTER_HOME", "MAILMILL_DAGSTER_STORAGE", "DAGSTER_DISABLE_TELEMETRY"):
         monkeypatch.setenv(name, "")  # so that what a run sets is taken back
