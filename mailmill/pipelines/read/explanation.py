@@ -20,6 +20,8 @@ NOT_MAILED = {
     "no_email": "has no e-mail address",
     "invalid": "the address is not valid",
     "withdrawn": "every source of the contact has taken it back",
+    "removed": "a person took the contact out of this campaign",
+    "unpublished": "was added by a person and was not published yet",
     "not_in_audience": "not in the frozen audience; the segment has changed since, or the person is mailed, or was "
     "suppressed, under another of their addresses",
     **{reason: f"was suppressed before: {reason}" for reason in PRECEDENCE},
@@ -97,6 +99,7 @@ class CampaignFacts:
     started_at: datetime | None
     planned: int | None
     in_segment: bool | None = None
+    by_hand: bool | None = None  # a person added the contact (true) or took it out (false)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +186,9 @@ def _not_mailed(contact: Mapping[str, Any] | None, suppressions: Sequence[Suppre
     frozen = campaign.started_at or campaign.as_of
     if contact is not None and campaign.as_of is not None and contact["created_at"] > campaign.as_of:
         return "came_later"
-    if contact is None or campaign.in_segment is False:
+    if campaign.by_hand is False:
+        return "removed"
+    if contact is None or (campaign.in_segment is False and not campaign.by_hand):
         return "not_in_segment"
     if contact["email"] is None:
         return "no_email"

@@ -43,8 +43,10 @@ SELECT reason, CASE WHEN tenant_id IS NULL THEN 'all' WHEN scope_campaign_id IS 
  ORDER BY created_at;
 
 -- name: campaigns
-SELECT id, slug AS campaign, state::text, coalesce(spec ->> 'segment', '') AS segment, as_of, started_at, planned
-  FROM campaigns WHERE tenant_id = %(tenant_id)s ORDER BY id;
+SELECT c.id, c.slug AS campaign, c.state::text, coalesce(c.spec ->> 'segment', '') AS segment, c.as_of, c.started_at, c.planned,
+       r.added AS by_hand
+  FROM campaigns c LEFT JOIN campaign_recipients r ON r.campaign_id = c.id AND r.contact_id = %(contact_id)s
+ WHERE c.tenant_id = %(tenant_id)s ORDER BY c.id;
 
 -- name: messages
 SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, nullif(m.due_at, '-infinity') AS due_at, m.done_at, m.code, m.reason, m.reply,
