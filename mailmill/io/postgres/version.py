@@ -34,6 +34,11 @@ def refuse_other(current: str | None) -> None:
         raise Misconfigured(
             "the database has no schema of mailmill yet", remedy="Run `mailmill apply PATH`, or `mailmill migrate`."
         )
+    if current < known_versions()[0]:
+        raise Misconfigured(
+            f"the database was made by a mailmill before its first release (schema {current}), which nothing migrates",
+            remedy="Begin with another MAILMILL_HOME or an empty database; files and sources can be read in again.",
+        )
     if current in known_versions():
         raise Misconfigured(
             f"the database's schema is at {current}, this mailmill works with {wanted}",

@@ -193,7 +193,7 @@ def test_a_backup_of_a_newer_schema_is_refused(
     server: EmbeddedServer, lake: Lake, archive: Path, tmp_path: Path
 ) -> None:
     newer = tmp_path / "newer.tar"
-    rewrite(archive, newer, **{"about.json": lambda content: content.replace(b'"0001"', b'"9999"')})
+    rewrite(archive, newer, **{"about.json": lambda content: content.replace(b'"0002"', b'"9999"')})
     with another(server) as empty, pytest.raises(Misconfigured, match="newer than this mailmill"):
         put_back(empty, lake, newer)
 

@@ -353,6 +353,11 @@ def test_a_newer_schema_is_refused_and_an_older_one_named(database: Database) ->
         with pytest.raises(Misconfigured, match="9999 is newer than this mailmill"):
             look(database)
     with database.transaction() as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    for look in (schema.check, schema.migrate):
+        with pytest.raises(Misconfigured, match="before its first release"):
+            look(database)
+    with database.transaction() as connection:
         connection.execute("DELETE FROM alembic_version")
     with pytest.raises(Misconfigured, match="or `mailmill migrate`"):
         schema.check(database)
