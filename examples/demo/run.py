@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +192,11 @@ class Demo:
         return run_job(job, thing.replace("/", "|"), tags={tag: thing.replace("/", "|")} if tag else {})
 
     def send(self) -> None:
+        starts = datetime.now(UTC) + timedelta(seconds=10)  # a verb takes a second or two
         for campaign in CAMPAIGNS:
-            self.mailmill("campaign", "schedule", campaign, datetime.now(UTC).isoformat())
+            self.mailmill("campaign", "schedule", campaign, starts.isoformat())
+        time.sleep(max(0.0, (starts - datetime.now(UTC)).total_seconds()) + 0.5)
+        for campaign in CAMPAIGNS:
             self.run_job("campaign", campaign, "mailmill/campaign")
             account = self.mailmill("account", campaign, "--json")
             self.step(f"  {campaign}: {account['planned']:,} recipients, {account['by_state'].get('sent', 0):,} sent")
