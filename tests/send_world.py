@@ -26,7 +26,7 @@ HTML = (
 TEXT = "Hello {{ name }}\n{{ postal_address }}\n{{ unsubscribe_url }}\n"
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 15.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 40.0, what: str = "") -> Any:
     """Wait on a condition with a deadline."""
     deadline = time.monotonic() + timeout_s
     while True:

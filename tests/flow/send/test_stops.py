@@ -125,13 +125,14 @@ def test_P07_who_was_suppressed_since_the_planning_is_not_claimed(world: World, 
 
 
 def test_P10_F07_a_worker_that_lost_its_lease_writes_nothing(world: World, run: Run) -> None:
-    with Sink(by_address({"dot": "slow:1.5"})) as sink:
-        campaign = world.campaign(4, port=sink.port)
-        with thread(lambda: run(until_idle=False, max_s=3.0)) as result:
+    with Sink(by_address({"dot": "wait"})) as sink:
+        campaign = world.campaign(4, port=sink.port, transport={"final_dot_timeout_s": 60})
+        with thread(lambda: run(until_idle=False, max_s=3.0, grace_s=60.0)) as result:
             until(lambda: len(sink.taken) == 4)
             with world.database.transaction("owner") as conn:  # as if its lease had run out and a person had decided
                 for (token,) in conn.execute("SELECT token FROM leases").fetchall():
                     doubts.lose(conn, token)
+            sink.go()
             report = result().report
     assert report.counts["lost_leases"] == 4
     assert world.account(campaign) == {"in_doubt": 4}

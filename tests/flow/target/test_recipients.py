@@ -42,6 +42,8 @@ def test_P06_P07_who_is_added_is_mailed_and_who_is_removed_is_not(people: People
     assert (started["planned"], started["exclusions"]) == (2, {"manual": 1, "removed": 1})
     assert mailed(people) == [ANN, BOB]
     assert people.rows("SELECT reason, n FROM exclusions ORDER BY 1") == [("manual", 1), ("removed", 1)]
+    codes = {who: people.ask("explain", who)[0]["campaigns"][0]["code"] for who in (JOANN, CID)}
+    assert codes == {JOANN: "removed", CID: "manual"}
     with pytest.raises(Misconfigured, match="acme/spring is running, its recipients are frozen"):
         change(people, "remove", ANN)
 
