@@ -125,7 +125,8 @@ def test_P07_who_was_suppressed_since_the_planning_is_not_claimed(world: World, 
 
 
 def test_P10_F07_a_worker_that_lost_its_lease_writes_nothing(world: World, run: Run) -> None:
-    with Sink(by_address({"dot": "wait"})) as sink:
+    # without pipelining, so that each message is handed over by a connection of its own
+    with Sink(by_address({"dot": "wait"}), pipelining=False) as sink:
         campaign = world.campaign(4, port=sink.port, transport={"final_dot_timeout_s": 60})
         with thread(lambda: run(until_idle=False, max_s=3.0, grace_s=60.0)) as result:
             until(lambda: len(sink.taken) == 4)
