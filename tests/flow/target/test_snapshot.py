@@ -47,13 +47,16 @@ def edit(people: People) -> None:
 
 
 def test_F46_P06_a_running_campaign_is_sent_as_it_was_frozen_whatever_is_edited(people: People, run: Run) -> None:
-    with Sink(by_address({"dot": "slow:0.3"}), keep_bodies=True) as sink:
+    answers = {"dot": "wait"}  # nothing is taken before everything was edited, however long that takes
+    with Sink(by_address(answers), keep_bodies=True) as sink:
         begin(people, sink.port)
-        with thread(lambda: run(patience_s=20.0)) as result:
-            until(lambda: sink.taken, what="the first message")
+        with thread(lambda: run(patience_s=60.0)) as result:
+            until(lambda: sink.handed, what="the first message")
             edit(people)
-            before = len(sink.taken)
-            result()
+            before = len(sink.handed)
+            answers.clear()
+            sink.go()
+            result(timeout_s=90.0)
         assert before < NUMBER, "the edit came while it was sent"
         assert sink.copies == Counter(f"p{n}@people.example" for n in range(NUMBER))
         for one in sink.taken:
