@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from mailmill.errors import MailmillError
+from mailmill.errors import MailmillError, TransportUnavailable
 from mailmill.pipelines.send.answers import RUN_THAT_HOLDS, Answer, Decision, decide
 from mailmill.pipelines.send.batches import Item, Running
 from mailmill.pipelines.send.exchange import Envelope
@@ -57,6 +57,7 @@ class Route:
         self._retry_at = 0.0
         self._failures = 0
         self._faults = 0
+        self._goodbyes = 0  # 421 with no message taken between
         self._opened = 0
         self._held_known_at = 0.0
         self.wanted = True  # a running campaign goes this way
@@ -170,6 +171,10 @@ class Route:
                 self._hold(f"{self._faults} refusals in a row, the last {decision.reason}: {answer.reply}")
         elif answer.code:
             self._faults = 0
+        if answer.code == 421:
+            self._said_goodbye(answer)
+        elif decision.state == "sent":
+            self._goodbyes = 0
 
     def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
         item = _item(envelope)
@@ -236,6 +241,14 @@ class Route:
         self.failing_since = self.failing_since or now
         self._retry_at = now + min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** min(self._failures, 10))
         self._failures += 1
+
+    def _said_goodbye(self, answer: Answer) -> None:
+        """One 421 ends a connection that was used enough; from each connection they ask us to come more slowly."""
+        self._goodbyes += 1
+        over = self._goodbyes - self.most_links
+        if over > 0:
+            self._failed(TransportUnavailable(f"the relay says goodbye to every connection: 421 {answer.reply}"))
+            self._retry_at = self._house.now() + min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** min(over, 10))
 
     def put_away(self, now: float, *, everything: bool = False) -> None:
         """Give back what waits and may not start: campaign stopped, lease or limit run out, route held or away."""

@@ -107,6 +107,20 @@ def test_F09_a_4xx_at_any_stage_is_tried_again(world: World, run: Run, trusted: 
         mended(world, run, found)
 
 
+def test_F09_a_relay_that_says_goodbye_to_every_connection_is_asked_more_slowly(world: World, run: Run) -> None:
+    answers = {"mail": "421 4.7.0 too many connections"}
+    with Sink(by_address(answers)) as sink:
+        campaign = world.campaign(200, port=sink.port, transport={"connections": 2})
+        report = run(until_idle=False, max_s=3.0).report
+        assert 3 <= sink.connections <= 8 and "421" in str(report.problems)
+        rows = world.rows(campaign).values()
+        assert sum(attempt for _, _, attempt in rows) <= 8  # nearly nobody's attempt was used
+        answers.clear()
+        world.due_now()
+        run()
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 200}
+
+
 ABOUT_US = {
     "banner": Case({"banner": "554 5.7.1 go away"}),
     "ehlo": Case({"ehlo": "550 5.7.1 no"}),
