@@ -21,9 +21,9 @@ if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb 
     from mailmill.io.forgetting import Forgetter
     from mailmill.io.lake import Lake
     from mailmill.io.postgres import keys
+    from mailmill.io.postgres.accounts import Account
     from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
     from mailmill.io.postgres.ingest_store import IngestStore
-    from mailmill.io.postgres.ledger import Account
     from mailmill.io.warehouse import Publication, Warehouse
     from mailmill.pipelines.ingest.ports import Feed, SourceRow
     from mailmill.pipelines.target.planning import Planned
@@ -241,10 +241,10 @@ class Installation:
 
     def account(self, campaign_id: int) -> Account:
         """A campaign's ledger by state."""
-        from mailmill.io.postgres import ledger
+        from mailmill.io.postgres import accounts
 
         with self.database.transaction() as conn:
-            return ledger.account(conn, campaign_id)
+            return accounts.account(conn, campaign_id)
 
     def secret(self, reference: str) -> str:
         """The value behind a reference of the YAML files: `env:NAME`, or `file:path` (relative: in the project folder).

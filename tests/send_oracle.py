@@ -8,7 +8,7 @@ from pathlib import Path
 
 from send_world import Sink, World
 
-from mailmill.io.postgres.ledger import TERMINAL
+from mailmill.pipelines.send.progress import TERMINAL
 
 EVENT_OF = {"sent": "accepted", "failed": "failed"}
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import psycopg
 
-from mailmill.io.postgres import keys, ledger
+from mailmill.io.postgres import accounts, keys
 from mailmill.io.postgres.database import Database
 
 HTML = (
@@ -365,7 +365,7 @@ class World:
 
     def account(self, campaign_id: int) -> dict[str, int]:
         with self.database.transaction() as conn:
-            found = ledger.account(conn, campaign_id)
+            found = accounts.account(conn, campaign_id)
         assert found.unaccounted == 0
         return found.by_state
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mailmill.composition import Installation
-from mailmill.io.postgres import ledger
+from mailmill.io.postgres import accounts
+from mailmill.pipelines.send.progress import TERMINAL
 from mailmill.pipelines.send.tokens import verify
 
 # How many times a relay may have taken a message in each terminal state. In doubt means that nobody knows; none more.
@@ -76,7 +77,7 @@ def compare(messages: pl.DataFrame, relay: pl.DataFrame) -> pl.DataFrame:
     )
     reason = (
         pl.when(pl.col("state").is_null()).then(pl.lit("the relay has a message that the ledger does not know"))
-        .when(~pl.col("state").is_in(ledger.TERMINAL)).then(pl.lit("not in a terminal state"))
+        .when(~pl.col("state").is_in(TERMINAL)).then(pl.lit("not in a terminal state"))
         .when(pl.col("copies") < low).then(pl.lit("called sent, but the relay did not take it"))
         .when(pl.col("copies") > high).then(pl.lit("the relay took it more often than the ledger says"))
         .when(wrong_recipient).then(pl.lit("it went to somebody else"))
@@ -100,8 +101,8 @@ def report(folder: Path, campaigns: Sequence[str], *, seconds: float) -> dict[st
     known = 0
     for name in campaigns:
         with mill.database.transaction() as conn:
-            campaign = ledger.campaign(conn, name)
-            account = ledger.account(conn, campaign.id)
+            campaign = accounts.campaign(conn, name)
+            account = accounts.account(conn, campaign.id)
         messages = _messages(mill, campaign.id)
         mine = relay.join(messages, on="message", how="semi")
         known += mine.height

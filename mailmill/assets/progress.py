@@ -11,7 +11,7 @@ import dagster as dg
 from mailmill.assets import reports
 from mailmill.assets.resources import Mill
 from mailmill.errors import MailmillError
-from mailmill.io.postgres import ledger
+from mailmill.io.postgres import accounts
 from mailmill.pipelines.send.progress import Progress, spell
 
 EVERY_S = 10.0  # an event a look stays in Dagster's storage for ever
@@ -53,7 +53,7 @@ def _follow(context: dg.AssetExecutionContext, mill: Mill, campaign_id: int, ove
 
 def look(mill: Mill, campaign_id: int) -> Progress:
     with mill.database.transaction() as conn:
-        return ledger.progress(conn, campaign_id)
+        return accounts.progress(conn, campaign_id)
 
 
 def metadata(found: Progress) -> dict[str, dg.MetadataValue[Any]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mailmill.io.lake import Lake
+from mailmill.io.postgres.accounts import Account
 from mailmill.io.postgres.database import Database
-from mailmill.io.postgres.ledger import Account
 from mailmill.io.warehouse import Publication
 from mailmill.pipelines.ingest.domains import Resolver
 from mailmill.pipelines.ingest.ports import BatchStore, ContactStore, Feed, RawStore, SourceRow

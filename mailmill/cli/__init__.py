@@ -20,7 +20,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "check": "check", "revalidate": "check",
     "segment": "campaigns", "campaign": "lifecycle", "preview": "campaigns",
     "transport": "transports", "preflight": "transports",
-    "send": "send", "account": "send", "doubts": "send", "workers": "send", "why": "send", "release": "send",
+    "send": "send", "account": "ledger", "doubts": "ledger", "workers": "ledger", "why": "ledger", "release": "ledger",
     "listen": "listen", "dead-letters": "listen",
     "ingress": "ingress", "sandbox": "sandbox",
     "stats": "stats", "explain": "explain", "api": "api", "key": "api", "warehouse": "api",

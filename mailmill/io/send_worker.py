@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
-import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
-from mailmill.io.journal import FolderJournal, boot_id, folder_of, folders
-from mailmill.io.postgres import doubts, keys, ledger
+from mailmill.io.postgres import keys, ledger
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.doubts import Replayed
 from mailmill.io.postgres.ledger_ports import PostgresFollower, PostgresLedger, SenderSession
+from mailmill.io.recovery import Rescue, journal_of, recover
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.calls import LONGEST_TROUBLE, Report
@@ -32,10 +28,6 @@ from mailmill.pipelines.send.loop import Sender, Terms
 from mailmill.pipelines.send.messages import Composer, DkimKey, SigningKeys
 from mailmill.pipelines.send.ports import CampaignFacts, RouteFacts
 from mailmill.pipelines.send.tokens import Key
-
-RESCUE_EVERY_S = 10.0
-_NAME_WAIT_S = 20.0  # a killed predecessor's session and flock may last for a moment
-_MOST_WORKERS = 64  # of one machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +62,13 @@ def run_worker(
             runs here, so tune its garbage collection.
     Raises: Misconfigured (no keys, a name in use, a journal that cannot be written), StoreUnavailable at the start.
     """
-    name, journal = _folder(journal_root, worker)
+    name, journal = journal_of(journal_root, worker)
     session = SenderSession(database, owns=name)
     follow = SenderSession(database)
     try:
-        replayed = _start(session, journal, name, journal_root)
+        replayed = recover(session, journal, name, journal_root)
         signing = _signing_keys(session)
-        rescue = _Rescue(session, journal_root, name)
+        rescue = Rescue(session, journal_root, name)
         sender = Sender(
             Terms(
                 worker=name, lease_s=lease_s, margin_s=lease_s / 6 if margin_s is None else margin_s, grace_s=grace_s,
@@ -119,98 +111,6 @@ def _run(sender: Sender, *, own_process: bool) -> Report:
     except ImportError:  # not on every platform
         return asyncio.run(main())
     return uvloop.run(main())
-
-
-# ------------------------------------------------------------ name and journal
-
-
-def _folder(root: Path, worker: str | None) -> tuple[str, FolderJournal]:
-    """The worker's journal, held. Without a name: the first of this machine that is free."""
-    if worker is not None:
-        journal = folder_of(root, worker)
-        deadline = time.monotonic() + _NAME_WAIT_S
-        while not journal.acquire():
-            if time.monotonic() > deadline:
-                raise Misconfigured(
-                    f"a worker {worker!r} runs on this machine already", remedy="Give this one another name."
-                )
-            time.sleep(0.1)
-        return worker, journal
-    host = "".join(c if c.isalnum() and c.isascii() else "-" for c in socket.gethostname()).strip("-") or "worker"
-    for number in range(1, _MOST_WORKERS + 1):
-        name = host[:50] if number == 1 else f"{host[:50]}-{number}"
-        journal = folder_of(root, name)
-        if journal.acquire():
-            return name, journal
-    raise Misconfigured(f"{_MOST_WORKERS} workers run on this machine already")
-
-
-def _start(session: SenderSession, journal: FolderJournal, name: str, root: Path) -> Replayed:
-    """Own the name, settle what was left behind, be known."""
-    deadline = time.monotonic() + _NAME_WAIT_S
-    while True:
-        try:
-            with session.use() as conn:
-                at = ledger.look(conn, everything=False).at
-            break
-        except StoreUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-    replayed = _replay(session, journal, at)
-    with session.use() as conn:
-        for token in doubts.orphaned(conn, name, []):
-            replayed += Replayed(in_doubt=doubts.lose(conn, token))
-        conn.execute(ledger.SQL["forget_ended"])
-        conn.execute(
-            ledger.SQL["register"],
-            {"worker": name, "host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid()},
-        )
-    rescue = _Rescue(session, root, name)
-    rescue()
-    return replayed + rescue.found
-
-
-def _replay(session: SenderSession, journal: FolderJournal, at: datetime) -> Replayed:
-    found = Replayed()
-    for left in journal.left():
-        with session.use() as conn:
-            found += doubts.replay(conn, left, at=at)
-        left.path.unlink(missing_ok=True)
-    return found
-
-
-class _Rescue:
-    """Now and then, replay the journals of workers of this machine that died and did not come back."""
-
-    def __init__(self, session: SenderSession, root: Path, me: str) -> None:
-        self._session, self._root, self._me = session, root, me
-        self._next = 0.0
-        self.found = Replayed()
-
-    def __call__(self) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + RESCUE_EVERY_S
-        for name in folders(self._root):
-            if name != self._me:
-                with suppress(Misconfigured):  # not a worker's folder
-                    self._one(name, folder_of(self._root, name))
-
-    def _one(self, name: str, journal: FolderJournal) -> None:
-        if not any(journal.folder.glob("*.j")) or not journal.acquire():
-            return
-        try:
-            with self._session.use() as conn:
-                owned = doubts.own_name(conn, name)
-                at = ledger.look(conn, everything=False).at
-            if owned:
-                self.found += _replay(self._session, journal, at)
-                with self._session.use() as conn:
-                    doubts.disown_name(conn, name)
-        finally:
-            journal.close()
 
 
 def _say_goodbye(session: SenderSession, name: str, trouble: str | None) -> None:

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import ledger
+from mailmill.io.postgres import accounts
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
@@ -64,7 +64,7 @@ def overview(conn: psycopg.Connection, tenant: str | None = None) -> list[dict[s
         rows = cursor.execute(SQL["overview"], {"tenant": tenant}).fetchall()
     for row in rows:
         under_way = row.pop("under_way")
-        found = ledger.progress(conn, under_way) if under_way is not None else None
+        found = accounts.progress(conn, under_way) if under_way is not None else None
         row |= {"done": None, "rate": None, "ends_about": None}
         if found is not None:
             row |= {"done": found.done, "rate": found.rate, "ends_about": found.ends_about}

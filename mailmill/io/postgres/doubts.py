@@ -15,7 +15,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.journal import Left
 from mailmill.io.postgres.ledger import SQL, end_lease, record
 from mailmill.pipelines.send.answers import Answer
-from mailmill.pipelines.send.ports import Outcome
+from mailmill.pipelines.send.orders import Outcome
 
 RESEND_AFTER_S = 300
 

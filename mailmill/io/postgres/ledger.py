@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -15,8 +13,8 @@ import psycopg
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
-from mailmill.pipelines.send.ports import LINE, CampaignFacts, Claimed, Look, Order, RouteFacts
-from mailmill.pipelines.send.progress import TERMINAL, Progress
+from mailmill.pipelines.send.orders import LINE, Claimed, Order
+from mailmill.pipelines.send.ports import CampaignFacts, Look, RouteFacts
 
 SQL = statements("ledger")
 PERIODS = ("minute", "day")
@@ -25,9 +23,6 @@ PERIODS = ("minute", "day")
 def session(conn: psycopg.Connection) -> None:
     """Settings of a sender's session."""
     conn.execute(SQL["session"])
-
-
-# ------------------------------------------------------------ what a running worker does
 
 
 def look(conn: psycopg.Connection, *, everything: bool) -> Look:
@@ -185,92 +180,6 @@ def finish(conn: psycopg.Connection, by: str) -> list[str]:
 def next_due_s(conn: psycopg.Connection, campaign_ids: Sequence[int]) -> float | None:
     found = _row(conn.execute(SQL["next_due"], {"campaign_ids": list(campaign_ids)}))[0]
     return None if found is None else float(found)
-
-
-# ------------------------------------------------------------ what people ask
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """The ledger of one campaign. It adds up when `unaccounted` is zero."""
-
-    campaign: str
-    state: str
-    planned: int
-    by_state: dict[str, int]
-    unaccounted: int
-    started_at: datetime | None
-    finished_at: datetime | None
-    held: str | None  # why its transport is held
-
-    @property
-    def open(self) -> int:
-        """Not yet in a terminal state."""
-        return sum(n for state, n in self.by_state.items() if state not in TERMINAL)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Campaign:
-    id: int
-    tenant_id: int
-    name: str
-    state: str
-    planned: int
-    scheduled_at: datetime | None
-    started_at: datetime | None
-    finished_at: datetime | None
-    held: str | None
-
-
-def campaign(conn: psycopg.Connection, name: str) -> Campaign:
-    """The campaign `tenant/slug`.
-
-    Raises: Misconfigured when there is none of this name.
-    """
-    tenant, slash, slug = name.partition("/")
-    row = conn.execute(SQL["campaign"], {"tenant": tenant, "slug": slug, "campaign_id": None}).fetchone()
-    if row is None or not slash:
-        raise Misconfigured(
-            f"there is no campaign {name!r}", remedy="Name it as tenant/campaign; `mailmill apply` makes it."
-        )
-    return Campaign(**dict(zip(Campaign.__slots__, row, strict=True)))
-
-
-def account(conn: psycopg.Connection, campaign_id: int) -> Account:
-    """Raises: Misconfigured when there is no such campaign."""
-    row = conn.execute(SQL["campaign"], {"tenant": None, "slug": None, "campaign_id": campaign_id}).fetchone()
-    if row is None:
-        raise Misconfigured(f"there is no campaign {campaign_id}")
-    known = Campaign(**dict(zip(Campaign.__slots__, row, strict=True)))
-    by_state = {state: int(n) for state, n in conn.execute(SQL["account"], {"campaign_id": campaign_id})}
-    return Account(
-        campaign=known.name,
-        state=known.state,
-        planned=known.planned,
-        by_state=by_state,
-        unaccounted=known.planned - sum(by_state.values()),
-        started_at=known.started_at,
-        finished_at=known.finished_at,
-        held=known.held,
-    )
-
-
-def progress(conn: psycopg.Connection, campaign_id: int) -> Progress:
-    """How far a campaign is."""
-    state, planned, now, by_state, recent, since = _row(conn.execute(SQL["progress"], {"campaign_id": campaign_id}))
-    return Progress(
-        state=state, planned=planned, by_state=by_state, recent=recent, now=now, since=since
-    )  # fmt: skip
-
-
-def reasons(conn: psycopg.Connection, campaign_id: int) -> list[tuple[str, str, int]]:
-    """(state, reason, n) of what was not simply sent, the most frequent first."""
-    return conn.execute(SQL["reasons"], {"campaign_id": campaign_id}).fetchall()
-
-
-def troubles(conn: psycopg.Connection, campaign_id: int) -> list[tuple[str, datetime | None, str]]:
-    """(worker, when it ended, what it said) of workers that could not send by this campaign's transport."""
-    return conn.execute(SQL["troubles"], {"campaign_id": campaign_id}).fetchall()
 
 
 def _row(cursor: psycopg.Cursor[Any]) -> Any:

@@ -13,7 +13,8 @@ from psycopg.types.json import Jsonb
 from mailmill.errors import StoreUnavailable
 from mailmill.io.postgres import campaigns, doubts, ledger
 from mailmill.io.postgres.database import Database, driver_errors
-from mailmill.pipelines.send.ports import Claimed, Look, Order
+from mailmill.pipelines.send.orders import Claimed, Order
+from mailmill.pipelines.send.ports import Look
 
 T = TypeVar("T")
 

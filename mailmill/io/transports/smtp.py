@@ -21,7 +21,7 @@ from python_socks.async_.asyncio import Proxy
 from mailmill.errors import Misconfigured, TransportUnavailable
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.io.transports.smtp_link import SmtpLink
-from mailmill.pipelines.send.exchange import Offers
+from mailmill.pipelines.send.envelopes import Offers
 from mailmill.pipelines.send.ports import Desk, RouteRefused
 
 Tell = Callable[[str, str], None]  # (step, what was found), for `mailmill transport test`

@@ -13,7 +13,7 @@ from mailmill.errors import MailmillError, TransportUnavailable
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.answers import Answer
-from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Outgoing
 from mailmill.pipelines.send.ports import Link, RouteRefused
 

@@ -14,7 +14,8 @@ from typing import Any
 from mailmill.pipelines.configuration.specs import WindowSpec
 from mailmill.pipelines.send.answers import SANDBOX_PATIENCE, Answer, Decision, Patience, masked
 from mailmill.pipelines.send.messages import Composer, Outgoing, Unrenderable
-from mailmill.pipelines.send.ports import FIELD, LINE, BatchJournal, CampaignFacts, Order, Outcome
+from mailmill.pipelines.send.orders import FIELD, LINE, Order, Outcome
+from mailmill.pipelines.send.ports import BatchJournal, CampaignFacts
 from mailmill.pipelines.target.windows import opening
 
 logger = logging.getLogger(__name__)

@@ -21,16 +21,15 @@ from mailmill.pipelines.send.calls import Calls, Report
 from mailmill.pipelines.send.following import Following
 from mailmill.pipelines.send.gauges import Gauges, Pace, gauges
 from mailmill.pipelines.send.messages import Composer
+from mailmill.pipelines.send.orders import Claimed, Order
 from mailmill.pipelines.send.ports import (
     BatchJournal,
     CampaignFacts,
-    Claimed,
     Claims,
     Follower,
     Idleness,
     Journal,
     JournalFailed,
-    Order,
     Relay,
     Results,
     RouteFacts,

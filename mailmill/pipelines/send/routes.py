@@ -10,7 +10,7 @@ from typing import Protocol
 from mailmill.errors import MailmillError, TransportUnavailable
 from mailmill.pipelines.send.answers import RUN_THAT_HOLDS, Answer, Decision, decide
 from mailmill.pipelines.send.batches import Item, Running
-from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Outgoing, Unrenderable
 from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts, RouteRefused
 from mailmill.pipelines.send.stock import Stock

@@ -14,7 +14,7 @@ from send_world import Sink
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.answers import Answer
-from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Composer, Outgoing, SigningKeys
 from mailmill.pipelines.send.ports import Link
 from mailmill.pipelines.send.tokens import Key

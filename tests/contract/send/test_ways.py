@@ -14,7 +14,7 @@ from mailmill.errors import Misconfigured, TransportUnavailable
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.answers import Answer
-from mailmill.pipelines.send.exchange import Envelope
+from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.ports import Link, RouteRefused
 
 BODY = b"Message-ID: <1@x>\r\n\r\nhello\r\n"

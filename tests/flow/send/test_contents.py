@@ -6,7 +6,7 @@ from send_fixtures import Run
 from send_oracle import judge
 from send_world import TEXT, Sink, World
 
-from mailmill.io.postgres import ledger
+from mailmill.io.postgres import accounts
 from mailmill.pipelines.send.routes import RUN_THAT_PAUSES
 
 
@@ -22,7 +22,7 @@ def test_F42_what_cannot_be_made_for_one_recipient_ends_that_one_and_is_shown(wo
         states = judge(world, campaign, sink, doubts=0)
     assert states == {"sent": 2, "invalid": 1}
     with world.database.transaction() as conn:
-        assert ledger.reasons(conn, campaign) == [("invalid", "render_error", 1)]
+        assert accounts.reasons(conn, campaign) == [("invalid", "render_error", 1)]
     bodies = {one.recipient: one.body.decode() for one in sink.taken}
     assert "&lt;b&gt;" in bodies["a@x.org"] and "{{ 98765 * 43211 }}" in bodies["c@x.org"]
     assert "4267734415" not in bodies["c@x.org"]

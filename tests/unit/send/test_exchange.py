@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailmill.pipelines.send.exchange import Answered, Broken, Envelope, Event, Exchange, Idle, Offers, Ready
+from mailmill.pipelines.send.envelopes import Envelope, Offers
+from mailmill.pipelines.send.exchange import Answered, Broken, Event, Exchange, Idle, Ready
 
 BODY = b"Subject: x\r\n\r\nbody\r\n"
 

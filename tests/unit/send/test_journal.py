@@ -11,7 +11,8 @@ from mailmill.errors import Misconfigured
 from mailmill.io import journal
 from mailmill.io.journal import FolderJournal, Left, folder_of
 from mailmill.pipelines.send.answers import Answer
-from mailmill.pipelines.send.ports import JournalFailed, Outcome
+from mailmill.pipelines.send.orders import Outcome
+from mailmill.pipelines.send.ports import JournalFailed
 
 LINE = Outcome(id=5, state="sent", reason="accepted", answer=Answer("dot", 250, "2.0.0 ok", 3), at_ms=1).line(
     "2.0.0 ok"

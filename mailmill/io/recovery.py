@@ -1,0 +1,109 @@
+"""What a worker does before it sends: takes a name and its journal, and settles what earlier workers left behind."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.io.journal import FolderJournal, boot_id, folder_of, folders
+from mailmill.io.postgres import doubts, ledger
+from mailmill.io.postgres.doubts import Replayed
+from mailmill.io.postgres.ledger_ports import SenderSession
+
+RESCUE_EVERY_S = 10.0
+_NAME_WAIT_S = 20.0  # a killed predecessor's session and flock may last for a moment
+_MOST_WORKERS = 64  # of one machine
+
+
+def journal_of(root: Path, worker: str | None) -> tuple[str, FolderJournal]:
+    """The worker's journal, held. Without a name: the first of this machine that is free."""
+    if worker is not None:
+        journal = folder_of(root, worker)
+        deadline = time.monotonic() + _NAME_WAIT_S
+        while not journal.acquire():
+            if time.monotonic() > deadline:
+                raise Misconfigured(
+                    f"a worker {worker!r} runs on this machine already", remedy="Give this one another name."
+                )
+            time.sleep(0.1)
+        return worker, journal
+    host = "".join(c if c.isalnum() and c.isascii() else "-" for c in socket.gethostname()).strip("-") or "worker"
+    for number in range(1, _MOST_WORKERS + 1):
+        name = host[:50] if number == 1 else f"{host[:50]}-{number}"
+        journal = folder_of(root, name)
+        if journal.acquire():
+            return name, journal
+    raise Misconfigured(f"{_MOST_WORKERS} workers run on this machine already")
+
+
+def recover(session: SenderSession, journal: FolderJournal, name: str, root: Path) -> Replayed:
+    """Own the name, settle what was left behind, be known."""
+    deadline = time.monotonic() + _NAME_WAIT_S
+    while True:
+        try:
+            with session.use() as conn:
+                at = ledger.look(conn, everything=False).at
+            break
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    replayed = _replay(session, journal, at)
+    with session.use() as conn:
+        for token in doubts.orphaned(conn, name, []):
+            replayed += Replayed(in_doubt=doubts.lose(conn, token))
+        conn.execute(ledger.SQL["forget_ended"])
+        conn.execute(
+            ledger.SQL["register"],
+            {"worker": name, "host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid()},
+        )
+    rescue = Rescue(session, root, name)
+    rescue()
+    return replayed + rescue.found
+
+
+def _replay(session: SenderSession, journal: FolderJournal, at: datetime) -> Replayed:
+    found = Replayed()
+    for left in journal.left():
+        with session.use() as conn:
+            found += doubts.replay(conn, left, at=at)
+        left.path.unlink(missing_ok=True)
+    return found
+
+
+class Rescue:
+    """Now and then, replay the journals of workers of this machine that died and did not come back."""
+
+    def __init__(self, session: SenderSession, root: Path, me: str) -> None:
+        self._session, self._root, self._me = session, root, me
+        self._next = 0.0
+        self.found = Replayed()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + RESCUE_EVERY_S
+        for name in folders(self._root):
+            if name != self._me:
+                with suppress(Misconfigured):  # not a worker's folder
+                    self._one(name, folder_of(self._root, name))
+
+    def _one(self, name: str, journal: FolderJournal) -> None:
+        if not any(journal.folder.glob("*.j")) or not journal.acquire():
+            return
+        try:
+            with self._session.use() as conn:
+                owned = doubts.own_name(conn, name)
+                at = ledger.look(conn, everything=False).at
+            if owned:
+                self.found += _replay(self._session, journal, at)
+                with self._session.use() as conn:
+                    doubts.disown_name(conn, name)
+        finally:
+            journal.close()

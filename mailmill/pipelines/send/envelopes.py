@@ -1,0 +1,61 @@
+"""One message's SMTP envelope, and what a relay's EHLO offered for it.
+
+Source: RFC 1870 (SIZE), RFC 6531 (SMTPUTF8), RFC 3461 (DSN).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_DATA = b"DATA\r\n"
+
+
+@dataclass(slots=True, eq=False)
+class Envelope:
+    """One message on its way: who gets the bounce, who gets the message, and whatever the driver knows it by."""
+
+    return_path: bytes
+    recipient: bytes
+    tag: object
+    size: int = 0  # octets of the content; 0: not known
+    utf8: bool = False  # an address or a header is beyond ASCII
+    begun: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a relay's EHLO offered, as far as it is used. The content is 7-bit, so 8BITMIME is never needed."""
+
+    pipelining: bool = False
+    size: bool = False
+    most_bytes: int = 0  # 0: not said
+    smtputf8: bool = False
+    dsn: bool = False
+
+    def unfit(self, envelope: Envelope) -> tuple[str, str] | None:
+        """Why this relay cannot take a message, as the ledger's reason and in words."""
+        if envelope.utf8 and not self.smtputf8:
+            return "unsupported_address", "the relay does not offer SMTPUTF8, which this address needs"
+        if self.most_bytes and envelope.size > self.most_bytes:
+            return "message_too_big", f"the message has {envelope.size:,} bytes, the relay takes {self.most_bytes:,}"
+        return None
+
+    def commands(self, envelope: Envelope) -> tuple[bytes, bytes, bytes]:
+        """MAIL, RCPT and DATA. Source: RFC 1870 (SIZE), RFC 6531 (SMTPUTF8), RFC 3461 (DSN)."""
+        options = b""
+        if self.size and envelope.size:
+            options += b" SIZE=%d" % envelope.size
+        if envelope.utf8:
+            options += b" SMTPUTF8"
+        if not self.dsn:
+            return (
+                b"MAIL FROM:<%b>%b\r\n" % (envelope.return_path, options),
+                b"RCPT TO:<%b>\r\n" % envelope.recipient,
+                _DATA,
+            )
+        known_as = envelope.return_path.partition(b"@")[0]
+        return (
+            b"MAIL FROM:<%b>%b RET=HDRS ENVID=%b\r\n" % (envelope.return_path, options, known_as.replace(b"+", b"+2B")),
+            b"RCPT TO:<%b> NOTIFY=FAILURE,DELAY\r\n" % envelope.recipient,
+            _DATA,
+        )

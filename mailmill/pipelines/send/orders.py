@@ -1,0 +1,65 @@
+"""What crosses between the send loop and the ledger: what to claim, what was claimed, what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mailmill.pipelines.send.answers import Answer, State
+
+FIELD, LINE = b"\x1f", b"\x1e"  # between the columns and the rows of what crosses to and from the ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to claim. Caps of None are no limits."""
+
+    token: int
+    worker: str
+    campaign_id: int
+    tenant_id: int
+    transport_id: int
+    limit: int
+    lease_s: float
+    give_up_after_s: int
+    per_minute: int | None = None
+    per_day: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """Rows under a lease: id, contact, attempt, variant, address, value …, FIELD between them, LINE between rows.
+
+    `settled` rows were suppressed or expired instead. `budget_s`: how long what was reserved of a limit holds;
+    `retry_s`: the limit has nothing left until then.
+    """
+
+    rows: bytes
+    leased: int
+    settled: int
+    budget_s: float | None = None
+    retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one message in this attempt; a stage of '' means there was no attempt."""
+
+    id: int
+    state: State
+    reason: str
+    retry_s: int = 0
+    answer: Answer | None = None
+    at_ms: int = 0
+    connection: str = ""
+
+    def line(self, reply: str = "") -> bytes:
+        """As the journal and the ledger take it. In: reply masked, without control characters."""
+        answer = self.answer or _NO_ATTEMPT
+        stage = answer.stage if self.answer else ""
+        return (
+            f"{self.id}\x1f{self.state}\x1f{self.reason}\x1f{self.retry_s}\x1f{stage}\x1f{answer.code}\x1f"
+            f"{answer.enhanced or ''}\x1f{answer.latency_ms}\x1f{self.at_ms}\x1f{self.connection}\x1f{reply}"
+        ).encode("utf-8", "replace")
+
+
+_NO_ATTEMPT = Answer("mail", 0, "")
