@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb 
     from mailmill.io.postgres.ingest_store import IngestStore
     from mailmill.io.warehouse import Publication, Warehouse
     from mailmill.pipelines.ingest.ports import Feed, SourceRow
+    from mailmill.pipelines.target.identities import Preflight
     from mailmill.pipelines.target.planning import Planned
-    from mailmill.pipelines.target.preflight import Preflight
 
 DATA_VERSION = "1"  # of the data folder's layout
 MAX_SECRET_BYTES = 64 * 2**10
@@ -156,7 +156,7 @@ class Installation:
     def preflight(self) -> Preflight:
         """What looks up whether an identity may send in bulk."""
         from mailmill.pipelines.send import dkim
-        from mailmill.pipelines.target.preflight import Preflight
+        from mailmill.pipelines.target.identities import Preflight
 
         def record(reference: str) -> str:
             return dkim.record(dkim.load(self.secret(reference), place=reference))

@@ -34,32 +34,32 @@ def published(mill: Installation, name: str) -> list[Published]:
     if found is None:
         raise Misconfigured(f"there is no identity {name!r}", remedy="Name it as tenant/identity, and apply it first.")
     spec = IdentitySpec.model_validate(dict(found.spec))
-    if not spec.dkim:
+    if not any(one.key for one in spec.dkim):
         domain = spec.from_address.rpartition("@")[2]
         raise Misconfigured(
             f"the identity {name} names no DKIM key", place="dkim",
             remedy=f"Write `dkim: [{{selector: mm1, domain: {domain}, key: 'file:secrets/{slug}.pem'}}]`, apply it.",
         )  # fmt: skip
-    return [_record(mill, one) for one in spec.dkim]
+    return [_record(mill, one, one.key) for one in spec.dkim if one.key is not None]
 
 
-def _record(mill: Installation, spec: DkimSpec) -> Published:
-    made = _make(mill, spec)
-    key = dkim.load(mill.secret(spec.key), place=spec.key)
+def _record(mill: Installation, spec: DkimSpec, reference: str) -> Published:
+    made = _make(mill, spec, reference)
+    key = dkim.load(mill.secret(reference), place=reference)
     if dkim.algorithm_of(key) != spec.algorithm:
-        raise Misconfigured(f"is a key for {dkim.algorithm_of(key)}, not {spec.algorithm}", place=spec.key)
+        raise Misconfigured(f"is a key for {dkim.algorithm_of(key)}, not {spec.algorithm}", place=reference)
     name = f"{spec.selector}._domainkey.{spec.domain}"
-    return Published(name=name, value=dkim.record(key), key=spec.key, made=made)
+    return Published(name=name, value=dkim.record(key), key=reference, made=made)
 
 
-def _make(mill: Installation, spec: DkimSpec) -> bool:
+def _make(mill: Installation, spec: DkimSpec, reference: str) -> bool:
     """Write a new key where there is no file yet, for its owner's eyes only. Out: whether it was."""
-    scheme, _, file = spec.key.partition(":")
+    scheme, _, file = reference.partition(":")
     path = mill.project / Path(file).expanduser()
     if scheme != "file" or path.exists():
         return False
     if not Path(file).expanduser().is_absolute() and not path.resolve().is_relative_to(mill.project.resolve()):
-        raise Misconfigured("a relative path stays in the project folder", place=spec.key)
+        raise Misconfigured("a relative path stays in the project folder", place=reference)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -68,5 +68,5 @@ def _make(mill: Installation, spec: DkimSpec) -> bool:
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
-        raise Misconfigured(f"cannot be written: {error.strerror}", place=spec.key) from None
+        raise Misconfigured(f"cannot be written: {error.strerror}", place=reference) from None
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,8 @@ def start(name: CampaignName, json: Json = False) -> None:
         print(f"{name}: {result.reason}")
     else:
         print(f"{name}: {result.planned:,} recipients, running; `mailmill send` sends")
+        if result.reason:
+            print(f"warning: {result.reason}", file=sys.stderr)
         if result.exclusions:
             answer_table([{"excluded": reason, "n": n} for reason, n in result.exclusions.items()])
 

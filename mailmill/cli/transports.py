@@ -74,7 +74,7 @@ def preflight(
         raise Misconfigured(
             f"there is no identity {identity!r}", remedy="Name it as tenant/identity, and apply it first."
         )
-    findings = mill.preflight.findings(IdentitySpec.model_validate(found))
+    findings = mill.preflight.findings(IdentitySpec.model_validate(dict(found.spec)))
     if json:
         answer_json({"identity": identity, "findings": findings})
     else:

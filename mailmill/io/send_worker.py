@@ -156,6 +156,7 @@ def composer(
         dkim_keys=[
             DkimKey(domain=one["domain"], selector=one["selector"], key=load(secret(one["key"]), place=one["key"]))
             for one in content.get("dkim") or ()
+            if one["key"]  # else the relay signs
         ],
     )
 

@@ -170,7 +170,7 @@ def _write(
     if not frame.height:
         campaigns.move(conn, draft.campaign_id, "finish_empty", by=by, reason=audience.empty_reason)
         return "finished"
-    campaigns.move(conn, draft.campaign_id, "run", by=by)
+    campaigns.move(conn, draft.campaign_id, "run", by=by, reason=frozen.warning)
     return "running"
 
 

@@ -190,11 +190,14 @@ class TransportSpec(TenantOwned):
 
 
 class DkimSpec(Spec):
-    """A key that signs an identity's messages; `mailmill keys dkim` makes it and says what to publish."""
+    """A key that signs an identity's messages; `mailmill keys dkim` makes it and says what to publish.
+
+    Without `key` the relay signs with this selector, and the record is only looked up.
+    """
 
     selector: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
     domain: DomainName  # that of from_address, or one above it
-    key: SecretReference
+    key: SecretReference | None = None
     algorithm: Literal["rsa", "ed25519"] = "rsa"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -14,8 +14,8 @@ from mailmill.pipelines.configuration.specs import CampaignSpec, IdentitySpec, W
 from mailmill.pipelines.send.mime import ascii_address
 from mailmill.pipelines.target import audiences, recipients, segments, variants
 from mailmill.pipelines.target.comparisons import RuleError
+from mailmill.pipelines.target.identities import Preflight
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
-from mailmill.pipelines.target.preflight import Preflight
 
 MAX_TRIES = 5  # of a planning that suppressions overtake
 
@@ -47,9 +47,9 @@ def plan(
             return None
         try:
             check_public_url(draft, public_url)  # before DNS is asked about its host
-            _check_identity(draft, preflight)
+            warning = _check_identity(draft, preflight)
             for _ in range(MAX_TRIES):
-                frozen = decide(draft, contacts=contacts, public_url=public_url)
+                frozen = replace(decide(draft, contacts=contacts, public_url=public_url), warning=warning)
                 state = campaigns.freeze(frozen, by=by)
                 if state == "gone":
                     return None
@@ -67,10 +67,11 @@ def plan(
             return Planned(campaign_id=campaign_id, name=draft.name, state="failed", reason=reason, error=error)
 
 
-def _check_identity(draft: Draft, preflight: Preflight) -> None:
-    """Bulk mail of an identity that providers would refuse is not begun. A sandbox takes everything."""
-    if draft.transport_kind not in (None, "sandbox") and draft.identity is not None:
-        preflight.require(IdentitySpec.model_validate(dict(draft.identity)))
+def _check_identity(draft: Draft, preflight: Preflight) -> str | None:
+    """Bulk mail of an identity that providers would refuse is not begun. A sandbox takes everything. Out: a warning."""
+    if draft.transport_kind in (None, "sandbox") or draft.identity is None:
+        return None
+    return preflight.require(IdentitySpec.model_validate(dict(draft.identity))) or None
 
 
 def _planned(frozen: Frozen, state: Literal["running", "finished"]) -> Planned:
@@ -81,7 +82,7 @@ def _planned(frozen: Frozen, state: Literal["running", "finished"]) -> Planned:
         state=state,
         planned=audience.recipients.height,
         exclusions=audience.exclusions,
-        reason=audience.empty_reason,
+        reason=audience.empty_reason or frozen.warning,
     )
 
 

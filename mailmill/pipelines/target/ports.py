@@ -78,6 +78,7 @@ class Frozen:
     links: Sequence[str]
     audience: Audience
     as_of: datetime
+    warning: str | None = None  # noted with the start
 
 
 class Contacts(Protocol):

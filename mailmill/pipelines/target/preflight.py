@@ -9,13 +9,12 @@ Source: RFC 7208 (SPF), RFC 6376 (DKIM), RFC 7489 (DMARC), RFC 7505 (null MX); G
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from mailmill.errors import Misconfigured, TransientError
-from mailmill.pipelines.configuration.specs import IdentitySpec
+from mailmill.errors import TransientError
 
 Kind = Literal["TXT", "MX", "A", "AAAA"]
 Question = tuple[str, Kind]
@@ -44,7 +43,7 @@ class DkimRecord:
 
     name: str  # selector._domainkey.domain
     domain: str
-    text: str  # v=DKIM1; k=…; p=…
+    text: str | None  # v=DKIM1; k=…; p=…; None: the relay has the key, and any will do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +82,12 @@ def check(sender: Sender, dns: Records) -> list[Finding]:
 
 def failures(findings: Sequence[Finding]) -> str:
     """What is wrong and what to publish, in one text; empty when nothing is."""
-    bad = [one for one in findings if one.level == "failed"]
+    return told(findings, "failed")
+
+
+def told(findings: Sequence[Finding], level: Level) -> str:
+    """Those of a level in one text."""
+    bad = [one for one in findings if one.level == level]
     return "; ".join(f"{one.check}: {one.found}" + (f" (publish: {one.publish})" if one.publish else "") for one in bad)
 
 
@@ -145,7 +149,8 @@ def _spf(sender: Sender, texts: Sequence[str]) -> Finding:
 def _dkim(sender: Sender, said: Mapping[Question, Sequence[str]]) -> list[Finding]:
     if not sender.dkim:
         words = (
-            f"the identity has no key; the relay has to sign for {sender.from_domain}, else providers refuse the mail"
+            f"the identity has no key, and names no selector of the relay's: if the relay does not sign for"
+            f" {sender.from_domain}, providers refuse the mail"
         )
         return [Finding(check="DKIM", level="warning", found=words)]
     return [_key(one, sender.from_domain, said[one.name, "TXT"]) for one in sender.dkim]
@@ -155,10 +160,20 @@ def _key(wanted: DkimRecord, from_domain: str, texts: Sequence[str]) -> Finding:
     if not aligned(wanted.domain, from_domain):
         return Finding(check="DKIM", level="failed", found=f"{wanted.domain} is not aligned with {from_domain}")
     published = [_tag(text, "p") for text in texts if _tag(text, "p") is not None]
+    if wanted.text is None:
+        return _relays_key(wanted, any(published))
     if _tag(wanted.text, "p") in published:
         return Finding(check="DKIM", level="ok", found=f"{wanted.name} has our key")
     found = f"{wanted.name} has another key" if published else f"{wanted.name} has no key"
     return Finding(check="DKIM", level="failed", found=found, publish=f'{wanted.name}. TXT "{wanted.text}"')
+
+
+def _relays_key(wanted: DkimRecord, published: bool) -> Finding:
+    """RFC 6376 3.6.1: an empty p= says that the key was revoked."""
+    if published:
+        return Finding(check="DKIM", level="ok", found=f"{wanted.name} has a key, with which the relay signs")
+    publish = f"{wanted.name}. <the TXT or CNAME record that the relay's operator gives>"
+    return Finding(check="DKIM", level="failed", found=f"{wanted.name} has no key of the relay's", publish=publish)
 
 
 def _tag(record: str, name: str) -> str | None:
@@ -209,42 +224,3 @@ def aligned(domain: str, with_domain: str) -> bool:
         return common >= 2
     second_level = len(one[-1]) == 2 and one[-2] in {"ac", "co", "com", "edu", "gov", "gv", "net", "ne", "or", "org"}
     return common >= (3 if second_level else 2)
-
-
-def sender_of(identity: IdentitySpec, record: Callable[[str], str], public_url: str) -> Sender:
-    """In: record, from a key's reference to the DNS record of its public half."""
-    return Sender(
-        from_domain=identity.from_address.rpartition("@")[2].lower(),
-        return_path_domain=identity.return_path_domain,
-        dkim=tuple(
-            DkimRecord(name=f"{one.selector}._domainkey.{one.domain}", domain=one.domain, text=record(one.key))
-            for one in identity.dkim
-        ),
-        public_url=public_url,
-    )
-
-
-class Preflight:
-    """Asked before a campaign starts, unless it goes to a sandbox."""
-
-    def __init__(self, dns: Records | None, record: Callable[[str], str], public_url: str) -> None:
-        self._dns, self._record, self._public_url = dns, record, public_url
-
-    def findings(self, identity: IdentitySpec) -> list[Finding]:
-        """Raises: DnsSilent; Misconfigured where no resolver is set, or a key cannot be read."""
-        if self._dns is None:
-            raise Misconfigured(
-                "no resolver is set, so nobody knows whether providers take mail of this identity",
-                place="MAILMILL_RESOLVER",
-                remedy="Set it to your resolver, such as 127.0.0.1:53. A sandbox transport needs none.",
-            )
-        return check(sender_of(identity, self._record, self._public_url), self._dns)
-
-    def require(self, identity: IdentitySpec) -> None:
-        """Raises: Misconfigured with what is wrong and the records to publish."""
-        wrong = failures(self.findings(identity))
-        if wrong:
-            raise Misconfigured(
-                wrong, place=f"identity {identity.tenant}/{identity.slug}",
-                remedy=f"Publish what is named; `mailmill preflight {identity.tenant}/{identity.slug}` looks again.",
-            )  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mailmill.errors import TransientError
+from mailmill.pipelines.target.identities import Preflight
 from mailmill.pipelines.target.lifecycle import timeliness
 from mailmill.pipelines.target.planning import Planned, plan
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Due, Schedule
-from mailmill.pipelines.target.preflight import Preflight
 
 
 def tick(

@@ -18,7 +18,7 @@ from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.configuration import documents, plan
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.target import planning, ticks
-from mailmill.pipelines.target.preflight import Preflight
+from mailmill.pipelines.target.identities import Preflight
 
 HTML = """<p>Hello {{ name | default("there") }}</p>
 <a href="https://shop.example/new?a=1&amp;b=2">new</a> <a href="https://shop.example/offers">offers</a>

@@ -62,43 +62,57 @@ def test_a_silent_server_says_nothing_of_the_identity(trouble: str) -> None:
 # ---------------------------------------------------------------- before a campaign starts
 
 
-def to_a_relay(world) -> None:
+OURS = {"selector": "m1", "domain": "acme.example", "key": "file:key", "algorithm": "ed25519"}
+RELAYS = {"selector": "s1", "domain": "acme.example"}
+
+
+def to_a_relay(world, *dkim) -> None:
     """The project's campaign goes to a relay now, signed."""
     of = {"tenant": "acme"}
-    dkim = {"selector": "m1", "domain": "acme.example", "key": "file:key", "algorithm": "ed25519"}
     world.apply(
         {"kind": "transport", **of, "slug": "relay", "type": "smtp", "host": "127.0.0.1", "port": 9, "tls": "none"},
         {"kind": "identity", **of, "slug": "news", "from_name": "Acme News", "from_address": "news@acme.example",
-         "return_path_domain": "b.acme.example", "dkim": [dkim]},
+         "return_path_domain": "b.acme.example", "dkim": dkim},
     )  # fmt: skip
 
 
 def test_a_campaign_of_a_failing_identity_is_refused_with_the_records_to_publish(world):
-    to_a_relay(world)
+    to_a_relay(world, OURS, RELAYS)
     with serving(Zone()) as port:
         world.resolver = resolver(port)
         (planned,) = world.start()
     assert planned.state == "failed" and world.state() == "failed"
-    for part in ("v=spf1", 'm1._domainkey.acme.example. TXT "v=DKIM1; k=ed25519; p=key"', "preflight acme/news"):
+    for part in (
+        "v=spf1",
+        'm1._domainkey.acme.example. TXT "v=DKIM1; k=ed25519; p=key"',
+        "s1._domainkey.acme.example. <",
+        "preflight acme/news",
+    ):
         assert part in str(planned.reason)
     assert world.value("SELECT count(*) FROM messages") == 0
 
 
-def test_a_campaign_of_an_identity_that_is_set_up_starts(world):
-    to_a_relay(world)
+@pytest.mark.parametrize("dkim", [(OURS,), (RELAYS,), (OURS, RELAYS), ()], ids=["ours", "relays", "both", "none"])
+def test_a_campaign_of_an_identity_that_is_set_up_starts(world, dkim):
+    """Who names no key and no selector is told with the start what nobody could look up."""
+    to_a_relay(world, *dkim)
     ready = Zone(records={
         "b.acme.example": [("TXT", "v=spf1 -all"), ("MX", "10 mx.acme.example")],
         "m1._domainkey.acme.example": [("TXT", "v=DKIM1; k=ed25519; p=key")],
+        "s1._domainkey.acme.example": [("CNAME", "s1.relay.example")],
+        "s1.relay.example": [("TXT", "k=rsa; p=whatever")],
         "_dmarc.acme.example": [("TXT", "v=DMARC1; p=none")], "mail.example.org": [("A", "192.0.2.1")],
     })  # fmt: skip
     with serving(ready) as port:
         world.resolver = resolver(port)
         (planned,) = world.start()
     assert planned.state == "running"
+    noted = world.value("SELECT reason FROM campaign_transitions WHERE to_state = 'running'")
+    assert noted == planned.reason and ("DKIM" in str(noted)) == (not dkim)
 
 
 def test_while_dns_is_silent_a_campaign_waits_in_planning(world):
-    to_a_relay(world)
+    to_a_relay(world, OURS)
     silent = Zone(trouble={"b.acme.example": ["always servfail"]})
     with serving(silent) as port:
         world.resolver = resolver(port)

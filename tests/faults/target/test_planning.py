@@ -23,7 +23,7 @@ from pathlib import Path
 from mailmill.io.lake import Lake
 from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
 from mailmill.io.postgres.database import Database
-from mailmill.pipelines.target.preflight import Preflight
+from mailmill.pipelines.target.identities import Preflight
 from mailmill.pipelines.target.ticks import tick
 
 given = json.load(sys.stdin)

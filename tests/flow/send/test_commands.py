@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from dns_server import Zone, serving
 from psycopg.conninfo import conninfo_to_dict
 from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
@@ -186,3 +187,31 @@ def test_why_answers_for_everything_that_is_under_way(world: World, mailmill: Ve
     (found,) = json.loads(told.out)
     assert found["campaign"] == "acme/spring" and found["obstacles"][0]["what"] == "no send worker runs"
     assert mailmill("why", "acme/none").code == 1
+
+
+def test_preflight_shows_each_check_and_the_record_to_publish(
+    world: World, mailmill: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.campaign(0, state="draft")
+    spec = {
+        "kind": "identity", "tenant": "acme", "slug": "news", "from_name": "Acme", "from_address": "n@acme.example",
+        "return_path_domain": "acme.example", "dkim": [{"selector": "s1", "domain": "acme.example"}],
+    }  # fmt: skip
+    world.sql(
+        "INSERT INTO identities (tenant_id, slug, spec) SELECT id, 'news', %s::jsonb FROM tenants", json.dumps(spec)
+    )
+    zone = Zone(records={
+        "acme.example": [("TXT", "v=spf1 ip4:192.0.2.1 -all"), ("MX", "10 mx.acme.example")],
+        "s1._domainkey.acme.example": [("TXT", "v=DKIM1; p=whatever")], "t.acme.example": [("A", "192.0.2.1")],
+    })  # fmt: skip
+    monkeypatch.setenv("MAILMILL_PUBLIC_URL", "https://t.acme.example")
+    with serving(zone) as port:
+        monkeypatch.setenv("MAILMILL_RESOLVER", f"127.0.0.1:{port}")
+        told = mailmill("preflight", "acme/news", "--json")
+        assert told.code == 1, told.err
+        findings = {one["check"]: one for one in json.loads(told.out)["findings"]}
+        assert {name for name, one in findings.items() if one["level"] != "ok"} == {"DMARC"}
+        assert "_dmarc.acme.example. TXT" in findings["DMARC"]["publish"]
+        zone.records["_dmarc.acme.example"] = [("TXT", "v=DMARC1; p=none")]
+        assert mailmill("preflight", "acme/news").code == 0
+    assert mailmill("preflight", "acme/none").code == 1
