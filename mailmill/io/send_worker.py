@@ -23,8 +23,9 @@ from mailmill.io.recovery import Rescue, journal_of, recover
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.calls import LONGEST_TROUBLE, Report
+from mailmill.pipelines.send.claiming import Terms
 from mailmill.pipelines.send.dkim import load
-from mailmill.pipelines.send.loop import Sender, Terms
+from mailmill.pipelines.send.loop import Sender
 from mailmill.pipelines.send.messages import Composer, DkimKey, SigningKeys
 from mailmill.pipelines.send.ports import CampaignFacts, RouteFacts
 from mailmill.pipelines.send.tokens import Key

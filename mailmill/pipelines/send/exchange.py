@@ -64,9 +64,7 @@ class Exchange:
         self._current: Envelope | None = None
         self._next: Envelope | None = None
         self._refusal: Answer | None = None
-        self._waiting_for_body = False
-        self._broken = False
-        self._rset_due = False
+        self._waiting_for_body = self._broken = self._rset_due = False
         self._unread = b""
         self._lines: list[bytes] = []
         self._size = self._kept = 0

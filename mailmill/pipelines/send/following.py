@@ -159,7 +159,7 @@ class Following:
             if route.held is not None:
                 self._report.problems[route.facts.name] = f"held: {route.held}"
             elif route.away:
-                self._report.problems[route.facts.name] = str(route.last_error)
+                self._report.problems[route.facts.name] = str(route.connections.last_error)
             else:
                 self._report.problems.pop(route.facts.name, None)
 

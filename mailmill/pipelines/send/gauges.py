@@ -59,7 +59,7 @@ def gauges(routes: Iterable[Route], campaigns: Iterable[Running], *, now: float,
     found = [
         RouteGauge(
             transport=route.facts.name,
-            connections=len(route.links),
+            connections=len(route.connections.links),
             waiting=len(route.stock),
             in_flight=len(route.begun) + len(route.flying),
             bound_by=_bound_by(route, [one for one in running if one.facts.transport_id == route.facts.id], now),
@@ -75,7 +75,7 @@ def _bound_by(route: Route, campaigns: list[Running], now: float) -> str:
         return "held"
     if route.away:
         return "relay away"
-    if len(route.stock) and len(route.links) >= route.most_links:
+    if len(route.stock) and len(route.connections.links) >= route.connections.most:
         return "connections"  # all of them are busy: the relay's answers set the pace
     if len(route.stock):
         return "connecting"

@@ -8,60 +8,30 @@ calls run in threads (calls.py), what changes meanwhile is followed (following.p
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from mailmill.errors import MailmillError, StoreUnavailable
-from mailmill.pipelines.send.batches import Batch, Item, Running
+from mailmill.pipelines.send.batches import Batch
 from mailmill.pipelines.send.calls import Calls, Report
+from mailmill.pipelines.send.claiming import Claiming, Terms
 from mailmill.pipelines.send.following import Following
 from mailmill.pipelines.send.gauges import Gauges, Pace, gauges
 from mailmill.pipelines.send.messages import Composer
-from mailmill.pipelines.send.orders import Claimed, Order
 from mailmill.pipelines.send.ports import (
-    BatchJournal,
     CampaignFacts,
-    Claims,
     Follower,
-    Idleness,
     Journal,
-    JournalFailed,
+    Ledger,
     Relay,
-    Results,
     RouteFacts,
 )
+from mailmill.pipelines.send.recording import Recording
 from mailmill.pipelines.send.routes import Route
 
-T = TypeVar("T")
 TICK_S = 0.1
-RECORD_EVERY_S = 0.25
 SETTLE_EVERY_S = 1.0
-DRY_S, LONGEST_DRY_S = 0.5, 5.0  # after an empty claim
-
-
-class Ledger(Claims, Results, Idleness, Protocol):
-    def give_back_all(self, token: int) -> int:
-        """The rows of a claim whose commit was not acknowledged."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """How a worker works. `only` restricts it to some campaigns; `patience_s` is how long an idle worker with
-    `until_idle` waits for what will be due."""
-
-    worker: str
-    lease_s: float = 120.0
-    margin_s: float = 20.0
-    grace_s: float = 30.0  # for what is in flight when we are asked to stop
-    until_idle: bool = False
-    patience_s: float = 30.0
-    max_s: float | None = None
-    only: frozenset[str] | None = None
 
 
 class Sender:
@@ -78,18 +48,25 @@ class Sender:
         composer: Callable[[CampaignFacts, Mapping[str, Any]], Composer],
         progress: Callable[[Report], None] = lambda report: None,
     ) -> None:
-        self._terms, self._ledger, self._journal, self._progress = terms, ledger, journal, progress
+        self._terms, self._ledger, self._progress = terms, ledger, progress
         self.report = Report()
         self._calls = Calls(self.report)
         self._house = Following(
             follower=follower, claims=ledger, results=ledger, calls=self._calls, report=self.report, relay=relay,
             composer=composer, only=terms.only, fail=self._fail, spawn=self._spawn,
         )  # fmt: skip
-        self._follower = follower
         self._batches: dict[int, Batch] = {}
+        self._claiming = Claiming(
+            terms, house=self._house, ledger=ledger, journal=journal, follower=follower, calls=self._calls,
+            report=self.report, batches=self._batches, stop=self.stop,
+        )  # fmt: skip
+        self._recording = Recording(
+            house=self._house, ledger=ledger, calls=self._calls, report=self.report, batches=self._batches,
+            lease_s=terms.lease_s, margin_s=terms.margin_s,
+        )  # fmt: skip
         self._pace = Pace()
         self.doing = Gauges()  # about once a second; any thread may look
-        self._unrecorded, self._ended = asyncio.Event(), asyncio.Event()
+        self._ended = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # ------------------------------------------------------------ life
@@ -101,7 +78,7 @@ class Sender:
 
     async def run(self) -> Report:
         """Work until stopped, idle or out of time. What it could not record stays in the journal."""
-        claiming, recording = self._spawn(self._claim()), self._spawn(self._record())
+        claiming, recording = self._spawn(self._claiming.run()), self._spawn(self._recording.run())
         self._spawn(self._house.follow())
         self._spawn(self._tick())
         try:
@@ -130,7 +107,7 @@ class Sender:
         self._put_away()
         end = now() + grace
         while self._batches and now() < end and not recording.done():
-            self._unrecorded.set()
+            self._recording.wanted.set()
             await asyncio.sleep(TICK_S / 4)
         await self._settle()
         for task in list(self._tasks):
@@ -172,152 +149,6 @@ class Sender:
             leases=len(self._batches),
         )  # fmt: skip
 
-    # ------------------------------------------------------------ claim
-
-    async def _claim(self) -> None:
-        house = self._house
-        while not house.stopping:
-            found = self._next()
-            if found is not None:
-                await self._claim_one(*found)
-                continue
-            if self._terms.until_idle and await self._is_idle():
-                self.stop("idle")
-            house.wanted.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(house.wanted.wait(), TICK_S)
-
-    def _next(self) -> tuple[Route, Running] | None:
-        """A hungry route and the campaign of it that waited longest; None when there is nothing to claim."""
-        house = self._house
-        now = house.now()
-        if not house.may_begin(now):
-            return None
-        for id, campaign in house.campaigns.items():
-            route = house.routes.get(campaign.facts.transport_id)
-            if route is not None and route.wants and now < campaign.until and now >= campaign.dry_until:
-                house.campaigns[id] = house.campaigns.pop(id)  # to the end of the queue
-                return route, campaign
-        return None
-
-    async def _claim_one(self, route: Route, campaign: Running) -> None:
-        order = self._order(route, campaign)
-        number, asked = self._house.number, self._house.now()
-        try:
-            journal = self._journal.open(order.token)
-        except JournalFailed as error:
-            self._house.journal_failed(error)
-            return
-        try:
-            claimed = await self._calls.write(lambda: self._ledger.claim(order))
-        except StoreUnavailable:  # it may have been committed all the same
-            await self._calls.until_written(lambda: self._ledger.give_back_all(order.token))
-            journal.remove()
-            return
-        self.report.counts["settled_at_claim"] += claimed.settled
-        campaign.limited_s = claimed.retry_s or 0.0
-        if claimed.leased:
-            await self._take_in(route, Batch(order, campaign, journal, *self._until(claimed, asked)), claimed, number)
-        else:
-            self._nothing_claimed(campaign, journal, claimed)
-
-    def _nothing_claimed(self, campaign: Running, journal: BatchJournal, claimed: Claimed) -> None:
-        journal.remove()
-        if not claimed.settled:
-            campaign.dry_until = self._house.now() + max(DRY_S, min(LONGEST_DRY_S, campaign.limited_s))
-
-    def _until(self, claimed: Claimed, asked: float) -> tuple[float, float]:
-        """Until when the lease, and until when what was reserved of limits, lets messages start."""
-        reserved = float("inf") if claimed.budget_s is None else asked + claimed.budget_s
-        return asked + self._terms.lease_s - self._terms.margin_s, reserved
-
-    def _order(self, route: Route, campaign: Running) -> Order:
-        per_minute, per_day = route.limits
-        return Order(
-            token=secrets.randbits(62),
-            worker=self._terms.worker,
-            campaign_id=campaign.facts.id,
-            tenant_id=campaign.facts.tenant_id,
-            transport_id=route.facts.id,
-            limit=route.next_batch(),
-            lease_s=self._terms.lease_s,
-            give_up_after_s=int(campaign.content.get("give_up_after_s") or 72 * 3600),
-            per_minute=per_minute,
-            per_day=per_day,
-        )
-
-    async def _take_in(self, route: Route, batch: Batch, claimed: Claimed, number: int) -> None:
-        """Let claimed rows wait for their connections, after a look at what changed since the claim began."""
-        self._batches[batch.order.token] = batch
-        items = batch.items(claimed.rows)
-        while number != self._house.number:
-            number = self._house.number
-            await self._drop_suppressed(batch, items)
-        route.stock.add(items)
-        route.tick(self._house.now())
-
-    async def _drop_suppressed(self, batch: Batch, items: list[Item]) -> None:
-        ids = [item.id for item in items]
-        bad = await self._calls.until_written(partial(self._follower.suppressed, batch.order.campaign_id, ids))
-        for item in items:
-            item.dropped = item.dropped or item.id in bad
-
-    async def _is_idle(self) -> bool:
-        """Nothing under way, nothing claimable, and nothing that will be within our patience."""
-        house, patience = self._house, self._terms.patience_s
-        now = house.now()
-        if not house.may_begin(now) or self._batches:
-            return False
-        open_ids = []
-        for campaign in house.campaigns.values():
-            route = house.routes.get(campaign.facts.transport_id)
-            if route is None or route.held is not None or now >= campaign.until:
-                continue
-            if route.failing_since is not None and now - route.failing_since > patience / 2:
-                continue  # the report says so
-            if campaign.limited_s <= patience:
-                open_ids.append(campaign.facts.id)
-        if not open_ids:
-            return True
-        due = await self._calls.until_written(lambda: self._ledger.next_due_s(open_ids))
-        return due is None or due > patience
-
-    # ------------------------------------------------------------ record
-
-    async def _record(self) -> None:
-        """What has come in, several times a second."""
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._unrecorded.wait(), RECORD_EVERY_S)
-            self._unrecorded.clear()
-            for batch in list(self._batches.values()):
-                if batch.lines or batch.back or not batch.left:
-                    await self._record_batch(batch)
-
-    async def _record_batch(self, batch: Batch) -> None:
-        lines, batch.lines = batch.lines, []
-        back, batch.back = batch.back, []
-        order, last = batch.order, not batch.left
-        if back:
-            await self._written(lambda: self._ledger.give_back(order.token, back, order))
-        resend = batch.campaign.resend_after_s
-        changed = await self._written(lambda: self._ledger.record(order, lines, resend_after_s=resend, last=last))
-        if changed < len(lines):
-            self.report.counts["lost_leases"] += len(lines) - changed
-        if last:
-            self._batches.pop(order.token, None)
-            batch.journal.remove()
-
-    async def _written(self, call: Callable[[], T]) -> T:
-        """A result that must reach the ledger: until it does, nothing new starts."""
-        try:
-            return await self._calls.write(call)
-        except StoreUnavailable:
-            self._house.suspended = True
-            found = await self._calls.until_written(call)
-            self._house.suspended = self.report.failed
-            return found
-
     # ------------------------------------------------------------ tick
 
     async def _tick(self) -> None:
@@ -329,27 +160,12 @@ class Sender:
                 route.tick(now)
             if now >= renew_at:
                 renew_at = now + self._terms.lease_s / 4
-                self._spawn(self._renew())
+                self._spawn(self._recording.renew())
             if now >= settle_at and not self._house.stopping:
                 settle_at = now + SETTLE_EVERY_S
                 self._spawn(self._settle())
                 self._progress(self.report)
             await asyncio.sleep(TICK_S)
-
-    async def _renew(self) -> None:
-        asked, tokens = self._house.now(), [token for token, batch in self._batches.items() if not batch.lost]
-        try:
-            ours = await self._calls.write(lambda: self._ledger.renew(tokens, self._terms.lease_s))
-        except StoreUnavailable:
-            return  # what is not renewed runs out, and nothing starts then
-        for token in tokens:
-            batch = self._batches.get(token)
-            if batch is None:
-                continue
-            if token in ours:
-                batch.until = asked + self._terms.lease_s - self._terms.margin_s
-            elif batch.left or batch.lines:  # somebody declared us lost: what is in flight will not count any more
-                batch.lost, batch.until = True, 0.0
 
     async def _settle(self) -> None:
         with suppress(StoreUnavailable):

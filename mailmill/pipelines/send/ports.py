@@ -129,6 +129,12 @@ class Idleness(Protocol):
         ...
 
 
+class Ledger(Claims, Results, Idleness, Protocol):
+    def give_back_all(self, token: int) -> int:
+        """The rows of a claim whose commit was not acknowledged."""
+        ...
+
+
 class BatchJournal(Protocol):
     """The attempts of one claimed batch, on disk before they are made."""
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from mailmill.errors import MailmillError, TransportUnavailable
 from mailmill.pipelines.send.answers import RUN_THAT_HOLDS, Answer, Decision, decide
 from mailmill.pipelines.send.batches import Item, Running
+from mailmill.pipelines.send.connections import Connections
 from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Outgoing, Unrenderable
-from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts, RouteRefused
+from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts
 from mailmill.pipelines.send.stock import Stock
 
 RETURNS = 3  # a connection that breaks before the relay said a word is no attempt, so many times
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 GIVE_BACK_S = 2.0  # a relay that is away so long does not keep rows under our lease
 MAX_BATCH, MIN_BATCH = 1000, 50
 RUN_THAT_PAUSES = 20  # messages that cannot be made one behind the other: it is the content, not the recipients
@@ -42,29 +40,17 @@ class Route:
     def __init__(
         self, facts: RouteFacts, relay: Callable[[RouteFacts], Relay], house: House, counts: Counter[str]
     ) -> None:
-        self.facts, self._make, self._house, self._counts = facts, relay, house, counts
-        self.stock = Stock(self._wake, house.date)
-        self.links: set[Link] = set()
+        self.facts, self._house, self._counts = facts, house, counts
+        self.connections = Connections(self, facts, relay, now=house.now, counts=counts, refused=self._hold)
+        self.stock = Stock(self.connections.wake, house.date)
         self.begun: set[Item] = set()  # taken, the body not handed over yet
         self.flying: set[Item] = set()  # handed over, not answered
         self.held = facts.held_reason
-        self.last_error: str | None = None
-        self.failing_since: float | None = None
         self.batch_size = 200
         self.claimed_at = 0.0
-        self._relay: Relay | None = None
-        self._opening: set[asyncio.Task[None]] = set()
-        self._retry_at = 0.0
-        self._failures = 0
         self._faults = 0
-        self._goodbyes = 0  # 421 with no message taken between
-        self._opened = 0
         self._held_known_at = 0.0
         self.wanted = True  # a running campaign goes this way
-
-    @property
-    def most_links(self) -> int:
-        return int(self.facts.spec.get("connections", 4))
 
     @property
     def limits(self) -> tuple[int | None, int | None]:
@@ -80,17 +66,18 @@ class Route:
     @property
     def away(self) -> bool:
         """Whether its relay let nobody in when last asked, and no connection is left."""
-        return self.wanted and self.failing_since is not None and not self.links
+        return self.wanted and self.connections.away
 
     @property
     def wants(self) -> bool:
         """Whether to claim for it: fewer wait than a batch's half, and its relay lets us in."""
-        return self.held is None and not self._failures and len(self.stock) < max(self.most_links, self.batch_size // 2)
+        if self.held is not None or self.connections.failing:
+            return False
+        return len(self.stock) < max(self.connections.most, self.batch_size // 2)
 
     def heard(self, facts: RouteFacts, asked: float) -> None:
         """What the database says of this transport; a changed spec is for the connections opened from now on."""
-        if facts.spec != self.facts.spec:
-            self._relay, self._retry_at = None, 0.0
+        self.connections.heard(facts)
         self.facts, self.wanted = facts, True
         if asked < self._held_known_at:
             return  # asked before our own hold was written
@@ -110,7 +97,7 @@ class Route:
         elif now - self.claimed_at > 5.0:
             self.batch_size = max(MIN_BATCH, self.batch_size // 2)
         self.claimed_at = now
-        return max(self.batch_size, 2 * self.most_links)
+        return max(self.batch_size, 2 * self.connections.most)
 
     # ------------------------------------------------------------ Desk
 
@@ -172,9 +159,9 @@ class Route:
         elif answer.code:
             self._faults = 0
         if answer.code == 421:
-            self._said_goodbye(answer)
+            self.connections.said_goodbye(answer.reply)
         elif decision.state == "sent":
-            self._goodbyes = 0
+            self.connections.took_one()
 
     def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
         item = _item(envelope)
@@ -193,66 +180,21 @@ class Route:
             self.stock.put_back(item)
 
     def closed(self, link: Link) -> None:
-        self.links.discard(link)
+        self.connections.closed(link)
 
     # ------------------------------------------------------------ connections
 
     def tick(self, now: float) -> None:
         """Open what is missing, close what has waited too long, put away what may not start any more."""
-        for link in list(self.links):
-            link.tick()
+        self.connections.tick()
         if self.held is None and self._house.may_begin(now):
-            for link in list(self.links):
-                link.wake()
-            self._open_missing(now)
-
-    def _open_missing(self, now: float) -> None:
-        if now < self._retry_at:
-            return
-        missing = min(self.most_links, len(self.stock)) - len(self.links) - len(self._opening)
-        if self._failures and self.wanted:  # one at a time until one gets through
-            missing = 1 - len(self._opening)
-        for _ in range(max(0, missing)):
-            task = asyncio.create_task(self._open())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
-
-    async def _open(self) -> None:
-        self._opened += 1
-        try:
-            if self._relay is None:
-                self._relay = self._make(self.facts)
-            link = await self._relay.open(self, f"{self.facts.name}#{self._opened}")
-        except RouteRefused as error:
-            if error.permanent:
-                self._hold(str(error))
-            self._failed(error)
-        except MailmillError as error:  # also a secret that cannot be read: a person mends it while we wait
-            self._failed(error)
-        else:
-            self._failures, self.failing_since, self.last_error = 0, None, None
-            self.links.add(link)
-            link.wake()
-
-    def _failed(self, error: MailmillError) -> None:
-        now = self._house.now()
-        self.last_error = str(error)
-        self._counts["connect_failures"] += 1
-        self.failing_since = self.failing_since or now
-        self._retry_at = now + min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** min(self._failures, 10))
-        self._failures += 1
-
-    def _said_goodbye(self, answer: Answer) -> None:
-        """One 421 ends a connection that was used enough; from each connection they ask us to come more slowly."""
-        self._goodbyes += 1
-        over = self._goodbyes - self.most_links
-        if over > 0:
-            self._failed(TransportUnavailable(f"the relay says goodbye to every connection: 421 {answer.reply}"))
-            self._retry_at = self._house.now() + min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** min(over, 10))
+            self.connections.wake()
+            self.connections.open(now, len(self.stock), needed=self.wanted)
 
     def put_away(self, now: float, *, everything: bool = False) -> None:
         """Give back what waits and may not start: campaign stopped, lease or limit run out, route held or away."""
-        unreachable = self.failing_since is not None and not self.links and now - self.failing_since > GIVE_BACK_S
+        failing = self.connections.failing_since
+        unreachable = failing is not None and not self.connections.links and now - failing > GIVE_BACK_S
         gone = everything or unreachable or self.held is not None
 
         def unfit(item: Item) -> bool:
@@ -261,21 +203,12 @@ class Route:
         for batch, items in self.stock.take_out(unfit).items():
             batch.give_back(items)
 
-    def _wake(self) -> None:
-        """Messages have been made."""
-        for link in list(self.links):
-            link.wake()
-
     def close(self) -> None:
-        for link in list(self.links):
-            link.close()
-        for task in list(self._opening):
-            task.cancel()
+        self.connections.close()
         self.stock.close()
 
     def abort(self) -> None:
-        for link in list(self.links):
-            link.abort()
+        self.connections.abort()
 
     # ------------------------------------------------------------ results
 
