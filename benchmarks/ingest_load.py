@@ -102,7 +102,7 @@ class Bench:
             manifest.add(self.conn, file, tenant_id=source.tenant_id, dataset="validated", part="csv",
                          batch_id=batch.id, facts={"columns": []})  # fmt: skip
         store = IngestStore(database=self.database, lake=self.store_at)
-        return measure.seconds(lambda: store.load(source, batch))
+        return measure.seconds(lambda: store.load(source, [batch]))
 
 
 def run() -> None:

@@ -30,8 +30,9 @@ class ReadConfig(dg.Config):
 class ValidateConfig(dg.Config):
     """What to divide. By default what is new."""
 
-    retry: bool = False  # what was divided before and has rejected rows
-    batch: int = 0  # then this batch alone; 0: all of them
+    again: bool = False  # every batch that is kept, by the rules of today
+    retry: bool = False  # of these only what has rejected rows
+    batch: int = 0  # of these this one alone; 0: all of them
 
 
 class LoadConfig(dg.Config):
@@ -117,9 +118,10 @@ def validate_contacts(
 ) -> Iterator[dg.MaterializeResult]:
     """Divide raw rows into those that hold and those that do not; nothing is dropped."""
     with _work(context, mill) as source:
-        if config.retry:
-            only = config.batch or None
-            validated = stage.retry_rejects(source, mill.ingest, batch_id=only, progress=context.log.info)
+        if config.again or config.retry:
+            validated = stage.validate_again(
+                source, mill.ingest, rejected=config.retry, batch_id=config.batch or None, progress=context.log.info
+            )
         else:
             validated = stage.validate(source, mill.ingest, progress=context.log.info)
     share = validated.rejected / validated.read if validated.read else 0.0
@@ -201,6 +203,7 @@ def contacts(
             "accepted": counts.accepted,
             **what_became,
             "withdrawn": counts.withdrawn,
+            "removed": counts.removed,
             "notes": list(loaded.notes),
             "chart": reports.bars(what_became, title="what became of accepted rows"),
         }

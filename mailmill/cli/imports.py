@@ -33,10 +33,17 @@ def take_in(
     return _run(mill, source, {"raw_contacts": reading}, force=force)
 
 
-def again(mill: Installation, source: SourceRow, *, batch: int = 0, force: bool = False) -> dict[str, Any]:
-    """Divide batches with rejected rows anew, or one of them, and take in what holds now. Out: the summary."""
+def again(
+    mill: Installation, source: SourceRow, *, rejected: bool = False, batch: int = 0, force: bool = False
+) -> dict[str, Any]:
+    """Divide every batch anew, or one of them, by the rules of today, and put what they say now in the place of what
+    they said. Out: the summary.
+
+    In: rejected: only those with rejected rows.
+    """
     only = ["validated_contacts", "rejected_contacts", "contacts"]
-    return _run(mill, source, {"validate_contacts": {"retry": True, "batch": batch}}, force=force, only=only)
+    config = {"again": True, "retry": rejected, "batch": batch}
+    return _run(mill, source, {"validate_contacts": config}, force=force, only=only)
 
 
 def _run(
@@ -70,6 +77,7 @@ def _summary(mill: Installation, source: SourceRow, found: Found, *, force: bool
         "rejected": rejected.get("dagster/row_count", 0),
         **{name: loaded.get(name, 0) for name in COUNTS},
         "withdrawn": loaded.get("withdrawn", 0),
+        "removed": loaded.get("removed", 0),
         "known_before": raw.get("known_before", 0),
         "contacts": loaded.get("dagster/row_count"),
         "reasons": {row["reason"]: row["rows"] for row in rejected.get("reasons", ())},

@@ -23,11 +23,20 @@ def ingest(
     accept_columns: Annotated[
         bool, typer.Option("--accept-columns", help="Let in what is held because its columns changed.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Everything it has given so far, by the rules of today; nothing is read.")
+    ] = False,
+    batch: Annotated[int | None, typer.Option("--batch", help="With --again: this batch alone.", min=1)] = None,
     force: Annotated[bool, typer.Option("--force", help="Load also where more than max_reject_share is bad.")] = False,
     json: Json = False,
 ) -> None:
     """Take in what a source has: its files, or what its API gives since the last time, as a run that the UI shows."""
     mill = installation()
+    if again or batch is not None:
+        if file or full or accept_columns or not again:
+            raise Misconfigured("--again reads nothing, and --batch belongs to it", place="--again, --batch")
+        _again(mill, source, batch, force, json)
+        return
     rows = _sources(mill, source, by_hand=bool(file or full or accept_columns or force))
     for row in rows:
         if row.spec.type == "csv" and not (file or full or row.spec.folder or accept_columns or force):
@@ -40,6 +49,21 @@ def ingest(
         imports.take_in(mill, row, files=file or (), full=full, accept_columns=accept_columns, force=force)
         for row in rows
     ]
+    imports.show(done, json)
+    imports.complain(done)
+
+
+def _again(mill: Installation, name: str | None, batch: int | None, force: bool, json: bool) -> None:
+    with mill.database.transaction() as conn:
+        if batch is not None:
+            row = sources.of_batch(conn, batch)
+            if name not in (None, row.name):
+                raise Misconfigured(f"batch {batch} is of {row.name}", place="--batch")
+        elif name is None:
+            raise Misconfigured("say which source", place="SOURCE", remedy="Sources are called tenant/source.")
+        else:
+            row = sources.source(conn, name)
+    done = [imports.again(mill, row, batch=batch or 0, force=force)]
     imports.show(done, json)
     imports.complain(done)
 

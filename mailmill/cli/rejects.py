@@ -70,7 +70,7 @@ def retry(
     batch = _scope(what).get("batch_id", 0)
     with mill.database.transaction() as conn:
         row = sources.of_batch(conn, batch) if batch else sources.source(conn, what)
-    done = [imports.again(mill, row, batch=batch, force=force)]
+    done = [imports.again(mill, row, rejected=True, batch=batch, force=force)]
     imports.show(done, json)
     imports.complain(done)
 

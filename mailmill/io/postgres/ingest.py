@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import psycopg
@@ -140,7 +141,9 @@ def withdraw(conn: psycopg.Connection, *, tenant_id: int, batch_id: int, dataset
     conn.execute(SQL["withdraw"], {"tenant_id": tenant_id, "batch_id": batch_id, "datasets": datasets})
 
 
-def mark_validated(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, recorded: Recorded) -> bool:
+def mark_validated(
+    conn: psycopg.Connection, source: SourceRow, batch: BatchRow, recorded: Recorded, rules: str
+) -> bool:
     facts = {
         "tenant_id": source.tenant_id,
         "batch_id": batch.id,
@@ -148,15 +151,22 @@ def mark_validated(conn: psycopg.Connection, source: SourceRow, batch: BatchRow,
         "accepted": recorded.accepted,
         "rejected": recorded.rejected,
         "reasons": Jsonb(dict(recorded.reasons)),
+        "rules": rules,
     }
     return conn.execute(SQL["validated"], facts).fetchone() is not None
 
 
 def naming_batches(
-    conn: psycopg.Connection, source: SourceRow, first_us: int, last_us: int, *, also: int | None = None
+    conn: psycopg.Connection, source: SourceRow, first_us: int, last_us: int, *, also: Collection[int] = ()
 ) -> list[BatchRow]:
-    """Loaded batches that can hold a row seen between these times, and the batch `also`; oldest first."""
-    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "from": first_us, "until": last_us, "also": also}
+    """Loaded batches that can hold a row seen between these times, and those of `also`; oldest first."""
+    facts = {
+        "tenant_id": source.tenant_id,
+        "source_id": source.id,
+        "from": first_us,
+        "until": last_us,
+        "also": list(also),
+    }
     with conn.cursor(row_factory=class_row(BatchRow)) as cursor:
         return cursor.execute(SQL["naming_batches"], facts).fetchall()
 

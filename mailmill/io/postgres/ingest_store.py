@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +45,7 @@ from mailmill.pipelines.ingest.ports import (
 )
 from mailmill.pipelines.ingest.raw import RAW_SCHEMA
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
+from mailmill.pipelines.ingest.stage import rules_of
 from mailmill.pipelines.ingest.validation import FIELD, Checked
 
 
@@ -163,7 +164,7 @@ class IngestStore:
         recorded = Recorded(accepted=taken, rejected=rejected.rows, reasons=dict(reasons.most_common()))
         with self.database.transaction() as conn:
             erasure.unless_forgotten(conn, tenant_id, since=gone.number)
-            if not ingest.mark_validated(conn, source, batch, recorded):
+            if not ingest.mark_validated(conn, source, batch, recorded, rules_of(source)):
                 return None
             if named:
                 raw = [(file, "raw", source.slug, batch.id, facts) for file, facts in
@@ -183,38 +184,41 @@ class IngestStore:
 
     # ------------------------------------------------------------ ContactStore
 
-    def load(self, source: SourceRow, batch: BatchRow, gone: pl.Series | None = None) -> LoadCounts | None:
+    def load(
+        self, source: SourceRow, batches: Sequence[BatchRow], gone: Mapping[int, pl.Series] | None = None
+    ) -> LoadCounts | None:
         with self.database.transaction() as conn:
             self._be_patient(conn)
             try:
                 contacts.lock(conn, source.tenant_id)
             except psycopg.errors.LockNotAvailable as error:
                 raise StoreUnavailable(f"another import into {source.tenant} is still running") from error
-            files = batch_files.listed(conn, source, batch, "validated")
-            taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files))
-            said = any(consents.ROW_FIELDS & set(facts["columns"]) for _, facts in files)
-            consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
-            counts = taken.counts
-            if not taken.doubted.is_empty():
-                redone = recompute(conn, self.lake, source.tenant_id, taken.doubted, also=batch.id)
-                counts += LoadCounts(changed=redone.changed)
-            counts += LoadCounts(withdrawn=self._follow(conn, source, batch, files, gone))
-            if not ingest.mark_loaded(conn, source, batch, counts, taken.seen_from):
-                conn.rollback()
-                return None
-            # the contacts have these rows now, and the raw batch can give them again
-            ingest.withdraw(conn, tenant_id=source.tenant_id, batch_id=batch.id, datasets=["validated"])
+            taken = [self._take_in(conn, source, batch) for batch in batches]
+            counts = sum((one.counts for one in taken), LoadCounts())
+            doubted = pl.concat([one.doubted for one in taken]).unique().sort()
+            if not doubted.is_empty():
+                also = [batch.id for batch in batches]
+                redone = recompute(conn, self.lake, source.tenant_id, doubted, also=also)
+                counts += LoadCounts(changed=redone.changed, removed=redone.removed, left=redone.left)
+            for batch, one in zip(batches, taken, strict=True):
+                counts += LoadCounts(withdrawn=self._follow(conn, source, batch, (gone or {}).get(batch.id)))
+                if not ingest.mark_loaded(conn, source, batch, one.counts, one.seen_from):
+                    conn.rollback()
+                    return None
+                # the contacts have these rows now, and the raw batch can give them again
+                ingest.withdraw(conn, tenant_id=source.tenant_id, batch_id=batch.id, datasets=["validated"])
             return counts
 
-    def _follow(
-        self,
-        conn: psycopg.Connection,
-        source: SourceRow,
-        batch: BatchRow,
-        files: batch_files.Files,
-        gone: pl.Series | None,
-    ) -> int:
+    def _take_in(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow) -> contacts.Taken:
+        files = batch_files.listed(conn, source, batch, "validated")
+        taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files))
+        said = any(consents.ROW_FIELDS & set(facts["columns"]) for _, facts in files)
+        consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
+        return taken
+
+    def _follow(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow, gone: pl.Series | None) -> int:
         if withdrawals.any_of(conn, source):
+            files = batch_files.listed(conn, source, batch, "validated")
             for piece in batch_files.validated(self.lake, files):
                 withdrawals.take_back(conn, source, batch.id, piece["match_key"])
         return 0 if gone is None else withdrawals.withdraw(conn, source, batch.id, gone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import polars as pl
@@ -14,6 +15,8 @@ from mailmill.pipelines.ingest import contacts as rules
 from mailmill.pipelines.ingest.contacts import STATE_SCHEMA, Origin
 from mailmill.pipelines.ingest.history import History
 
+AT_ONCE = 200_000  # contacts made anew; decides how much memory it takes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recomputed:
@@ -25,6 +28,10 @@ class Recomputed:
     removed: int
     left: int
 
+    def __add__(self, other: Recomputed) -> Recomputed:
+        names = Recomputed.__dataclass_fields__
+        return Recomputed(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 def recompute(
     conn: psycopg.Connection,
@@ -33,16 +40,25 @@ def recompute(
     ids: pl.Series,
     *,
     without: int | None = None,
-    also: int | None = None,
+    also: Collection[int] = (),
 ) -> Recomputed:
     """Validate again the raw batches that name these contacts, weigh all they say, and put that in place of what was.
 
     In:  ids of contacts; `without`, a source that counts no longer, so that the runners-up return (its contacts:
-         sightings.of_source); `also`, a batch that is just being loaded.
-    Contacts that no batch names any more are deleted. Takes the tenant's lock; memory is that of these contacts and of
-    one batch.
+         sightings.of_source); `also`, ids of batches that are just being loaded.
+    Contacts that no batch names any more are deleted. Takes the tenant's lock; memory is that of AT_ONCE contacts and
+    of one batch.
     """
     contacts.lock(conn, tenant_id)
+    done = Recomputed(contacts=0, changed=0, removed=0, left=0)
+    for start in range(0, len(ids), AT_ONCE):
+        done += _recompute(conn, lake, tenant_id, ids.slice(start, AT_ONCE), without, also)
+    return done
+
+
+def _recompute(
+    conn: psycopg.Connection, lake: Lake, tenant_id: int, ids: pl.Series, without: int | None, also: Collection[int]
+) -> Recomputed:
     before = contacts.states(conn, tenant_id, ids)
     without_tags = contacts.deleted_tags(conn, tenant_id)
     keys = before.select("id", "match_key")

@@ -18,7 +18,6 @@ from mailmill.pipelines.ingest.ports import SourceRow
 
 __all__ = ["contacts_of", "delete", "hold", "overview", "remove_contacts", "source", "withdraw_all"]
 SQL = statements("sources")
-AT_ONCE = 200_000  # contacts made anew; decides how much memory it takes
 
 
 def overview(conn: psycopg.Connection) -> list[dict[str, Any]]:
@@ -50,13 +49,10 @@ def withdraw_all(conn: psycopg.Connection, row: SourceRow) -> int:
 
 def remove_contacts(conn: psycopg.Connection, lake: Lake, row: SourceRow) -> tuple[int, int]:
     """What it gave goes. Out: contacts that no other source knew, now gone; contacts whose values are others now."""
-    removed = changed = 0
     ids = sightings.of_source(conn, row.tenant_id, row.id)["id"]
-    for start in range(0, len(ids), AT_ONCE):
-        done = recompute(conn, lake, row.tenant_id, ids.slice(start, AT_ONCE), without=row.id)
-        removed, changed = removed + done.removed, changed + done.changed
+    done = recompute(conn, lake, row.tenant_id, ids, without=row.id)
     conn.execute(SQL["unname_batches"], _facts(row))
-    return removed, changed
+    return done.removed, done.changed
 
 
 def delete(conn: psycopg.Connection, row: SourceRow) -> None:

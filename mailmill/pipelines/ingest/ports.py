@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -113,6 +114,8 @@ class BatchRow:
     rows_accepted: int
     rows_rejected: int
     withdrawn: int = 0  # of the rejected rows: what the source says it has deleted
+    rules: str = ""  # fingerprint of those it was divided by
+    loaded_before: bool = False  # the contacts have what it said by earlier rules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,8 @@ class LoadCounts:
     duplicates_within: int = 0
     duplicates_across: int = 0
     withdrawn: int = 0  # contacts that the source says it has deleted
+    removed: int = 0  # contacts that no batch names any more, by the rules of today
+    left: int = 0  # contacts that are as they were, because a batch that may name them cannot be read any more
 
     def __add__(self, other: LoadCounts) -> LoadCounts:
         names = LoadCounts.__dataclass_fields__
@@ -198,10 +203,13 @@ class BatchStore(Protocol):
 class ContactStore(Protocol):
     """Takes validated batches into the contacts, and shows the contacts as a generation."""
 
-    def load(self, source: SourceRow, batch: BatchRow, gone: pl.Series | None = None) -> LoadCounts | None:
-        """One validated batch in one transaction. None: somebody else had loaded it.
+    def load(
+        self, source: SourceRow, batches: Sequence[BatchRow], gone: Mapping[int, pl.Series] | None = None
+    ) -> LoadCounts | None:
+        """Validated batches in one transaction. None: somebody else had loaded one of them.
 
-        In: gone, match keys of contacts that the batch says the source has deleted.
+        In: gone, of a batch the match keys of contacts that it says the source has deleted.
+        What batches said when they were loaded before, by other rules, is taken back, unless others say so too.
         """
         ...
 
@@ -243,6 +251,13 @@ class Validated:
     reasons: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sample: tuple[Mapping[str, Any], ...] = ()  # a few accepted rows, masked
+
+    def __add__(self, other: Validated) -> Validated:
+        return Validated(
+            batches=self.batches + other.batches, read=self.read + other.read, accepted=self.accepted + other.accepted,
+            rejected=self.rejected + other.rejected, reasons=dict(Counter(self.reasons) + Counter(other.reasons)),
+            notes=self.notes + other.notes, sample=self.sample or other.sample,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
-import polars as pl
-
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest import validation, withdrawals
+from mailmill.pipelines.ingest import addresses, validation, withdrawals
 from mailmill.pipelines.ingest.columns import changed, mapped
 from mailmill.pipelines.ingest.duplicates import Buckets
 from mailmill.pipelines.ingest.ports import (
@@ -105,26 +105,48 @@ def _refusal(source: SourceRow, batch: RawBatch) -> Refusal | None:
 
 
 def validate(source: SourceRow, store: BatchStore, *, progress: Progress = _silent) -> Validated:
-    """Divide every raw batch of the source into accepted and rejected rows."""
-    return _validated(source, store, store.batches(source, "raw"), progress)
+    """Divide every raw batch of the source into accepted and rejected rows, and anew what waits to be loaded and was
+    divided by other rules than those of today."""
+    return _validated(source, store, store.batches(source, "raw"), progress) + _renewed(source, store, progress)
 
 
-def retry_rejects(
-    source: SourceRow, store: BatchStore, *, batch_id: int | None = None, progress: Progress = _silent
+def validate_again(
+    source: SourceRow,
+    store: BatchStore,
+    *,
+    rejected: bool = False,
+    batch_id: int | None = None,
+    progress: Progress = _silent,
 ) -> Validated:
-    """Divide again, by the rules of today, every batch that has rejected rows, or this one.
-    `load` then takes in what is new.
+    """Divide again, by the rules of today, every batch that is kept, or this one; rejected: those with rejected rows.
+    `load` then puts what they say now in the place of what they said.
 
     A batch whose columns the source does not name any more stays as it is, with a note: another one had them.
     """
     again = [
         batch
         for batch in store.batches(source, None)
-        if batch.rows_rejected > batch.withdrawn
-        and batch.state in ("validated", "loaded")
+        if batch.state != "held"
         and batch_id in (None, batch.id)
+        and (not rejected or (batch.rows_rejected > batch.withdrawn and batch.state != "raw"))
     ]
     return _validated(source, store, again, progress, lenient=True)
+
+
+def rules_of(source: SourceRow) -> str:
+    """A fingerprint of all that decides what a batch of the source comes to."""
+    spec = source.spec
+    facts = [
+        dict(sorted(spec.columns.items())), spec.tags, spec.country, source.priority,
+        [field.model_dump(mode="json") for field in source.fields], addresses.rules_version(),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _renewed(source: SourceRow, store: BatchStore, progress: Progress) -> Validated:
+    rules = rules_of(source)
+    old = [batch for batch in store.batches(source, "validated") if batch.rules != rules]
+    return _validated(source, store, old, progress, lenient=True)
 
 
 def _validated(
@@ -181,25 +203,44 @@ def load(
 
     A batch of which a greater share was rejected than `max_reject_share` allows is withheld unless forced.
     """
+    notes = list(_renewed(source, store, progress).notes)
+    rules = rules_of(source)
     counts = LoadCounts()
     withheld: list[BatchRow] = []
+    again: list[BatchRow] = []
     for batch in store.batches(source, "validated"):
+        if batch.rules != rules:  # nor can those of today read it
+            continue
         if not force and too_many_rejected(source, batch):
             withheld.append(batch)
             progress(f"withheld {batch.origin}: {batch.rows_rejected:,} of {batch.rows_read:,} rows were rejected")
-            continue
-        loaded = contacts.load(source, batch, _deleted(source, store, batch))
-        if loaded is not None:
-            counts += loaded
-            progress(f"loaded {batch.origin}: {loaded.new:,} new contacts, {loaded.changed:,} changed")
-    absent, notes = _follow_walk(source, store, contacts, force=force)
-    return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=notes)
+        elif batch.loaded_before:
+            again.append(batch)
+        else:
+            counts += _load(source, store, contacts, [batch], progress)
+    if again:  # together: who is doubted because of several of them is made anew once
+        counts += _load(source, store, contacts, again, progress)
+    if counts.left:
+        notes.append(f"{counts.left:,} contacts stay as they were: a batch that may name them cannot be read any more")
+    absent, said = _follow_walk(source, store, contacts, force=force)
+    return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=(*notes, *said))
 
 
-def _deleted(source: SourceRow, store: BatchStore, batch: BatchRow) -> pl.Series | None:
-    if source.spec.on_delete == "keep" or not batch.withdrawn:
-        return None
-    return withdrawals.said_deleted(store.raw(source, batch), batch_facts(source, batch))
+def _load(
+    source: SourceRow, store: BatchStore, contacts: ContactStore, batches: Sequence[BatchRow], progress: Progress
+) -> LoadCounts:
+    gone = {
+        batch.id: withdrawals.said_deleted(store.raw(source, batch), batch_facts(source, batch))
+        for batch in batches
+        if source.spec.on_delete == "withdraw" and batch.withdrawn
+    }
+    loaded = contacts.load(source, batches, gone)
+    if loaded is None:
+        return LoadCounts()
+    what = batches[0].origin if len(batches) == 1 else f"{len(batches)} batches again"
+    removed = f", {loaded.removed:,} removed" if loaded.removed else ""
+    progress(f"loaded {what}: {loaded.new:,} new contacts, {loaded.changed:,} changed{removed}")
+    return loaded
 
 
 def _follow_walk(

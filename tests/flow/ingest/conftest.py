@@ -90,6 +90,11 @@ class Mill:
         paths = [self.file(content, f"{source.slug}-{n}.csv") for n, content in enumerate(contents)]
         return self.run(source, CsvFiles(paths=paths, **settings))
 
+    def run_until_validated(self, source: SourceRow, content: str) -> None:
+        """A batch that waits to be loaded, as an import leaves it that was killed there."""
+        stage.receive(source, CsvFiles(paths=[self.file(content, f"{source.slug}.csv")]), self.store)
+        stage.validate(source, self.store)
+
     def rows(self, query: str, *values: Any) -> list[dict[str, Any]]:
         with self.database.connect() as conn, conn.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query, values).fetchall()  # type: ignore[arg-type]

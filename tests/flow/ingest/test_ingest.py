@@ -38,13 +38,13 @@ def test_P01_fixing_the_rule_and_running_again_takes_the_row_in(mill, monkeypatc
     mill.read(source, "email,name\na@x.org,Ann\nb@x.org," + "z" * 50 + "\n")
     assert list(mill.contacts()) == ["a@x.org", "b@x.org"]
     monkeypatch.setattr(validation, "MAX_VALUE", 20)
-    stage.retry_rejects(source, mill.store)  # nothing was rejected, so nothing is looked at again
+    stage.validate_again(source, mill.store, rejected=True)  # nothing was rejected, so nothing is looked at again
     assert mill.rejected() == []
     other = mill.source("other")
     mill.read(other, "email,name\nc@x.org,Cem\nd@x.org," + "z" * 40 + "\n")
     assert [row["reason"] for row in mill.rejected()] == ["value_too_long"]
     monkeypatch.setattr(validation, "MAX_VALUE", 10_000)
-    assert stage.retry_rejects(other, mill.store).accepted == 2
+    assert stage.validate_again(other, mill.store, rejected=True).accepted == 2
     loaded = stage.load(other, mill.store, mill.store)
     assert (loaded.counts.new, loaded.counts.changed) == (1, 0)
     assert list(mill.contacts()) == ["a@x.org", "b@x.org", "c@x.org", "d@x.org"]

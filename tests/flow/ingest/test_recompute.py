@@ -17,7 +17,7 @@ VALUES = (
 
 def again(mill, source) -> None:
     """The crawl's batch read again by the source's columns as they are applied now."""
-    stage.retry_rejects(source, mill.store)
+    stage.validate_again(source, mill.store, rejected=True)
     stage.load(source, mill.store, mill.store, force=True)
 
 

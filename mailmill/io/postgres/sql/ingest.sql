@@ -59,14 +59,15 @@ RETURNING id;
 
 -- name: batches
 SELECT id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected,
-       coalesce((reject_reasons ->> 'withdrawn')::bigint, 0) AS withdrawn FROM batches
+       coalesce((reject_reasons ->> 'withdrawn')::bigint, 0) AS withdrawn, rules, loaded_at IS NOT NULL AS loaded_before
+  FROM batches
  WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND (%(state)s::batch_state IS NULL OR state = %(state)s)
  ORDER BY id;
 
 -- name: naming_batches
--- Loaded batches of a source that can hold a row seen between two times (epoch microseconds), and one in any case.
+-- Loaded batches of a source that can hold a row seen between two times (epoch microseconds), and some in any case.
 SELECT id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected FROM batches
- WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND (id = %(also)s OR (loaded_at IS NOT NULL
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND (id = ANY (%(also)s) OR (loaded_at IS NOT NULL
    AND (extract(epoch FROM seen_at) * 1000000)::bigint >= %(from)s
    AND coalesce((extract(epoch FROM seen_from) * 1000000)::bigint, 0) <= %(until)s))
  ORDER BY id;
@@ -81,7 +82,8 @@ DELETE FROM manifest WHERE tenant_id = %(tenant_id)s AND batch_id = %(batch_id)s
 
 -- name: validated
 -- Compare and set: no row when another process moved the batch on meanwhile.
-UPDATE batches SET state = 'validated', rows_accepted = %(accepted)s, rows_rejected = %(rejected)s, reject_reasons = %(reasons)s
+UPDATE batches SET state = 'validated', rows_accepted = %(accepted)s, rows_rejected = %(rejected)s, reject_reasons = %(reasons)s,
+       rules = %(rules)s
  WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = %(from)s
 RETURNING id;
 

@@ -108,6 +108,7 @@ CREATE TABLE batches (
   contacts_new bigint NOT NULL DEFAULT 0,
   contacts_changed bigint NOT NULL DEFAULT 0,
   reject_reasons jsonb NOT NULL DEFAULT '{}',
+  rules text NOT NULL DEFAULT '',               -- fingerprint of those it was divided by
   loaded_at timestamptz,
   UNIQUE (source_id, key)
 );
