@@ -45,7 +45,7 @@ test-system: $(STAMP)  ## what needs Debian packages: pages in a real browser
 	@$(BIN)/python -m pytest -q -m system
 
 faults: $(STAMP)  ## kills and outages of real processes
-	@$(BIN)/python -m pytest -q -m faults
+	@$(BIN)/python -m pytest -q -m "faults or numbered"
 
 check: $(STAMP)  ## ruff, mypy --strict, the rooms' imports
 	@$(BIN)/ruff check .

@@ -51,6 +51,7 @@ def judge(
         if n > 1:
             assert len({one.message_id for one in taken if one.recipient == recipient}) == 1, "another Message-ID"
     _told(world, states)
+    _stopped(world, campaigns, sinks)
     assert not world.sql("SELECT token FROM leases")
     assert journal is None or not list(journal.rglob("*.j"))
     return states
@@ -82,6 +83,36 @@ def _told(world: World, states: Counter[str]) -> None:
         "SELECT count(*), count(DISTINCT message_id) FROM attempts WHERE stage = 'dot' AND code BETWEEN 200 AND 299"
     )
     assert world.sql(accepted) == [(states["sent"], states["sent"])]
+
+
+# From when until when nobody may be handed over: while a campaign is paused, once it is cancelled, from its end on, and
+# who is suppressed. Times as time.time(), which is the server's clock too: it is this machine's.
+STOPS = """
+WITH steps AS (
+  SELECT campaign_id, to_state, at, lead(at) OVER (PARTITION BY campaign_id ORDER BY id) AS next
+    FROM campaign_transitions),
+stops AS (
+  SELECT campaign_id, NULL AS address_key, at, next AS until FROM steps WHERE to_state IN ('paused', 'cancelled')
+  UNION ALL SELECT id, NULL, ends_at, NULL FROM campaigns WHERE ends_at IS NOT NULL
+  UNION ALL SELECT c.id, s.address_key, s.created_at, s.expires_at
+    FROM suppressions s JOIN campaigns c ON s.tenant_id IS NULL OR s.tenant_id = c.tenant_id
+   WHERE s.scope_campaign_id IS NULL OR s.scope_campaign_id = c.id)
+SELECT m.address, extract(epoch FROM s.at)::float8, coalesce(extract(epoch FROM s.until)::float8, 'infinity')
+  FROM stops s
+  JOIN messages m ON m.campaign_id = s.campaign_id AND (s.address_key IS NULL OR m.address_key = s.address_key)
+ WHERE s.campaign_id = ANY(%s)
+"""
+
+
+def _stopped(world: World, campaigns: Sequence[int], sinks: Sequence[Sink]) -> None:
+    """I5: nothing came later than one second after a pause, cancel or suppression, nor after the end."""
+    handed: dict[str, list[float]] = {}
+    for sink in sinks:
+        for at, to in sink.handed:
+            handed.setdefault(to, []).append(at)
+    for address, since, until in world.sql(STOPS, list(campaigns)):
+        late = [at - since for at in handed.get(address, ()) if since + 1.0 < at < until]
+        assert late == [], f"I5: {address} was handed over {late} s after a stop"
 
 
 def nothing_later(sinks: Sink | Sequence[Sink], committed: float, among: Collection[str] | None = None) -> None:

@@ -12,8 +12,11 @@ from send_oracle import judge, nothing_later
 from send_process import start
 from send_world import Sink, World, by_address, thread, until
 
-from mailmill.io.postgres import doubts
-from mailmill.io.postgres.suppressions import raise_change_number, suppress
+from mailmill.io.postgres import campaigns, doubts
+from mailmill.io.postgres.suppressions import suppress
+from mailmill.pipelines.target.lifecycle import Move
+
+STEP: dict[str, Move] = {"paused": "pause", "cancelled": "cancel"}
 
 
 def test_P12_nothing_starts_outside_the_window_or_after_the_end(world: World, run: Run) -> None:
@@ -51,15 +54,15 @@ def test_P12_F45_a_pause_or_cancel_stops_starts_within_a_second(world: World, ru
         with thread(lambda: run(until_idle=False, max_s=2.5)) as result:
             until(lambda: len(sink.taken) > 40)
             with world.database.transaction() as conn:
-                conn.execute("UPDATE campaigns SET state = %s::campaign_state WHERE id = %s", (stop, campaign))
-                raise_change_number(conn)
+                campaigns.move(conn, campaign, STEP[stop], by="ann")
             stopped = time.time()
             result()
         states = world.account(campaign)
         nothing_later(sink, stopped)
         if stop == "paused":
             assert states.keys() == {"sent", "queued"}
-            world.sql("UPDATE campaigns SET state = 'running'")
+            with world.database.transaction() as conn:
+                campaigns.move(conn, campaign, "resume", by="ann")
             sink.script = lambda stage, to: None
             run()
             assert world.account(campaign) == {"sent": 2000}
@@ -79,8 +82,7 @@ def test_F43_F45_P07_P12_a_stop_reaches_a_message_whose_data_waits_for_354(world
                 if stop == "suppressed":
                     suppress(conn, tenant_id=1, address_keys=["r0@example.org"], reason="unsubscribed")
                 elif stop != "ended":
-                    conn.execute("UPDATE campaigns SET state = %s::campaign_state", (stop,))
-                    raise_change_number(conn)
+                    campaigns.move(conn, campaign, STEP[stop], by="ann")
             stopped = end.timestamp() - 1.0 if end else time.time()
             until(lambda: time.time() > stopped + 1.0)
             sink.go()
