@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("numbered")
 
 
-pytest_plugins = ["kafka_service", "send_fixtures"]
+pytest_plugins = ["kafka_service", "send_fixtures", "verbs"]
 
 
 hypothesis.settings.register_profile("mailmill", deadline=None)  # the machines that run this are shared and noisy

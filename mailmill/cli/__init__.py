@@ -15,7 +15,7 @@ VERBS = {  # verb or group of verbs -> the module it is in
     "migrate": "database", "down": "database",
     "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "keys",
     "backup": "backup", "restore": "backup", "forget": "forget", "export": "forget",
-    "suppress": "suppressions", "tags": "people",
+    "suppress": "suppressions", "unsubscribe": "unsubscribe", "tags": "people",
     "ingest": "ingest", "contacts": "people", "rejects": "rejects", "sources": "sources",
     "check": "check", "revalidate": "check",
     "segment": "campaigns", "campaign": "lifecycle", "preview": "campaigns",

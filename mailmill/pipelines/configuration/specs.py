@@ -223,7 +223,7 @@ class IdentitySpec(TenantOwned):
     from_address: Address
     reply_to: Address | None = None
     return_path_domain: DomainName  # where bounces go; aligned with the domain of from_address
-    unsubscribe_mailbox: Address | None = None  # somebody reads it and unsubscribes who writes to it
+    unsubscribe_mailbox: Address | None = None  # read by `mailmill unsubscribe`
     headers: Headers = {}
     dkim: tuple[DkimSpec, ...] = Field(default=(), max_length=4)
 
