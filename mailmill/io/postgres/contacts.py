@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from mailmill.pipelines.ingest import contacts as rules
 from mailmill.pipelines.ingest.contacts import STATE_SCHEMA, Origin
 from mailmill.pipelines.ingest.merging import merged
 from mailmill.pipelines.ingest.ports import BatchRow, LoadCounts, SourceRow
-from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA, compared, in_question, moved, replaced
+from mailmill.pipelines.ingest.sightings import compared, in_question, moved
 
 SQL = statements("contacts")
 SLICE = 50_000  # rows a piece of COPY
@@ -91,17 +90,16 @@ def _take_in(
     _add(conn, tenant_id, new)
     before = sightings.of_contacts(conn, tenant_id, pl.concat([known["id"], new["id"]]))
     mine = pl.col("source_id") == origin.source_id
-    own = before.filter(mine)
-    seen = compared(own, pl.concat([known, new]), origin.batch_id)
+    seen = compared(before.sightings.filter(mine), pl.concat([known, new]), origin.batch_id)
     doubted = _no_ids()
     if again:  # what the batch says as before stays; what the source did not name before comes in as ever
         doubted = seen.filter(pl.col("before").is_not_null() & ~(pl.col("repeats") & pl.col("between")))["id"]
         seen = seen.filter(pl.col("before").is_null())
-    asked = in_question(seen.filter(pl.col("id").is_in(known["id"].implode())), before.filter(~mine))
+    asked = in_question(seen.filter(pl.col("id").is_in(known["id"].implode())), before.sightings.filter(~mine))
     changed = 0
     for part in asked.iter_slices(MERGED_AT_ONCE):
-        changed += _merge(conn, tenant_id, origin, part, before)
-    sightings.write(conn, tenant_id, replaced(own, moved(seen, origin.source_id, origin.batch_id)))
+        changed += _merge(conn, tenant_id, origin, part, before.sightings)
+    sightings.write(conn, tenant_id, before, moved(seen, origin.source_id, origin.batch_id))
     within = int(rows["copies"].sum()) - rows.height
     counts = LoadCounts(
         accepted=rows.height + within, new=new.height, changed=changed, duplicates_within=within,
@@ -146,7 +144,7 @@ def states(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> pl.DataF
     _want(conn, ids)
     schema = pl.Schema({"id": pl.Int64(), **STATE_SCHEMA})
     text = {name: pl.String() if isinstance(kind, pl.List) else kind for name, kind in schema.items()}
-    with _by_index(conn):
+    with sightings.by_index(conn):
         frame = copying.read(conn, SQL["states"], pl.Schema(text), {"tenant_id": tenant_id})
     return frame.with_columns(_list(pl.col("tags")).alias("tags")).match_to_schema(schema)
 
@@ -156,14 +154,14 @@ def update(conn: psycopg.Connection, tenant_id: int, contacts: pl.DataFrame) -> 
     if contacts.is_empty():
         return
     _stage(conn, contacts)
-    with _by_index(conn):
+    with sightings.by_index(conn):
         conn.execute(SQL["update_contacts"], {"tenant_id": tenant_id})
 
 
 def remove(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> int:
     """Delete contacts and what was seen of them. Needs the tenant's lock. Out: how many there were."""
     _want(conn, ids)
-    sightings.replace(conn, tenant_id, ids, pl.DataFrame(schema=SIGHTINGS_SCHEMA))
+    sightings.remove(conn, tenant_id, ids)
     return conn.execute(SQL["delete_contacts"], {"tenant_id": tenant_id}).rowcount
 
 
@@ -193,7 +191,7 @@ def _with_ids(
         return rows.join(everybody, on="match_key", how="left", maintain_order="left")
     conn.execute(SQL["clear"])
     _copy_in(conn, "copy_asked", rows.select("match_key", n=pl.int_range(pl.len())))
-    with _by_index(conn), conn.cursor(binary=True) as cursor:
+    with sightings.by_index(conn), conn.cursor(binary=True) as cursor:
         row = cursor.execute(SQL["find_known"], {"tenant_id": tenant_id}).fetchone()
     found = np.frombuffer((row and row[0]) or b"", [("n", ">i4"), ("id", ">i8")])
     ids = np.zeros(rows.height, np.int64)
@@ -234,13 +232,6 @@ def _want(conn: psycopg.Connection, ids: pl.Series) -> None:
     conn.execute(SQL["stage"])
     conn.execute(SQL["clear"])
     _copy_in(conn, "copy_wanted", ids.unique().sort().to_frame())
-
-
-@contextmanager
-def _by_index(conn: psycopg.Connection) -> Iterator[None]:
-    conn.execute(SQL["by_index"], {"on": "off"})
-    yield
-    conn.execute(SQL["by_index"], {"on": "on"})
 
 
 def _no_ids() -> pl.Series:

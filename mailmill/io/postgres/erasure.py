@@ -92,8 +92,7 @@ def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: 
         "erase_contacts", "erase_consents", "erase_suppressions", "erase_removals",
     ):  # fmt: skip
         conn.execute(SQL[statement], which)
-    seen = sightings.of_contacts(conn, tenant_id, pl.Series(who.contact_ids, dtype=pl.Int64))
-    sightings.replace(conn, tenant_id, pl.Series(who.contact_ids, dtype=pl.Int64), seen.clear())
+    sightings.remove(conn, tenant_id, pl.Series(who.contact_ids, dtype=pl.Int64))
     raise_change_number(conn)
 
 

@@ -62,7 +62,7 @@ def _recompute(
     before = contacts.states(conn, tenant_id, ids)
     without_tags = contacts.deleted_tags(conn, tenant_id)
     keys = before.select("id", "match_key")
-    seen = sightings.of_contacts(conn, tenant_id, ids).join(keys, on="id", how="semi")
+    seen = sightings.of_contacts(conn, tenant_id, ids).sightings.join(keys, on="id", how="semi")
     spans = seen.group_by("source_id").agg(pl.col("first_seen").min(), pl.col("last_seen").max())
     sources = {source.id: source for source in ingest.sources(conn, deleted=True) if source.tenant_id == tenant_id}
     history, unsure = History.empty(), [before["id"].clear()]

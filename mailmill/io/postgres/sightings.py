@@ -1,4 +1,8 @@
-"""Sightings in PostgreSQL: blocks of 64 contacts, a row a block and source.
+"""Sightings in PostgreSQL: blocks of 64 contacts, a row a block and source; and over them the lone ones, a row each.
+
+A batch that names much of a block rewrites it. One that names few of its contacts writes a lone sighting for each that
+the block knows already, so that its cost does not grow with the contacts there are; a block that has collected some is
+rewritten with them. Whoever stands in lone_sightings stands in a block as well.
 
 The caller owns the transaction and holds the tenant's lock (contacts.lock), without which two writers of a block would
 lose one's part.
@@ -7,63 +11,133 @@ lose one's part.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import psycopg
 
+from mailmill.io.postgres import bigints
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA
+from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA, replaced
 
 SQL = statements("sightings")
 SHIFT = 6  # contacts.id >> SHIFT is the block
-_ARRAYS = tuple(name for name in SIGHTINGS_SCHEMA.names() if name not in ("id", "source_id"))
-# an array of bigint on the wire: dimensions, nulls, type, length, lower bound; then length and value of each element
-_HEADER, _ELEMENT = struct.Struct(">iiiii"), np.dtype([("bytes", ">i4"), ("value", ">i8")])
-_BIGINT = 20
-_BINARY_COPY = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+# Contacts of a block, asked for or alone, from which on it is read and written as a whole: as many lone ones cost about
+# the same. Not the same for all, or a batch that names one of each block would rewrite them all when its turn comes.
+FEW, SPREAD = 8, 8
+_COLUMNS = tuple(SIGHTINGS_SCHEMA.names())
+_ARRAYS = _COLUMNS[2:]
 _PIECE = 1_000_000  # bytes of COPY at once
-Ints = npt.NDArray[np.int64]
+_BLOCK = pl.col("id") // (1 << SHIFT)
 
 
-def of_contacts(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> pl.DataFrame:
-    """All that every source saw in the blocks of these contacts. Out: SIGHTINGS_SCHEMA, neighbours included."""
-    blocks = _blocks(ids).to_list()
-    return _read(conn, "read", {"tenant_id": tenant_id, "blocks": blocks}) if blocks else _empty()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What every source saw of the contacts asked for, SIGHTINGS_SCHEMA; in the blocks of `whole` of all contacts."""
+
+    sightings: pl.DataFrame
+    whole: pl.Series
+
+
+def of_contacts(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> Seen:
+    asked = pl.DataFrame({"id": ids}, schema={"id": pl.Int64}).unique().with_columns(block=_BLOCK)
+    lone = _lone(conn, tenant_id, asked["block"].unique())
+    whole = _whole(asked, lone)
+    few = asked.filter(~pl.col("block").is_in(whole.implode()))["id"].sort()
+    with by_index(conn):
+        alone = _columns(conn, "read_elements", {"tenant_id": tenant_id, "ids": few.to_list()})
+    known = pl.concat([_blocks(conn, tenant_id, whole), alone])
+    return Seen(sightings=_with_lone(known, lone), whole=whole)
 
 
 def of_source(conn: psycopg.Connection, tenant_id: int, source_id: int) -> pl.DataFrame:
     """All that one source saw. Out: SIGHTINGS_SCHEMA."""
-    return _read(conn, "read_source", {"tenant_id": tenant_id, "source_id": source_id})
+    facts = {"tenant_id": tenant_id, "source_id": source_id}
+    return _with_lone(_read(conn, "read_source", facts), _columns(conn, "read_source_lone", facts))
 
 
-def write(conn: psycopg.Connection, tenant_id: int, sightings: pl.DataFrame) -> None:
-    """Put whole blocks in the place of what they were. In: SIGHTINGS_SCHEMA, every sighting of the blocks it names."""
-    if sightings.is_empty():
+def write(conn: psycopg.Connection, tenant_id: int, seen: Seen, moved: pl.DataFrame) -> None:
+    """Put these in the place of what they were. In: SIGHTINGS_SCHEMA, of contacts of whom this was `seen`."""
+    if moved.is_empty():
         return
+    whole = _BLOCK.is_in(seen.whole.implode())
+    lone = moved.filter(~whole).join(seen.sightings, on=["id", "source_id"], how="semi")
+    rest = moved.join(lone, on=["id", "source_id"], how="anti").with_columns(block=_BLOCK)
+    unread = rest.filter(~whole)["block"].unique()
+    before = pl.concat([seen.sightings.filter(whole), _known(conn, tenant_id, unread)]).with_columns(block=_BLOCK)
+    of_these = before.join(rest, on=["block", "source_id"], how="semi")
     conn.execute(SQL["stage"])
-    with conn.cursor() as cursor, cursor.copy(SQL["copy"]) as copy:
-        for piece in _pieces(sightings.sort("source_id", "id"), tenant_id):
-            copy.write(piece)
-    conn.execute(SQL["write"])
-    conn.execute(SQL["clear"])
+    _write_blocks(conn, tenant_id, replaced(of_these.drop("block"), rest.drop("block")))
+    _write_lone(conn, tenant_id, lone)
 
 
 def replace(conn: psycopg.Connection, tenant_id: int, ids: pl.Series, sightings: pl.DataFrame) -> None:
     """Forget what was seen of these contacts and keep this instead. In: SIGHTINGS_SCHEMA of these contacts, or none."""
-    before = of_contacts(conn, tenant_id, ids)
+    blocks = (ids // (1 << SHIFT)).unique()
+    before = _known(conn, tenant_id, blocks)
     if before.is_empty() and sightings.is_empty():
         return
-    conn.execute(SQL["remove"], {"tenant_id": tenant_id, "blocks": _blocks(ids).to_list()})
+    facts = {"tenant_id": tenant_id, "blocks": blocks.to_list()}
+    with by_index(conn):
+        conn.execute(SQL["remove_blocks"], facts)
+        conn.execute(SQL["remove_lone"], facts)
     others = before.filter(~pl.col("id").is_in(ids.implode()))
-    write(conn, tenant_id, pl.concat([others, sightings.match_to_schema(SIGHTINGS_SCHEMA)]))
+    after = pl.concat([others, sightings.match_to_schema(SIGHTINGS_SCHEMA)])
+    conn.execute(SQL["stage"])
+    _write_blocks(conn, tenant_id, after.sort("source_id", "id"))
 
 
-def _blocks(ids: pl.Series) -> pl.Series:
-    return (ids // (1 << SHIFT)).unique()
+def remove(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> None:
+    """Forget what was seen of these contacts."""
+    replace(conn, tenant_id, ids, _empty())
+
+
+@contextmanager
+def by_index(conn: psycopg.Connection) -> Iterator[None]:
+    """Statements whose cost is to follow what they ask for, whatever the planner believes of tables just grown."""
+    conn.execute(SQL["by_index"], {"on": "off"})
+    yield
+    conn.execute(SQL["by_index"], {"on": "on"})
+
+
+def _whole(asked: pl.DataFrame, lone: pl.DataFrame) -> pl.Series:
+    """Blocks to be read and written as a whole. In: id and block of contacts, lone ones of these blocks."""
+    others = lone.with_columns(block=_BLOCK).join(asked, on="id", how="anti")
+    collected = others.group_by("block", "source_id").len("lone").group_by("block").agg(pl.col("lone").max())
+    named = asked.group_by("block").len("named").join(collected, on="block", how="left")
+    enough = pl.col("named") + pl.col("lone").fill_null(0) >= FEW + pl.col("block") % SPREAD
+    return named.filter(enough)["block"].sort()
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _known(conn: psycopg.Connection, tenant_id: int, blocks: pl.Series) -> pl.DataFrame:
+    """All that stands in these blocks."""
+    return _with_lone(_blocks(conn, tenant_id, blocks), _lone(conn, tenant_id, blocks))
+
+
+def _with_lone(blocks: pl.DataFrame, lone: pl.DataFrame) -> pl.DataFrame:
+    pair = ["id", "source_id"]
+    if lone.is_empty():
+        return blocks
+    newer = lone.join(blocks, on=pair, how="semi")
+    return pl.concat([blocks.join(newer, on=pair, how="anti"), newer])
+
+
+def _blocks(conn: psycopg.Connection, tenant_id: int, blocks: pl.Series) -> pl.DataFrame:
+    if blocks.is_empty():
+        return _empty()
+    return _read(conn, "read_blocks", {"tenant_id": tenant_id, "blocks": blocks.to_list()})
+
+
+def _lone(conn: psycopg.Connection, tenant_id: int, blocks: pl.Series) -> pl.DataFrame:
+    with by_index(conn):
+        return _columns(conn, "read_lone", {"tenant_id": tenant_id, "blocks": blocks.sort().to_list()})
 
 
 def _empty() -> pl.DataFrame:
@@ -71,37 +145,73 @@ def _empty() -> pl.DataFrame:
 
 
 def _read(conn: psycopg.Connection, statement: str, facts: dict[str, Any]) -> pl.DataFrame:
+    """A row a block; an array of one element stands for as many as its block has contacts."""
     with conn.cursor(binary=True) as cursor:
         rows = cursor.execute(SQL[statement], facts).fetchall()
     if not rows:
         return _empty()
-    _, sources, ids, *arrays = zip(*rows, strict=True)
-    lengths = np.array([(len(array) - _HEADER.size) // _ELEMENT.itemsize for array in ids])
-    columns: dict[str, Ints] = {"id": _values(ids, lengths)}
-    columns["source_id"] = np.repeat(np.array(sources, np.int64), lengths)
-    columns |= {name: _values(array, lengths) for name, array in zip(_ARRAYS, arrays, strict=True)}
+    sources, ids, *arrays = zip(*rows, strict=True)
+    contacts = bigints.lengths(ids)
+    columns = {"id": bigints.values(ids), "source_id": np.repeat(np.array(sources, np.int64), contacts)}
+    for name, column in zip(_ARRAYS, arrays, strict=True):
+        elements, values = bigints.lengths(column), bigints.values(column)
+        if not (elements == contacts).all():
+            values = np.repeat(values, np.repeat(np.where(elements == contacts, 1, contacts), elements))
+        columns[name] = values
     return pl.DataFrame(columns, schema=SIGHTINGS_SCHEMA)
 
 
-def _values(arrays: Sequence[bytes], lengths: Ints) -> Ints:
-    """The elements of all arrays, one after another; one element stands for as many as its block has contacts."""
-    elements = np.array([(len(array) - _HEADER.size) // _ELEMENT.itemsize for array in arrays])
-    joined = b"".join(array[_HEADER.size :] for array in arrays)
-    values = np.frombuffer(joined, _ELEMENT)["value"].astype(np.int64)
-    if (elements == lengths).all():
-        return values
-    return np.repeat(values, np.repeat(np.where(elements == lengths, 1, lengths), elements))
+def _columns(conn: psycopg.Connection, statement: str, facts: dict[str, Any]) -> pl.DataFrame:
+    """One row, an array a column."""
+    with conn.cursor(binary=True) as cursor:
+        row = cursor.execute(SQL[statement], facts).fetchone()
+    if row is None or row[0] is None:
+        return _empty()
+    columns = {name: bigints.values([array]) for name, array in zip(_COLUMNS, row, strict=True)}
+    return pl.DataFrame(columns, schema=SIGHTINGS_SCHEMA)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _write_blocks(conn: psycopg.Connection, tenant_id: int, sightings: pl.DataFrame) -> None:
+    """Whole blocks, and nothing alone any more of what they hold. In: ordered by source and contact."""
+    if sightings.is_empty():
+        return
+    with conn.cursor() as cursor, cursor.copy(SQL["copy_blocks"]) as copy:
+        for piece in _pieces(sightings, tenant_id):
+            copy.write(piece)
+    conn.execute(SQL["write_blocks"])
+    with by_index(conn):
+        conn.execute(SQL["take_in_lone"])
+
+
+def _write_lone(conn: psycopg.Connection, tenant_id: int, sightings: pl.DataFrame) -> None:
+    if sightings.is_empty():
+        return
+    ordered = {name: column.to_numpy() for name, column in sightings.sort("id").to_dict().items()}
+    small = {
+        "source_id": ordered["source_id"].astype(np.int32),
+        "tenant_id": np.full(sightings.height, tenant_id, np.int32),
+    }
+    columns = {"id": ordered["id"], **small, **{name: ordered[name] for name in _ARRAYS}}
+    with conn.cursor() as cursor, cursor.copy(SQL["copy_lone"]) as copy:
+        copy.write(bigints.rows(columns))
+    conn.execute(SQL["write_lone"])
 
 
 def _pieces(sightings: pl.DataFrame, tenant_id: int) -> Iterator[bytes]:
-    """Rows of a binary COPY. In: ordered by source and contact."""
+    """Rows of a binary COPY; an array is of one element where all are the same."""
     ids, sources = sightings["id"].to_numpy(), sightings["source_id"].to_numpy()
     blocks = ids >> SHIFT
     starts = np.flatnonzero(np.r_[True, (blocks[1:] != blocks[:-1]) | (sources[1:] != sources[:-1])])
     ends = np.r_[starts[1:], len(ids)]
-    columns = [_arrays(ids, starts, ends, shared=False)]
-    columns += [_arrays(sightings[name].to_numpy(), starts, ends) for name in _ARRAYS]
-    piece = bytearray(_BINARY_COPY)
+    columns = [bigints.arrays(ids, starts, ends)]
+    for name in _ARRAYS:
+        values = sightings[name].to_numpy()
+        alike = np.minimum.reduceat(values, starts) == np.maximum.reduceat(values, starts)
+        columns.append(bigints.arrays(values, starts, np.where(alike, starts + 1, ends)))
+    piece = bytearray(bigints.COPY_BEGINS)
     for block, source, *arrays in zip(blocks[starts].tolist(), sources[starts].tolist(), *columns, strict=True):
         piece += struct.pack(">hiqiiii", 3 + len(arrays), 8, block, 4, source, 4, tenant_id)
         for array in arrays:
@@ -109,17 +219,4 @@ def _pieces(sightings: pl.DataFrame, tenant_id: int) -> Iterator[bytes]:
         if len(piece) > _PIECE:
             yield bytes(piece)
             piece.clear()
-    yield bytes(piece + b"\xff\xff")
-
-
-def _arrays(values: Ints, starts: Ints, ends: Ints, *, shared: bool = True) -> Iterator[bytes]:
-    """Each block's array with its length in front; of one element where all are the same."""
-    elements = np.empty(len(values), _ELEMENT)
-    elements["bytes"], elements["value"] = 8, values
-    wire, size = elements.tobytes(), _ELEMENT.itemsize
-    alike = np.minimum.reduceat(values, starts) == np.maximum.reduceat(values, starts)
-    lasts = np.where(alike & shared, starts + 1, ends)
-    for start, last in zip(starts.tolist(), lasts.tolist(), strict=True):
-        n = last - start
-        header = struct.pack(">i", _HEADER.size + n * size) + _HEADER.pack(1, 0, _BIGINT, n, 1)
-        yield header + wire[start * size : last * size]
+    yield bytes(piece + bigints.COPY_ENDS)

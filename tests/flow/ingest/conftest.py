@@ -125,7 +125,9 @@ def module_database(cloned: Callable[[], AbstractContextManager[Database]]) -> I
 def database(module_database: Database) -> Database:
     """Empty for each test; emptied rather than made anew, which takes a second each."""
     with module_database.transaction() as conn:
-        conn.execute("TRUNCATE tenants, contacts, sightings, engagement, domains RESTART IDENTITY CASCADE")
+        conn.execute(
+            "TRUNCATE tenants, contacts, sightings, lone_sightings, engagement, domains RESTART IDENTITY CASCADE"
+        )
     return module_database
 
 

@@ -14,11 +14,6 @@ CREATE TEMP TABLE IF NOT EXISTS incoming (
 -- name: clear
 TRUNCATE asked, wanted, incoming;
 
--- name: by_index
--- What follows costs in proportion to what is asked for, whatever the planner believes about tables that have just grown.
-SELECT set_config(name, %(on)s, true) FROM unnest(ARRAY['enable_hashjoin', 'enable_mergejoin', 'enable_bitmapscan',
-  'enable_seqscan', 'enable_material']) name;
-
 -- name: copy_asked
 COPY asked (match_key, n) FROM STDIN (FORMAT csv);
 

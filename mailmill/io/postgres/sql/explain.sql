@@ -25,9 +25,11 @@ SELECT s.slug AS source, s.kind, c.first_seen, c.last_seen, f.origin AS first_fr
 
 -- name: last_words
 -- Of each source of a contact: since when it has said what it says now, and when it last said it.
-SELECT s.source_id, coalesce(s.said_seen[p], s.said_seen[1]), coalesce(s.said_batch[p], s.said_batch[1]),
-       coalesce(s.last_seen[p], s.last_seen[1]), coalesce(s.last_batch[p], s.last_batch[1])
+SELECT s.source_id, coalesce(l.said_seen, s.said_seen[p], s.said_seen[1]),
+       coalesce(l.said_batch, s.said_batch[p], s.said_batch[1]), coalesce(l.last_seen, s.last_seen[p], s.last_seen[1]),
+       coalesce(l.last_batch, s.last_batch[p], s.last_batch[1])
   FROM sightings s CROSS JOIN LATERAL array_position(s.ids, %(contact_id)s::bigint) p
+  LEFT JOIN lone_sightings l ON l.contact_id = %(contact_id)s AND l.source_id = s.source_id
  WHERE s.block = %(contact_id)s::bigint >> 6 AND s.tenant_id = %(tenant_id)s AND p IS NOT NULL;
 
 -- name: source_names

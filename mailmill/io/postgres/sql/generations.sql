@@ -55,6 +55,10 @@ SELECT bucket, string_agg(concat(what, ':', n, ':', hash), ' ' ORDER BY what) AS
                bit_xor(hashxidextended(xmin, hashint8extended(block, source_id)))
           FROM sightings WHERE tenant_id = %(tenant_id)s GROUP BY 2
         UNION ALL
+        SELECT 'seen', contact_id >> %(bits)s, count(*),
+               bit_xor(hashxidextended(xmin, hashint8extended(contact_id, source_id)))
+          FROM lone_sightings WHERE tenant_id = %(tenant_id)s GROUP BY 2
+        UNION ALL
         SELECT 'engagement', contact_id >> %(bits)s, count(*), bit_xor(hashxidextended(xmin, contact_id))
           FROM engagement WHERE tenant_id = %(tenant_id)s GROUP BY 2
         UNION ALL
@@ -86,14 +90,18 @@ COPY (
 ) TO STDOUT (FORMAT csv);
 
 -- name: sightings
--- A source that has withdrawn a contact is none of its sources any more, though it was.
+-- A source that has withdrawn a contact is none of its sources any more, though it was. As contact_sources, but of the lone
+-- ones no others are looked at.
 COPY (
-  SELECT s.contact_id, CASE WHEN w.contact_id IS NULL THEN s.source_id END,
-         (date_part('epoch', s.first_seen) * 1000000)::bigint, (date_part('epoch', s.last_seen) * 1000000)::bigint
-    FROM contact_sources s LEFT JOIN withdrawals w ON w.contact_id = s.contact_id AND w.source_id = s.source_id
+  SELECT u.id, CASE WHEN w.contact_id IS NULL THEN s.source_id END, coalesce(l.first_seen, u.first_seen, s.first_seen[1]),
+         coalesce(l.last_seen, u.last_seen, s.last_seen[1])
+    FROM sightings s CROSS JOIN LATERAL unnest(s.ids, s.first_seen, s.last_seen) u (id, first_seen, last_seen)
+    LEFT JOIN lone_sightings l ON l.contact_id = u.id AND l.source_id = s.source_id
+         AND (l.contact_id BETWEEN %(first)s AND %(last)s OR l.contact_id = ANY(%(others)s::bigint[]))
+    LEFT JOIN withdrawals w ON w.contact_id = u.id AND w.source_id = s.source_id
    WHERE s.tenant_id = %(tenant_id)s
-     AND ((s.block BETWEEN %(first)s::bigint >> 6 AND %(last)s::bigint >> 6 AND s.contact_id BETWEEN %(first)s AND %(last)s)
-          OR (s.block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(others)s::bigint[]) id)) AND s.contact_id = ANY(%(others)s::bigint[])))
+     AND ((s.block BETWEEN %(first)s::bigint >> 6 AND %(last)s::bigint >> 6 AND u.id BETWEEN %(first)s AND %(last)s)
+          OR (s.block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(others)s::bigint[]) id)) AND u.id = ANY(%(others)s::bigint[])))
 ) TO STDOUT (FORMAT csv);
 
 -- name: engagement
@@ -138,10 +146,13 @@ COPY (
    CROSS JOIN LATERAL (
      SELECT coalesce(c.provenance -> f.field, c.provenance -> '*', '[-32768, 0, 0, 0]') AS rank) r
     LEFT JOIN LATERAL (
-      SELECT coalesce(s.last_seen[p], s.last_seen[1]) AS last_seen, coalesce(s.last_batch[p], s.last_batch[1]) AS last_batch,
+      SELECT coalesce(l.last_seen, s.last_seen[p], s.last_seen[1]) AS last_seen,
+             coalesce(l.last_batch, s.last_batch[p], s.last_batch[1]) AS last_batch,
              ((r.rank ->> 1)::bigint, (r.rank ->> 3)::bigint)
-               >= (coalesce(s.said_seen[p], s.said_seen[1]), coalesce(s.said_batch[p], s.said_batch[1])) AS still
+               >= (coalesce(l.said_seen, s.said_seen[p], s.said_seen[1]),
+                   coalesce(l.said_batch, s.said_batch[p], s.said_batch[1])) AS still
         FROM sightings s CROSS JOIN LATERAL array_position(s.ids, c.id) p
+        LEFT JOIN lone_sightings l ON l.contact_id = c.id AND l.source_id = s.source_id
        WHERE s.block = c.id >> 6 AND s.source_id = (r.rank ->> 2)::int AND p IS NOT NULL) w ON true
    WHERE c.tenant_id = %(tenant_id)s AND c.id = ANY(%(members)s::bigint[]) AND f.value IS NOT NULL
 ) TO STDOUT (FORMAT csv);

@@ -141,6 +141,7 @@ CREATE TABLE contacts (
 
 -- Who saw which contacts when: a row a source and 64 contacts, so that a list that comes again unchanged rewrites some
 -- thousand rows and no contact. Arrays run in parallel with ids; one element stands for all. Times are epoch microseconds.
+-- What lone_sightings says of one of these contacts counts in the place of what stands here.
 CREATE TABLE sightings (
   block bigint NOT NULL,                        -- contacts.id >> 6
   source_id int NOT NULL,
@@ -156,14 +157,32 @@ CREATE TABLE sightings (
   PRIMARY KEY (block, source_id)
 );
 
+-- The newer sightings of contacts that stand in a block, where a batch named too few of it to rewrite the block: so new
+-- rows cost the same however many contacts there are. A block that has collected some takes them in.
+CREATE TABLE lone_sightings (
+  contact_id bigint NOT NULL,
+  source_id int NOT NULL,
+  tenant_id int NOT NULL,
+  first_seen bigint NOT NULL,
+  last_seen bigint NOT NULL,
+  first_batch bigint NOT NULL,
+  last_batch bigint NOT NULL,
+  said_seen bigint NOT NULL,
+  said_batch bigint NOT NULL,
+  digest bigint NOT NULL,
+  PRIMARY KEY (contact_id, source_id)
+);
+
 CREATE VIEW contact_sources WITH (security_invoker = true) AS
 SELECT u.id AS contact_id, s.source_id, s.tenant_id,
-       timestamptz 'epoch' + coalesce(u.first_seen, s.first_seen[1]) * interval '1 microsecond' AS first_seen,
-       timestamptz 'epoch' + coalesce(u.last_seen, s.last_seen[1]) * interval '1 microsecond' AS last_seen,
-       coalesce(u.first_batch, s.first_batch[1]) AS first_batch_id, coalesce(u.last_batch, s.last_batch[1]) AS last_batch_id,
+       timestamptz 'epoch' + coalesce(l.first_seen, u.first_seen, s.first_seen[1]) * interval '1 microsecond' AS first_seen,
+       timestamptz 'epoch' + coalesce(l.last_seen, u.last_seen, s.last_seen[1]) * interval '1 microsecond' AS last_seen,
+       coalesce(l.first_batch, u.first_batch, s.first_batch[1]) AS first_batch_id,
+       coalesce(l.last_batch, u.last_batch, s.last_batch[1]) AS last_batch_id,
        s.block                                  -- name it in a condition, else every sighting is looked at
   FROM sightings s CROSS JOIN LATERAL unnest(s.ids, s.first_seen, s.last_seen, s.first_batch, s.last_batch)
-       u (id, first_seen, last_seen, first_batch, last_batch);
+       u (id, first_seen, last_seen, first_batch, last_batch)
+  LEFT JOIN lone_sightings l ON l.contact_id = u.id AND l.source_id = s.source_id;
 
 -- What DNS said of the mail of a domain. It belongs to no tenant: names of domains, and nothing about a person.
 CREATE TABLE domains (
@@ -691,7 +710,7 @@ GRANT INSERT ON log, suppressions TO mailmill_ingress;
 GRANT UPDATE ON log_heads, change_number TO mailmill_ingress;
 
 GRANT SELECT ON tenants, sources, segments, campaigns, campaign_transitions, exclusions, links, batches, contacts,
-  sightings, contact_sources, messages, counters, link_counters, domain_counters, engagement, suppressions, manifest,
+  sightings, lone_sightings, contact_sources, messages, counters, link_counters, domain_counters, engagement, suppressions, manifest,
   rollups, source_totals, campaign_totals TO mailmill_stats;
 
 -- A key is looked up before its tenant is known, so by its prefix and no other way: nobody lists everybody's hashes.
