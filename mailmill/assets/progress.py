@@ -46,7 +46,7 @@ def _follow(context: dg.AssetExecutionContext, mill: Mill, campaign_id: int, ove
                 context.asset_key,
                 partition=context.partition_key,
                 description=str(found),
-                metadata=metadata(found),
+                metadata=facts(found),
             )
         )
 
@@ -56,17 +56,23 @@ def look(mill: Mill, campaign_id: int) -> Progress:
         return accounts.progress(conn, campaign_id)
 
 
-def metadata(found: Progress) -> dict[str, dg.MetadataValue[Any]]:
-    """Progress as the UI shows it: first what fits into the row of a log, then the ledger by state as a table."""
+def facts(found: Progress) -> dict[str, dg.MetadataValue[Any]]:
+    """Progress as it fits into the row of a run's log, the ledger by state in words."""
     left = f", in {spell(found.ends_about - found.now)}" if found.ends_about else ""
     ends = f"{found.ends_about:%Y-%m-%d %H:%M:%S %Z}{left}" if found.ends_about else "unknown" if found.open else "over"
     states = sorted(found.by_state.items(), key=lambda item: -item[1])
     planned = max(1, found.planned)
-    facts = {
+    told = {
         "progress": f"{found.done:,} of {found.planned:,} ({100 * found.done / planned:.1f} %), {found.state}",
         "rate": f"{found.rate:,.1f} messages/s over the last minute",
         "estimated_end": ends,
         "by_state": ", ".join(f"{state} {n:,}" for state, n in states) or "nothing is planned",
     }
+    return {name: dg.MetadataValue.text(text) for name, text in told.items()}
+
+
+def metadata(found: Progress) -> dict[str, dg.MetadataValue[Any]]:
+    """Progress as the page of the asset has room for it: with the ledger by state as a table."""
+    states, planned = sorted(found.by_state.items(), key=lambda item: -item[1]), max(1, found.planned)
     rows = [{"state": state, "messages": n, "share": f"{100 * n / planned:.1f} %"} for state, n in states]
-    return {**{name: dg.MetadataValue.text(text) for name, text in facts.items()}, "ledger": reports.table(rows)}
+    return {**facts(found), "ledger": reports.table(rows)}

@@ -12,8 +12,9 @@ import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import read
+from mailmill.io.postgres import read, variants
 from mailmill.io.postgres.database import driver_errors
+from mailmill.pipelines.read import variants as ab
 from mailmill.pipelines.read.answers import Campaign, Counts, Overview, Rates, Tenant
 
 TenantOption = Annotated[str | None, typer.Option("--tenant", help="Slug or number of one tenant.")]
@@ -45,10 +46,18 @@ def chosen(conn: psycopg.Connection, tenant: str | None) -> list[Tenant]:
 def stats(
     campaign: Annotated[str | None, typer.Argument(help="One campaign, as tenant/campaign.")] = None,
     tenant: TenantOption = None,
+    by_variant: Annotated[
+        bool, typer.Option("--variants", help="The campaign's templates and variants compared, from the ledger.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """What was sent and what became of it: of every tenant, of one, or of one campaign."""
     now = datetime.now(UTC)
+    if by_variant:
+        if campaign is None:
+            raise Misconfigured("--variants needs a campaign", remedy="Name it as tenant/campaign.")
+        _variants(campaign, tenant, json)
+        return
     if campaign is not None:
         _one_campaign(campaign, tenant, now, json)
         return
@@ -71,14 +80,8 @@ def stats(
 
 
 def _one_campaign(name: str, tenant: str | None, now: datetime, json: bool) -> None:
-    owner, slash, slug = name.rpartition("/")
-    if not slash and tenant is None:
-        raise Misconfigured(f"whose campaign is {name!r}?", remedy="Name it as tenant/campaign, or give --tenant.")
     with reading() as conn:
-        [of] = chosen(conn, owner or tenant)
-        found = read.campaign(conn, of, slug)
-        if found is None:
-            raise Misconfigured(f"{of.slug} has no campaign {slug!r}", remedy=f"`mailmill stats --tenant {of.slug}`")
+        of, found = _found(conn, name, tenant)
         links = read.events(conn, of, now=now, hours=1, campaign=found).links
     if json:
         answer_json({**_plain(found), "links": [_plain(link) for link in links]})
@@ -91,6 +94,52 @@ def _one_campaign(name: str, tenant: str | None, now: datetime, json: bool) -> N
         rows = [{"link": link.url or link.ordinal, "messages": link.clicked.messages, "clicks": link.clicked.events}
                 for link in links]  # fmt: skip
         answer_table(rows, title="clicked links")
+
+
+def _found(conn: psycopg.Connection, name: str, tenant: str | None) -> tuple[Tenant, Campaign]:
+    """Raises: Misconfigured when there is no such campaign."""
+    owner, slash, slug = name.rpartition("/")
+    if not slash and tenant is None:
+        raise Misconfigured(f"whose campaign is {name!r}?", remedy="Name it as tenant/campaign, or give --tenant.")
+    [of] = chosen(conn, owner or tenant)
+    found = read.campaign(conn, of, slug)
+    if found is None:
+        raise Misconfigured(f"{of.slug} has no campaign {slug!r}", remedy=f"`mailmill stats --tenant {of.slug}`")
+    return of, found
+
+
+def _variants(name: str, tenant: str | None, json: bool) -> None:
+    with reading() as conn:
+        of, found = _found(conn, name, tenant)
+        rows = variants.tallies(conn, tenant_id=of.id, campaign_id=found.id)
+    templates, single = ab.by_template(rows), [tally for _, tally in rows]
+    leads = {kind: ab.ahead(templates, kind) for kind in ab.REACTIONS}
+    if json:
+        answer_json({
+            "campaign": f"{of.slug}/{found.campaign}", "templates": [_tally(one) for one in templates],
+            "variants": [_tally(one) for one in single], "ahead": leads,
+        })  # fmt: skip
+        return
+    answer_table([_tally_row(one) for one in templates], title=f"{of.slug}/{found.campaign}: by template")
+    if len(single) > len(templates):
+        answer_table([_tally_row(one) for one in single], title="by language and category too")
+    for kind, leader in leads.items():
+        if len(templates) > 1:
+            print(f"{kind}: {leader} is ahead" if leader else f"{kind}: nobody is ahead; the difference may be chance")
+
+
+def _tally(one: ab.Tally) -> dict[str, Any]:
+    return {"variant": one.variant, **one.counts, "rates": {kind: one.share(kind) for kind in ab.REACTIONS}}
+
+
+def _tally_row(one: ab.Tally) -> dict[str, Any]:
+    """The reactions with where the true share probably lies."""
+    shown = dict[str, Any](one.counts)
+    for kind in ab.REACTIONS:
+        found = one.share(kind)
+        if found.value is not None:
+            shown[kind] = f"{shown[kind]:,} {found.value:.2%} ({found.low:.2%} to {found.high:.2%})"
+    return {"variant": one.variant, **shown}
 
 
 def _plain(answer: Overview | Campaign | Any) -> dict[str, Any]:

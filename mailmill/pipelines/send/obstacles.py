@@ -45,10 +45,10 @@ class Obstacle:
 
 
 _BEFORE = {
-    "draft": ("it has not been started", "`mailmill campaign start` or `schedule`."),
+    "draft": ("it has not been started", "`mailmill campaign start {campaign}`, or `schedule`."),
     "scheduled": ("its time has not come", ""),
     "planning": ("its audience is being frozen", "The next tick takes up a planning that was left."),
-    "paused": ("it is paused", "`mailmill campaign resume`."),
+    "paused": ("it is paused", "`mailmill campaign resume {campaign}`"),
     "finished": ("it is finished: every recipient has an end", ""),
     "cancelled": ("it was cancelled", ""),
     "failed": ("it could not be planned", "Correct what the reason names, then start it again."),
@@ -61,6 +61,7 @@ def obstacles(now: Situation) -> list[Obstacle]:
     if now.state in _BEFORE:
         what, remedy = _BEFORE[now.state]
         words = f"{what} ({now.last_step})" if now.last_step else what
+        remedy = remedy.format(campaign=now.campaign)
         return [Obstacle(what=words, remedy=remedy, until=now.scheduled_at if now.state == "scheduled" else None)]
     found = [*_closed(now), *_road(now), *_hands(now)]
     return found or _waiting(now)

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from dns_server import Zone, serving
 from send_fixtures import Run
-from send_world import Sink, World, by_address, thread, until
+from send_world import HTML, TEXT, Sink, World, by_address, thread, until
 from verbs import Verb
 
 from mailmill.io import send_worker
@@ -168,3 +168,23 @@ def test_preflight_shows_each_check_and_the_record_to_publish(
         zone.records["_dmarc.acme.example"] = [("TXT", "v=DMARC1; p=none")]
         assert mailmill("preflight", "acme/news").code == 0
     assert mailmill("preflight", "acme/none").code == 1
+
+
+def test_stats_compares_the_variants_of_a_campaign(world: World, run: Run, mailmill: Verb) -> None:
+    part = {"subject": "Hi", "html": HTML, "text": TEXT, "links": [0]}
+    variants = [{**part, "template": name.partition(":")[0], "label": name} for name in ("a", "a:de", "b")]
+    with Sink(by_address({"rcpt r8": "550 5.1.1 who?"})) as sink:
+        world.campaign(9, port=sink.port, variants=variants)
+        world.sql("UPDATE messages SET variant = mod(id, 3)")
+        run()
+    world.sql("UPDATE messages SET at_accepted = 1, at_clicked = CASE WHEN variant = 2 THEN 1 END WHERE state = 'sent'")
+    told = mailmill("stats", "acme/spring", "--variants", "--json")
+    assert told.code == 0, told.err
+    answer = json.loads(told.out)
+    a, b = answer["templates"]
+    assert (a["variant"], a["planned"], a["clicked"]) == ("a", 6, 0)
+    assert (b["variant"], b["planned"], b["clicked"]) == ("b", 3, b["accepted"])
+    assert [one["variant"] for one in answer["variants"]] == ["a", "a:de", "b"]
+    assert sum(one["accepted"] for one in answer["templates"]) == 8 and set(answer["ahead"]) == {"opened", "clicked"}
+    assert "by language and category" in mailmill("stats", "acme/spring", "--variants").out
+    assert mailmill("stats", "--variants").code == 1
