@@ -29,6 +29,7 @@ from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.recompute import recompute
 from mailmill.io.spool import spool
 from mailmill.pipelines.ingest import forgotten
+from mailmill.pipelines.ingest.ahead import prefetched
 from mailmill.pipelines.ingest.duplicates import Spool
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.ports import (
@@ -102,7 +103,7 @@ class IngestStore:
             number = erasure.number(conn, source.tenant_id)
         with LakeWriter(self.lake, tenant_id=source.tenant_id, dataset="raw") as writer:
             writer.add(pl.DataFrame(schema=RAW_SCHEMA))  # so that there is a file, also of no rows
-            for frame in batch.table.frames:
+            for frame in prefetched(batch.table.frames):
                 writer.add(frame)
         with self.database.transaction() as conn:
             erasure.unless_forgotten(conn, source.tenant_id, since=number)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import headers, looks_like_data
 from mailmill.pipelines.ingest.decoding import Lines, decode, known, surveyed
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA, RawTable
@@ -51,7 +52,7 @@ def read_csv(
             )
         cells, used = ["email"], 0
     reader = _Reader(delimiter=delimiter, names=headers(cells))
-    frames = reader.frames(first.since(skipped + used), chunks, line + skipped + used)
+    frames = reader.frames(first.since(skipped + used), prefetched(chunks), line + skipped + used)
     return RawTable(frames=frames, columns=tuple(reader.names), encoding=encoding, delimiter=delimiter)
 
 
@@ -88,6 +89,17 @@ def _header(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Records:
+    """The records of a chunk: each of its lines belongs to one, but for those of a record that goes on behind it."""
+
+    single: pl.DataFrame  # index, text and kind of the lines that are a record each
+    line: int  # number of the chunk's first
+    taken: int  # lines
+    broken: list[tuple[int, str, str]]  # line, reason and text
+    whole: list[tuple[object, ...]]  # line and cells of records of several lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Reader:
     """Reads lines below a header."""
 
@@ -96,17 +108,20 @@ class _Reader:
 
     def frames(self, lines: Lines, following: Iterator[Lines], line: int) -> Iterator[pl.DataFrame]:
         """RAW_SCHEMA and a column a name, in the order of the file, a frame a chunk. In: line, number of the first."""
-        while True:
-            frame, taken = self._rows(lines, line)
+        for frame in ahead(self._rows, self._records(lines, following, line)):
             if frame.height:
                 yield frame
+
+    def _records(self, lines: Lines, following: Iterator[Lines], line: int) -> Iterator[_Records]:
+        while True:
+            records = self._found(lines, line)
+            yield records
             if lines.last:
                 return
-            line += taken
-            lines = lines.since(taken) + next(following)
+            line += records.taken
+            lines = lines.since(records.taken) + next(following)
 
-    def _rows(self, lines: Lines, line: int) -> tuple[pl.DataFrame, int]:
-        """The rows of a chunk, and how many of its lines they take: not those of a record that goes on behind it."""
+    def _found(self, lines: Lines, line: int) -> _Records:
         frame = self._classified(lines)
         tangled = frame["index"].filter(frame["kind"] == "tangled")
         done = untangle(lines, tangled, self.delimiter, len(self.names))
@@ -114,19 +129,23 @@ class _Reader:
         if len(tangled):
             covered = pl.Series(done.covered, dtype=frame["index"].dtype)
             frame = frame[:taken].filter(~pl.col("index").is_in(covered.implode()))
-        number = pl.col("index").cast(pl.Int64) + line
-        parts = [self._parsed(frame.filter(pl.col("kind") == "good"), number)]
-        if frame.height > parts[0].height:
-            bad = frame.filter(~pl.col("kind").is_in(["good", "blank"]))
+        broken = [(line + index, reason, lines.text[index]) for index, reason in done.broken]
+        whole = [(line + index, *cells) for index, cells in done.whole]
+        return _Records(single=frame, line=line, taken=taken, broken=broken, whole=whole)
+
+    def _rows(self, records: _Records) -> pl.DataFrame:
+        single, number = records.single, pl.col("index").cast(pl.Int64) + records.line
+        parts = [self._parsed(single.filter(pl.col("kind") == "good"), number)]
+        if single.height > parts[0].height:
+            bad = single.filter(~pl.col("kind").is_in(["good", "blank"]))
             parts.append(bad.select(line=number, problem="kind", raw=_cut(pl.col("text"))))
-        if done.broken:
-            broken = [(line + index, reason, lines.text[index]) for index, reason in done.broken]
-            parts.append(pl.DataFrame(broken, schema=RAW_SCHEMA, orient="row").with_columns(raw=_cut(pl.col("raw"))))
-        if done.whole:
-            whole = [(line + index, *cells) for index, cells in done.whole]
+        if records.broken:
+            broken = pl.DataFrame(records.broken, schema=RAW_SCHEMA, orient="row")
+            parts.append(broken.with_columns(raw=_cut(pl.col("raw"))))
+        if records.whole:
             schema = {"line": pl.Int64(), **{CELL + name: pl.String() for name in self.names}}
-            parts.append(pl.DataFrame(whole, schema=schema, orient="row"))
-        return (parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal").sort("line")), taken
+            parts.append(pl.DataFrame(records.whole, schema=schema, orient="row"))
+        return parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal").sort("line")
 
     def _classified(self, lines: Lines) -> pl.DataFrame:
         """index, text and kind of each line: good, blank, tangled, or the reason code of what is wrong with it."""

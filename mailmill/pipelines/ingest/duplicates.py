@@ -7,6 +7,8 @@ from typing import Protocol
 
 import polars as pl
 
+from mailmill.pipelines.ingest.ahead import ahead
+
 BUCKET_ROWS = 500_000  # about so many rows are compared with each other at once
 _TIME = pl.Datetime("us", "UTC")
 COPIES_SCHEMA = pl.Schema(
@@ -51,10 +53,13 @@ class Buckets:
 
     def merged(self) -> Iterator[pl.DataFrame]:
         """ACCEPTED_SCHEMA with custom fields; no match_key is in two of the frames."""
-        for bucket in range(self._buckets):
-            frames = self._only if self._buckets == 1 else list(self._spool.take(bucket))
-            if any(frame.height for frame in frames):
-                yield merged(pl.concat(frames, how="diagonal"))
+        for rows in ahead(self._merged, range(self._buckets)):
+            if rows.height:
+                yield rows
+
+    def _merged(self, bucket: int) -> pl.DataFrame:
+        frames = self._only if self._buckets == 1 else list(self._spool.take(bucket))
+        return merged(pl.concat(frames, how="diagonal")) if frames else pl.DataFrame()
 
 
 def merged(rows: pl.DataFrame) -> pl.DataFrame:

@@ -16,6 +16,7 @@ import polars as pl
 
 from mailmill.pipelines.configuration.specs import FieldSpec
 from mailmill.pipelines.ingest import addresses, cells, fields, phones
+from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import ColumnMap, mapped
 from mailmill.pipelines.ingest.duplicates import COPIES_SCHEMA, Buckets
 from mailmill.pipelines.ingest.raw import CELL, raw_text
@@ -81,8 +82,7 @@ def divided(raw: Iterable[pl.DataFrame], facts: BatchFacts, buckets: Buckets) ->
     """
     nobody = pl.DataFrame(schema=ACCEPTED_SCHEMA)
     notes: tuple[str, ...] | None = None
-    for frame in raw:
-        checked = validate(frame, facts)
+    for checked in ahead(lambda frame: validate(frame, facts), prefetched(raw)):
         buckets.add(checked.accepted)
         yield Checked(accepted=nobody, rejected=checked.rejected, notes=checked.notes if notes is None else ())
         notes = checked.notes
