@@ -3,9 +3,12 @@
 Listed by hand, so that it also loads from an installed package. Loading it opens no connection.
 """
 
+import gc
 import warnings
 
 import dagster as dg
+
+gc.set_threshold(50_000, 20, 20)  # every run is a process of its own, and most of its objects stay as long as it does
 
 # before the assets are imported: their decorators use what Dagster calls beta and preview, and warn at once
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

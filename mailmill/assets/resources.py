@@ -1,17 +1,21 @@
 """What assets and sensors are handed: the live objects of the installation, built by definitions.py."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mailmill.io.lake import Lake
-from mailmill.io.postgres.accounts import Account
-from mailmill.io.postgres.database import Database
-from mailmill.io.warehouse import Publication
-from mailmill.pipelines.ingest.domains import Resolver
 from mailmill.pipelines.ingest.ports import BatchStore, ContactStore, Feed, RawStore, SourceRow
-from mailmill.pipelines.target.planning import Planned
+
+if TYPE_CHECKING:  # every run is a process that imports this: it pays for what its assets use
+    from mailmill.io.lake import Lake
+    from mailmill.io.postgres.accounts import Account
+    from mailmill.io.postgres.database import Database
+    from mailmill.io.warehouse import Publication
+    from mailmill.pipelines.ingest.domains import Resolver
+    from mailmill.pipelines.target.planning import Planned
 
 
 class IngestStore(RawStore, BatchStore, ContactStore, Protocol):

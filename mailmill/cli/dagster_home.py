@@ -40,6 +40,8 @@ concurrency:
       - {{key: "mailmill/campaign", value: {{applyLimitPerUniqueValue: true}}, limit: 1}}
       - {{key: "mailmill/source", value: {{applyLimitPerUniqueValue: true}}, limit: 1}}
 run_monitoring: {{enabled: true, poll_interval_seconds: 30}}
+# a sensor that waits, for a file to settle or for a database, holds up no other
+sensors: {{use_threads: true, num_workers: 4}}
 run_retries: {{enabled: true, max_retries: 1, retry_on_asset_or_op_failure: false}}
 retention:
   sensor: {{purge_after_days: {{skipped: 1, started: 30, success: 7, failure: 30}}}}

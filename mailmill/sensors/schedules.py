@@ -1,6 +1,7 @@
 """What starts by the clock. There is no schedule per campaign: one tick starts every due one."""
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -90,12 +91,17 @@ contacts_schedule = dg.ScheduleDefinition(
     cron_schedule="30 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every hour: validate contacts again; of every tenant where DNS is asked, else where rules changed.",
+    description="Every hour: validate contacts again where rules changed, or domains are to be asked for.",
 )
-def revalidation(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mill]) -> Iterator[dg.RunRequest]:
+def revalidation(
+    context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mill]
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    asked = mill.resolver is not None
     with mill.database.transaction("owner") as conn:
-        outdated = stored.tenants_outdated(conn, addresses.rules_version())
-        tenants = control.tenants(conn) if mill.resolver is not None else outdated
+        tenants = stored.tenants_due(conn, addresses.rules_version(), datetime.now(UTC) if asked else None)
+    if not tenants:
+        domains = "what DNS said of every domain still holds" if asked else "no DNS is asked (MAILMILL_RESOLVER)"
+        yield dg.SkipReason(f"nothing is due: today's rules have examined every contact, and {domains}")
     yield from requests(context, tenants, partitions.tenants, "mailmill/tenant")
 
 

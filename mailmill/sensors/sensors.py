@@ -1,7 +1,10 @@
 """What starts because something happened: a file was dropped, the configuration changed, an asset's condition holds."""
 
 import json
+import os
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import dagster as dg
 
@@ -25,25 +28,45 @@ def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> 
     known: dict[str, list[float]] = json.loads(context.cursor or "{}")
     found: dict[str, list[float]] = {}
     requests: dict[str, dg.RunRequest] = {}
-    for source in sources:
-        folder = mill.project / str(source.folder)
-        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-            status = path.stat()
-            if not path.is_file() or path.name.startswith(".") or time.time() - status.st_mtime < SETTLED_S:
-                continue
-            name = f"{source.key}:{path.name}"
-            found[name] = [status.st_mtime, status.st_size]
-            if known.get(name) != found[name]:
-                requests[source.key] = dg.RunRequest(
-                    run_key=f"{name}:{status.st_mtime_ns}",
-                    partition_key=source.key,
-                    tags={"mailmill/source": source.key},
-                )
+    for key, path, status in _settled([(one.key, mill.project / str(one.folder)) for one in sources]):
+        name = f"{key}:{path.name}"
+        found[name] = [status.st_mtime, status.st_size]
+        if known.get(name) != found[name]:
+            requests[key] = dg.RunRequest(
+                run_key=f"{name}:{status.st_mtime_ns}", partition_key=key, tags={"mailmill/source": key}
+            )
     return dg.SensorResult(
         run_requests=list(requests.values()),
         cursor=json.dumps(found),
         dynamic_partitions_requests=[partitions.sources.build_add_request(list(requests))] if requests else [],
     )
+
+
+def _settled(folders: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path, os.stat_result]]:
+    """The files of sources' folders, less those that are still growing. One that has just changed is looked at twice:
+    until the next tick it would wait for five seconds more."""
+    young = []
+    for key, folder in folders:
+        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+            status = _file(path)
+            if status is not None and 0 <= time.time() - status.st_mtime < SETTLED_S:
+                young.append((key, path, status))
+            elif status is not None:
+                yield key, path, status
+    if young:
+        time.sleep(SETTLED_S)
+    for key, path, before in young:
+        status = _file(path)
+        if status is not None and (status.st_mtime_ns, status.st_size) == (before.st_mtime_ns, before.st_size):
+            yield key, path, status
+
+
+def _file(path: Path) -> os.stat_result | None:
+    """None of what is no file, hidden, or gone meanwhile."""
+    try:
+        return path.stat() if path.is_file() and not path.name.startswith(".") else None
+    except OSError:
+        return None
 
 
 @dg.sensor(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -124,14 +122,21 @@ def test_contacts_that_change_while_a_segment_is_made_refresh_it_afterwards(inst
     assert refreshed(instance, cursor)[0] == ["acme|all"]
 
 
-def test_a_dropped_file_is_ingested_once_it_has_settled(world: World, instance: dg.DagsterInstance) -> None:
+def test_a_dropped_file_is_ingested_once_it_has_settled(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inbox = world.project / "inbox"
     inbox.mkdir()
-    (inbox / "people.csv").write_text("email\na@b.example\n")
-    assert not keys(sense("inbox", world, instance))  # it may still be growing
-    past = time.time() - 60
-    os.utime(inbox / "people.csv", (past, past))
-    seen = sense("inbox", world, instance)
+    (inbox / "people.csv").write_text("email\n")
+
+    def write_on(seconds: float) -> None:
+        with (inbox / "people.csv").open("a") as file:
+            file.write("a@b.example\n")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mailmill.sensors.sensors.time.sleep", write_on)
+        assert not keys(sense("inbox", world, instance))
+    seen = sense("inbox", world, instance)  # in the same tick in which it has settled
     assert keys(seen) == ["acme|drop"]
     assert not keys(sense("inbox", world, instance, seen.cursor))
 
@@ -173,6 +178,16 @@ def tick(name: str, world: World, instance: dg.DagsterInstance) -> list[str]:
     return [str(request.partition_key) for request in getattr(schedules, name)(context)]
 
 
+def skipped(name: str, world: World, instance: dg.DagsterInstance) -> str:
+    """Why a tick started nothing."""
+    context = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=datetime.now(UTC), resources={"mill": world}
+    )
+    (reason,) = getattr(schedules, name)(context)
+    assert isinstance(reason, dg.SkipReason)
+    return str(reason.skip_message)
+
+
 def test_F35_the_tick_starts_what_is_due_and_not_what_is_at_work(world: World, instance: dg.DagsterInstance) -> None:
     assert tick("campaign_tick", world, instance) == ["acme|due"]
     instance.add_run(
@@ -190,7 +205,7 @@ def test_http_sources_are_synchronized_by_the_clock_and_files_are_not(
 def test_contacts_are_validated_again_where_rules_changed_or_dns_is_asked(
     world: World, instance: dg.DagsterInstance
 ) -> None:
-    assert tick("revalidation", world, instance) == [], "nobody has contacts"
+    assert skipped("revalidation", world, instance), "nobody has contacts"
     with world.database.transaction() as conn:
         conn.execute(
             "INSERT INTO contacts (tenant_id, match_key, email, provenance)"
@@ -199,6 +214,15 @@ def test_contacts_are_validated_again_where_rules_changed_or_dns_is_asked(
     assert tick("revalidation", world, instance) == ["acme"], "no rules have examined these"
     with world.database.transaction() as conn:
         conn.execute("UPDATE tenants SET rules_version = %s", (addresses.rules_version(),))
-    assert tick("revalidation", world, instance) == []
+    assert "no DNS is asked" in skipped("revalidation", world, instance)
     world.resolver = object()
-    assert tick("revalidation", world, instance) == ["acme", "beta"]
+    assert tick("revalidation", world, instance) == ["acme"], "x.org was never asked for; beta has nobody"
+    with world.database.transaction() as conn:
+        conn.execute(
+            "INSERT INTO domains (name, state, checked_at, expires_at)"
+            " VALUES ('x.org', 'mx', now(), now() + interval '1 hour')"
+        )
+    assert "still holds" in skipped("revalidation", world, instance)
+    with world.database.transaction() as conn:
+        conn.execute("UPDATE domains SET expires_at = now() - interval '1 second'")
+    assert tick("revalidation", world, instance) == ["acme"]

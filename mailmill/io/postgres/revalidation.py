@@ -21,10 +21,11 @@ from mailmill.pipelines.ingest.revalidation import HELD_SCHEMA
 SQL = statements("revalidation")
 
 
-def tenants_outdated(conn: psycopg.Connection, rules: str) -> list[Thing]:
-    """Tenants with contacts that were last examined by other rules than these."""
+def tenants_due(conn: psycopg.Connection, rules: str, now: datetime | None) -> list[Thing]:
+    """Tenants with contacts that were last examined by other rules than these or, where DNS is asked (now), at domains
+    that were never asked for or whose answer has run out."""
     with conn.cursor(row_factory=class_row(Thing)) as cursor:
-        return cursor.execute(SQL["tenants_outdated"], {"rules": rules}).fetchall()
+        return cursor.execute(SQL["tenants_due"], {"rules": rules, "now": now}).fetchall()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mailmill.errors import Misconfigured
 from mailmill.io.sources.files import CsvFiles
-from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest.ports import Feed, SourceRow
 
 
@@ -38,6 +37,8 @@ def feed_of(
         raise Misconfigured(
             f"{source.name} is filled by hand", remedy="Use `mailmill contacts add`, or a source of type csv."
         )
+    from mailmill.io.sources.http_json import HttpFeed, HttpSource  # its HTTP client takes longer to load than a file
+
     assert spec.url is not None and spec.api_key is not None  # SourceSpec sees to it
     return HttpFeed(
         HttpSource(

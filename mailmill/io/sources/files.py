@@ -78,9 +78,9 @@ class CsvFiles:
         """When the file changed last, once it has stopped changing."""
         for _ in range(10):
             age = time.time() - path.stat().st_mtime
-            if self.folder is None or age >= self.settle_s:
+            if self.folder is None or not 0 <= age < self.settle_s:
                 return min(datetime.fromtimestamp(path.stat().st_mtime, UTC), datetime.now(UTC))
-            time.sleep(self.settle_s - max(age, 0.0))
+            time.sleep(self.settle_s - age)
         raise Misconfigured("the file is still being written", remedy="It is read at the next import.")
 
     def _text(self, name: str, blocks: Blocks, changed_at: datetime) -> RawBatch | Refusal:
