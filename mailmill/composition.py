@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.database import Database, Role, external
-from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.postgres.server import DAGSTER_DATABASE, EmbeddedServer
 from mailmill.io.postgres.version import SchemaCheck
 from mailmill.settings import Settings, read_settings
 
@@ -122,10 +122,18 @@ class Installation:
     def forgetter(self) -> Forgetter:
         """What erases a person from every store."""
         from mailmill.io.forgetting import Forgetter
+        from mailmill.io.person_proof import DagsterStorage, Places
 
-        return Forgetter(
-            database=self.database, lake=self.lake, warehouse=self.warehouse, home=self.home, project=self.project
-        )
+        if self.server is not None:
+            dagster = DagsterStorage(conninfo=self.server.conninfo("mailmill_owner", DAGSTER_DATABASE), schema="public")
+        else:  # in the name of the URL's own user, as Dagster made it
+            assert self.settings.database_url is not None
+            dagster = DagsterStorage(conninfo=self.settings.database_url.get_secret_value(), schema="dagster")
+        places = Places(
+            database=self.database, lake=self.lake, home=self.home, project=self.project,
+            journal=self.settings.journal_path, dagster=dagster,
+        )  # fmt: skip
+        return Forgetter(database=self.database, lake=self.lake, warehouse=self.warehouse, places=places)
 
     @property
     def public_url(self) -> str:

@@ -1,17 +1,16 @@
 """A person erased from every store of a tenant, and the search that proves it.
 
 The order makes any kill good by running it again: the hash goes to the log beside the database first; PostgreSQL, the
-manifest and the hash change in one transaction; the old files of the lake are removed after it, and stay listed as
-erased until they are. What is left of a killed run names nobody, or is found by the next one.
+manifest and the hash change in one transaction; dropped files, written anew before, take the place of the old ones
+after it; the old files of the lake are removed then, and stay listed as erased until they are. What is left of a killed
+run names nobody, or is found by the next one.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 import psycopg
@@ -20,27 +19,18 @@ from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io import lake_erasure, person_search
 from mailmill.io.forgotten_log import ForgottenLog
 from mailmill.io.lake import Lake
+from mailmill.io.person_proof import Places, Searched
 from mailmill.io.postgres import erasure, ingest, keys, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.sources import drop_folders
+from mailmill.io.sources.drop_folders import Looked
 from mailmill.io.warehouse import Warehouse
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_raw import keys_of
 from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.ports import SourceRow
 
-UNFINISHED_S = 3600.0  # a file under a temporary name that is older was left by a kill
-# of the data folder: PostgreSQL and the lake are searched in their own way; the sandbox plays the world outside
-ELSEWHERE = ("postgres", "lake", "sandbox")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Searched:
-    """One store after the erasure: how many tables or files were read, and where the person still is."""
-
-    store: str
-    looked_at: int
-    hits: tuple[str, ...] = ()
+PASSES = 3  # over what is written meanwhile by those who began before; each is a whole search
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,35 +57,54 @@ class Forgetter:
     database: Database
     lake: Lake
     warehouse: Warehouse
-    home: Path
-    project: Path
+    places: Places
 
     @property
     def log(self) -> ForgottenLog:
-        return ForgottenLog(self.home / "forgotten.jsonl")
+        return ForgottenLog(self.places.home / "forgotten.jsonl")
 
     def forget(self, tenant_id: int, tenant: str, asked: Sequence[str], *, everywhere: bool = False) -> Forgot:
         """Erase a person from one tenant. In: asked, as contacts.match_key; everywhere, for all tenants to come too.
 
         Raises: StoreUnavailable when a store fails; running it again goes on.
         """
-        done = Forgot(tenant=tenant)
-        with self.database.transaction() as conn:
-            conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
-            who = erasure.person(conn, tenant_id, asked, self._aliases(conn, tenant_id, asked))
-            self.log.append(None if everywhere else tenant, erasure.hashes(conn, who.keys), datetime.now(UTC))
-            done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
-            sources = ingest.sources(conn, tenant=tenant)
-            files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
-            done.lake_files = lake_erasure.rewrite(conn, self.lake, tenant_id, who, files, sources)
-            done.folder_files = self._clean_folders(conn, who, sources)
-            erasure.erase(conn, tenant_id, who, everywhere=everywhere)
-            _, found = erasure.search(conn, tenant_id, who)
-            erasure.mask(conn, tenant_id, who, found)
-            done.masked = {one.table: one.rows for one in found if one.table not in erasure.CONFIGURATION}
-        self._after(tenant_id, who)
-        done.searched = self.search(tenant_id, who, sources)
+        done, who = Forgot(tenant=tenant), Person(tuple(asked))
+        for _ in range(PASSES):
+            who, sources = self._once(tenant_id, tenant, who, done, everywhere=everywhere)
+            done.searched = self.places.search(tenant_id, tenant, who, sources)
+            if not any(found.erasable for found in done.searched):
+                break
         return done
+
+    def _once(
+        self, tenant_id: int, tenant: str, before: Person, done: Forgot, *, everywhere: bool
+    ) -> tuple[Person, Sequence[SourceRow]]:
+        """In: before, the person as an earlier pass found them: what comes meanwhile is found by all they had."""
+        folders: list[Looked] = []
+        try:
+            with self.database.transaction() as conn:
+                conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
+                who = erasure.person(conn, tenant_id, before.keys, self._aliases(conn, tenant_id, before.keys))
+                who = who.with_all_of(before)
+                self.log.append(None if everywhere else tenant, erasure.hashes(conn, who.keys), datetime.now(UTC))
+                done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
+                sources = ingest.sources(conn, tenant=tenant)
+                files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
+                done.lake_files += lake_erasure.rewrite(conn, self.lake, tenant_id, who, files, sources)
+                self._look(conn, who, sources, folders)
+                erasure.erase(conn, tenant_id, who, everywhere=everywhere)
+                _, found = erasure.search(conn, tenant_id, who)
+                erasure.mask(conn, tenant_id, who, found)
+        except BaseException:
+            for folder in folders:
+                drop_folders.discard(folder)
+            raise
+        for one in found:
+            if one.table not in erasure.CONFIGURATION:
+                done.masked[one.table] = done.masked.get(one.table, 0) + one.rows
+        done.folder_files += sum(len(folder.rewritten) for folder in folders)
+        self._after(tenant_id, tenant, who, folders)
+        return who, sources
 
     def _aliases(self, conn: psycopg.Connection, tenant_id: int, asked: Sequence[str]) -> list[int]:
         """Contacts that the published generation shows as one person with these keys, by the tenant's own rule."""
@@ -109,34 +118,37 @@ class Forgetter:
             found += erasure.ids_of(conn, tenant_id, keys)
         return found
 
-    def _clean_folders(self, conn: psycopg.Connection, who: Person, sources: Sequence[SourceRow]) -> int:
-        rewritten = 0
+    def _look(self, conn: psycopg.Connection, who: Person, sources: Sequence[SourceRow], folders: list[Looked]) -> None:
+        """Write dropped files anew beside the old ones. Each stays the batch it is, or it would come in twice."""
         for source in sources:
             try:
-                _, files, _ = drop_folders.erase(source.spec, self.project, who)
+                folders.append(drop_folders.look(source.spec, self.places.project, who, write=True))
             except OSError as error:
                 raise StoreUnavailable(f"the folder of {source.name} cannot be written: {error.strerror}") from error
-            for file in files:
-                which = {"tenant_id": source.tenant_id, "source_id": source.id}
-                conn.execute(erasure.SQL["renamed_batch"], {**which, "old": file.old_key, "new": file.new_key})
-            rewritten += len(files)
-        return rewritten
+            which = {"tenant_id": source.tenant_id, "source_id": source.id}
+            for old, new in (both for file in folders[-1].rewritten for both in file.keys):
+                conn.execute(erasure.SQL["renamed_batch"], {**which, "old": old, "new": new})
 
-    def _after(self, tenant_id: int, who: Person) -> None:
-        """The warehouse names the new files, then the old ones go, and whatever nobody lists that holds the person."""
+    def _after(self, tenant_id: int, tenant: str, who: Person, folders: Sequence[Looked]) -> None:
+        """Folders first, whose files would come in again; the warehouse names the new files of the lake, then the old
+        ones go, and whatever nobody lists that holds the person."""
+        try:
+            for folder in folders:
+                drop_folders.replace(folder)
+                drop_folders.set_aside(folder, self.places.quarantine(tenant))
+        except OSError as error:
+            raise StoreUnavailable(f"a dropped file cannot be replaced: {error.strerror}; run this again") from error
         if any(self.warehouse.folder.glob("*.duckdb")):
             self.warehouse.publish(self.database, now=datetime.now(UTC))
         lake_erasure.clear(self.database, self.lake, tenant_id)
+        self.lake.remove_torn(tenant_id)
         with self.database.transaction() as conn:
             listed = {row[0] for row in conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id})}
-        for path in self._files(tenant_id):
+        for path in self.places.lake_files(tenant_id):
             name = str(path.relative_to(self.lake.root))
-            if name not in listed and (_old_and_torn(path) or person_search.holds(path, who)):
+            if name not in listed and person_search.holds(path, who):
                 path.unlink(missing_ok=True)
-
-    def _files(self, tenant_id: int) -> Iterator[Path]:
-        folder = self.lake.root / str(tenant_id)
-        return (path for path in sorted(folder.rglob("*")) if path.is_file()) if folder.is_dir() else iter(())
+        self.places.mask_elsewhere(tenant_id, who)
 
     # ------------------------------------------------------------ after a restore
 
@@ -187,47 +199,3 @@ class Forgetter:
                 frame = lake_erasure.scan(self.lake, file.file)
                 found |= keys_of(frame, spec.columns if spec else {}, spec.country if spec else None)
         return found
-
-    # ------------------------------------------------------------ the proof
-
-    def search(self, tenant_id: int, who: Person, sources: Sequence[SourceRow]) -> list[Searched]:
-        """Every store, read again: no table, file or folder of the tenant may mention the person."""
-        with self.database.transaction() as conn:
-            tables, found = erasure.search(conn, tenant_id, who)
-        files = list(self._files(tenant_id))
-        return [
-            Searched(store="PostgreSQL", looked_at=tables, hits=tuple(_in_table(one) for one in found)),
-            Searched(
-                store="lake",
-                looked_at=len(files),
-                hits=tuple(str(path) for path in files if person_search.holds(path, who)),
-            ),
-            self._folders(who, sources),
-            self._home(who),
-        ]
-
-    def _folders(self, who: Person, sources: Sequence[SourceRow]) -> Searched:
-        looked_at, hits = 0, []
-        for source in sources:
-            count, rewritten, holding = drop_folders.erase(source.spec, self.project, who)
-            looked_at += count
-            hits += [f"{one.path}: {one.why}" for one in holding] + [f"{one.path}: came meanwhile" for one in rewritten]
-        return Searched(store="drop folders", looked_at=looked_at, hits=tuple(hits))
-
-    def _home(self, who: Person) -> Searched:
-        """The rest of the data folder, byte by byte: warehouse, journals, spool, Dagster's files, logs."""
-        own = (path for path in sorted(self.home.iterdir()) if path.name not in ELSEWHERE) if self.home.is_dir() else ()
-        files = [path for top in own for path in ([top] if top.is_file() else sorted(top.rglob("*"))) if path.is_file()]
-        hits = tuple(
-            str(path) for path in files if person_search.bytes_hold(path, who) or person_search.store_holds(path, who)
-        )
-        return Searched(store="data folder", looked_at=len(files), hits=hits)
-
-
-def _in_table(one: erasure.Found) -> str:
-    fix = "; it is configuration: change the YAML and apply it" if one.table in erasure.CONFIGURATION else ""
-    return f"{one.table}: {one.rows} rows{fix}"
-
-
-def _old_and_torn(path: Path) -> bool:
-    return path.name.endswith(".tmp") and path.exists() and path.stat().st_mtime < time.time() - UNFINISHED_S

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import time
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from mailmill.errors import StoreUnavailable
 
 GRACE_S = 86_400.0  # how long a file stays that nobody lists: longer than any read, and any way into the manifest
 NOTES = ".unlisted.json"
+SPOOL = ".spool-"  # begins the name of a folder in which one validation lays frames aside
+BUSY = "busy"  # a file in it that is locked as long as the validation lives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +63,13 @@ class Lake:
         temporary, final = folder / f".{name}.tmp", folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if isinstance(frame, pl.LazyFrame):
-                frame.sink_parquet(temporary, compression="zstd", compression_level=1)
-            else:
-                frame.write_parquet(temporary, compression="zstd", compression_level=1)
-            _fsync(temporary)
-            temporary.rename(final)
+            with busy(temporary):
+                if isinstance(frame, pl.LazyFrame):
+                    frame.sink_parquet(temporary, compression="zstd", compression_level=1)
+                else:
+                    frame.write_parquet(temporary, compression="zstd", compression_level=1)
+                _fsync(temporary)
+                temporary.rename(final)
             _fsync(folder)
         except OSError as error:
             with suppress(OSError):
@@ -72,6 +77,13 @@ class Lake:
             raise StoreUnavailable(f"the lake cannot be written in {folder}: {error.strerror}") from error
         rows = pl.scan_parquet(final, glob=False).select(pl.len()).collect().item()
         return LakeFile(file=str(final.relative_to(self.root)), rows=rows, bytes=final.stat().st_size)
+
+    def remove_torn(self, tenant_id: int) -> None:
+        """Remove what killed writers left of a tenant: files under temporary names, frames laid aside."""
+        folder = self.root / str(tenant_id)
+        for path in (*folder.rglob(".*.parquet.tmp"), *folder.glob(f"{SPOOL}*/{BUSY}")):
+            if not _is_busy(path):
+                shutil.rmtree(path.parent, ignore_errors=True) if path.name == BUSY else path.unlink(missing_ok=True)
 
     def path(self, file: str) -> Path:
         return self.root / file
@@ -122,6 +134,23 @@ class Lake:
         temporary = self.root / f"{NOTES}.tmp"
         temporary.write_text(json.dumps(since), encoding="utf-8")
         temporary.replace(self.root / NOTES)
+
+
+@contextmanager
+def busy(path: Path) -> Iterator[None]:
+    """Hold a file's lock (flock) while it is written: whoever finds it without one knows that its writer was killed."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def _is_busy(path: Path) -> bool:
+    try:
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return True
+    return False
 
 
 def _fsync(path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import polars as pl
 import psycopg
 
+from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake, LakeFile
+from mailmill.io.lake_writer import LakeWriter
 from mailmill.io.postgres import erasure, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.pipelines.ingest import erasure as persons
@@ -69,3 +72,22 @@ def clear(database: Database, lake: Lake, tenant_id: int) -> None:
         lake.path(name).unlink(missing_ok=True)
     with database.transaction() as conn:
         conn.execute(erasure.SQL["gone"], {"tenant_id": tenant_id, "files": erased})
+
+
+@contextmanager
+def taking_in(
+    database: Database, lake: Lake, tenant_id: int, number: int, *writers: LakeWriter
+) -> Iterator[psycopg.Connection]:
+    """A transaction that lists what was written, unless somebody was forgotten since that `number`: then the files may
+    name them, and go.
+
+    Raises: StoreUnavailable.
+    """
+    with database.transaction() as conn:
+        try:
+            erasure.unless_forgotten(conn, tenant_id, since=number)
+        except StoreUnavailable:
+            for file in (file for writer in writers for file in writer.files):
+                lake.path(file.file).unlink(missing_ok=True)
+            raise
+        yield conn

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -26,25 +29,44 @@ def holds(path: Path, who: Person) -> bool:
 
 def bytes_hold(path: Path, who: Person) -> bool:
     """Whether the bytes mention the person. One that another person's address ends with is no hit."""
-    spelled = {text.encode() for text in (*who.needles, *who.spellings, *who.keys)}
+    with _mapped(path) as content:
+        return content is not None and next(_mentions(content, who), None) is not None
+
+
+def overwrite(path: Path, who: Person) -> None:
+    """Put stars over every mention in a file that somebody may be appending to: no byte moves."""
+    with _mapped(path, mmap.ACCESS_WRITE) as content:
+        for start, end in _mentions(content, who) if content is not None else ():
+            content[start:end] = b"*" * (end - start)  # type: ignore[index]
+
+
+@contextmanager
+def _mapped(path: Path, access: int = mmap.ACCESS_READ) -> Iterator[mmap.mmap | None]:
+    """None of an empty file, and of one that is gone."""
     try:
-        if not path.stat().st_size:
-            return False
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return any(_stands_alone(content, text) for text in spelled)
+        file = path.open("rb" if access == mmap.ACCESS_READ else "r+b")
     except FileNotFoundError:
-        return False
+        yield None
+        return
+    with file:
+        if not os.fstat(file.fileno()).st_size:
+            yield None
+            return
+        with mmap.mmap(file.fileno(), 0, access=access) as content:
+            yield content
 
 
-def _stands_alone(content: mmap.mmap, text: bytes) -> bool:
-    at = content.find(text)
-    while at >= 0:
-        before, after = content[max(0, at - 1) : at], content[at + len(text) : at + len(text) + 2]
-        goes_on = after[:1].isalnum() or (after[:1] in (b".", b"-", b"_") and after[1:].isalnum())
-        if not (before.isalnum() or before in (b".", b"_", b"+", b"-")) and not goes_on:
-            return True
-        at = content.find(text, at + 1)
-    return False
+def _mentions(content: mmap.mmap, who: Person) -> Iterator[tuple[int, int]]:
+    """Where a mention stands alone."""
+    for text in {text.encode() for text in (*who.needles, *who.spellings, *who.keys)}:
+        at = content.find(text)
+        while at >= 0:
+            end = at + len(text)
+            before, after = content[max(0, at - 1) : at], content[end : end + 2]
+            goes_on = after[:1].isalnum() or (after[:1] in (b".", b"-", b"_") and after[1:].isalnum())
+            if not (before.isalnum() or before in (b".", b"_", b"+", b"-")) and not goes_on:
+                yield at, end
+            at = content.find(text, at + 1)
 
 
 def store_holds(path: Path, who: Person) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import psycopg
 
+from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import ingest
 from mailmill.pipelines.ingest import validation
@@ -32,7 +33,10 @@ def raw(lake: Lake, files: Files) -> Iterator[pl.DataFrame]:
     """RAW_SCHEMA with the source's columns, file by file."""
     for file, facts in files:
         names = {CELL + name: pl.String() for name in facts["columns"]}
-        yield lake.scan([file], pl.Schema({**RAW_SCHEMA, **names})).collect()
+        try:
+            yield lake.scan([file], pl.Schema({**RAW_SCHEMA, **names})).collect()
+        except FileNotFoundError as error:
+            raise StoreUnavailable("somebody was forgotten while this was read; the next run goes on") from error
 
 
 def validated(lake: Lake, files: Files) -> Iterator[pl.DataFrame]:

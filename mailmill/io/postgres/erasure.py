@@ -99,12 +99,12 @@ def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: 
 # ---------------------------------------------------------------- mentions anywhere
 
 
-def search(conn: psycopg.Connection, tenant_id: int, who: Person) -> tuple[int, list[Found]]:
+def search(conn: psycopg.Connection, tenant_id: int, who: Person, *, schema: str = "public") -> tuple[int, list[Found]]:
     """Tables whose rows, of this tenant or of none, mention the person. Out: how many were searched, and hits."""
-    found, tables = [], _tables(conn)
+    found, tables = [], _tables(conn, schema)
     for table, (columns, of_tenant) in tables.items():
         query = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(
-            sql.Identifier(table), _mentioned(columns, of_tenant, table)
+            sql.Identifier(schema, table), _mentioned(columns, of_tenant, table)
         )
         row = conn.execute(query, _values(tenant_id, who)).fetchone()
         if row and row[0]:
@@ -112,24 +112,26 @@ def search(conn: psycopg.Connection, tenant_id: int, who: Person) -> tuple[int, 
     return len(tables), found
 
 
-def mask(conn: psycopg.Connection, tenant_id: int, who: Person, found: Sequence[Found]) -> None:
+def mask(
+    conn: psycopg.Connection, tenant_id: int, who: Person, found: Sequence[Found], *, schema: str = "public"
+) -> None:
     """Mask mentions that stand in rows of others: a note, a custom field, a record nobody could read."""
-    tables = _tables(conn)
+    tables = _tables(conn, schema)
     for table in (one.table for one in found if one.table not in CONFIGURATION):
         columns, of_tenant = tables[table]
         changes = sql.SQL(", ").join(
             sql.SQL("{} = {}").format(sql.Identifier(name), _clean(name, kind)) for name, kind in columns.items()
         )
         query = sql.SQL("UPDATE {} SET {} WHERE {}").format(
-            sql.Identifier(table), changes, _mentioned(columns, of_tenant, table)
+            sql.Identifier(schema, table), changes, _mentioned(columns, of_tenant, table)
         )
         conn.execute(query, _values(tenant_id, who))
 
 
-def _tables(conn: psycopg.Connection) -> dict[str, tuple[dict[str, str], bool]]:
+def _tables(conn: psycopg.Connection, schema: str) -> dict[str, tuple[dict[str, str], bool]]:
     tables: defaultdict[str, dict[str, str]] = defaultdict(dict)
     of_tenant: dict[str, bool] = {}
-    for table, column, kind, owned in conn.execute(SQL["columns"]):
+    for table, column, kind, owned in conn.execute(SQL["columns"], {"schema": schema}):
         tables[table][column], of_tenant[table] = kind, owned
     return {table: (columns, of_tenant[table]) for table, columns in tables.items()}
 

@@ -105,8 +105,7 @@ class IngestStore:
             writer.add(pl.DataFrame(schema=RAW_SCHEMA))  # so that there is a file, also of no rows
             for frame in prefetched(batch.table.frames):
                 writer.add(frame)
-        with self.database.transaction() as conn:
-            erasure.unless_forgotten(conn, source.tenant_id, since=number)
+        with lake_erasure.taking_in(self.database, self.lake, source.tenant_id, number, writer) as conn:
             batch_id = ingest.add_batch(conn, source, batch, rows=writer.rows, hold=hold)
             new = batch_id is not None
             if batch_id is not None:
@@ -163,8 +162,7 @@ class IngestStore:
                 accepted.add(piece.accepted)
                 rejected.add(piece.rejected)
         recorded = Recorded(accepted=taken, rejected=rejected.rows, reasons=dict(reasons.most_common()))
-        with self.database.transaction() as conn:
-            erasure.unless_forgotten(conn, tenant_id, since=gone.number)
+        with lake_erasure.taking_in(self.database, self.lake, tenant_id, gone.number, accepted, rejected) as conn:
             if not ingest.mark_validated(conn, source, batch, recorded, rules_of(source)):
                 return None
             if named:

@@ -94,8 +94,8 @@ def _members(file: IO[bytes]) -> list[str] | None:
     """The text files of an archive, which together are not larger than MAX_BYTES; None of a workbook."""
     with zipfile.ZipFile(file) as archive:
         refuse_office_files(archive.namelist())
-        book = {"[Content_Types].xml", "xl/workbook.xml"} <= set(archive.namelist())
-        members = [info for info in archive.infolist() if not info.is_dir() and (book or _is_text(info.filename))]
+        book = is_workbook(archive)
+        members = [info for info in archive.infolist() if not info.is_dir() and (book or is_text(info.filename))]
     if sum(info.file_size for info in members) > (MAX_WORKBOOK if book else MAX_BYTES):
         raise too_large(MAX_WORKBOOK if book else MAX_BYTES)
     if book:
@@ -105,5 +105,9 @@ def _members(file: IO[bytes]) -> list[str] | None:
     return [info.filename for info in members]
 
 
-def _is_text(name: str) -> bool:
+def is_workbook(archive: zipfile.ZipFile) -> bool:
+    return {"[Content_Types].xml", "xl/workbook.xml"} <= set(archive.namelist())
+
+
+def is_text(name: str) -> bool:
     return name.lower().endswith(_TEXTS) and not name.startswith("__MACOSX/")

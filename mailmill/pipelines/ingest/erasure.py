@@ -5,13 +5,12 @@ A mention is the address or number as a whole: ann@x.org is not mentioned by joa
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2s
 from typing import Literal
 
 import idna
@@ -28,7 +27,18 @@ _WORD = r"\p{L}\p{N}"
 
 def keyed_hash(secret: bytes, channel: Channel, key: str) -> str:
     """What is kept of a forgotten address: 64 hex digits that nobody without the key can try addresses against."""
-    return hmac.digest(secret, f"{channel}:{key}".encode(), hashlib.sha256).hex()
+    return digest(secret, f"{channel}:{key}".encode()).hex()
+
+
+def digest(secret: bytes, text: bytes) -> bytes:
+    """Keyed BLAKE2s: a MAC by itself, in one call that costs a fifth of an HMAC's. Source: RFC 7693 section 2.9."""
+    return blake2s(text, key=secret).digest()
+
+
+def hashed_text(key: pl.Expr) -> pl.Expr:
+    """What of a match key is hashed, as bytes: its channel with it."""
+    channel = pl.when(key.str.contains("@", literal=True)).then(pl.lit("email:")).otherwise(pl.lit("phone:"))
+    return pl.concat_str(channel, key).cast(pl.Binary).alias("key")
 
 
 def channel_of(key: str) -> Channel:
@@ -46,6 +56,15 @@ class Person:
     spellings: tuple[str, ...] = ()
     contact_ids: tuple[int, ...] = ()
     message_ids: tuple[int, ...] = ()
+
+    def with_all_of(self, other: Person) -> Person:
+        """The same person by everything that either names."""
+        return Person(
+            keys=tuple(dict.fromkeys((*other.keys, *self.keys))),
+            spellings=tuple(sorted({*self.spellings, *other.spellings})),
+            contact_ids=tuple(sorted({*self.contact_ids, *other.contact_ids})),
+            message_ids=tuple(sorted({*self.message_ids, *other.message_ids})),
+        )
 
     @cached_property
     def needles(self) -> tuple[str, ...]:
@@ -154,6 +173,12 @@ def mask_text(person: Person, text: str) -> str:
     """A text with every mention masked."""
     frame = pl.DataFrame({"text": [text]}, schema={"text": pl.String})
     return str(frame.select(masked(person, frame.schema))["text"][0])
+
+
+def text_mentions(person: Person, text: str) -> bool:
+    """Whether a text mentions the person."""
+    frame = pl.DataFrame({"text": [text]}, schema={"text": pl.String})
+    return bool(frame.select(mentions(person, frame.schema)).item())
 
 
 # ---------------------------------------------------------------- rows

@@ -28,6 +28,7 @@ class RawTable:
     columns: tuple[str, ...]
     encoding: str = "utf-8"
     delimiter: str = ","
+    sheet: str = ""  # of a workbook
 
     @property
     def frame(self) -> pl.DataFrame:

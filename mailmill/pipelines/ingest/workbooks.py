@@ -56,7 +56,9 @@ def _table(lines: pl.Series, cells: pl.DataFrame, sheet: str) -> RawTable:
     nothing = pl.lit(None, pl.String)
     shown = [_shown(pl.col(CELL + name)) for name in names]
     return RawTable(
-        frames=[frame.select("line", problem=nothing, raw=nothing).hstack(frame.select(shown))], columns=tuple(names)
+        frames=[frame.select("line", problem=nothing, raw=nothing).hstack(frame.select(shown))],
+        columns=tuple(names),
+        sheet=sheet,
     )
 
 

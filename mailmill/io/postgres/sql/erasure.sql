@@ -97,11 +97,11 @@ DELETE FROM suppression_removals
  WHERE (tenant_id = %(tenant_id)s OR %(everywhere)s AND tenant_id IS NULL) AND address_key = ANY(%(keys)s);
 
 -- name: columns
--- Every column that can hold text, of every table; partitions are read through their parent.
+-- Every column that can hold text, of every table of a schema; partitions are read through their parent.
 SELECT c.relname AS table, a.attname AS column, format_type(a.atttypid, NULL) AS type,
        EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = c.oid AND t.attname = 'tenant_id' AND NOT t.attisdropped) AS of_tenant
   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
- WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+ WHERE c.relnamespace = to_regnamespace(%(schema)s) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
    AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
    AND format_type(a.atttypid, NULL) IN ('text', 'character varying', 'jsonb', 'text[]', 'bytea')
    AND c.relname <> 'alembic_version'

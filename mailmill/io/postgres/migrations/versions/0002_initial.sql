@@ -228,7 +228,7 @@ CREATE TABLE suppressions (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id int REFERENCES tenants,             -- null: the operator's, for every tenant; ingress and stats do not see it
   channel text NOT NULL DEFAULT 'email' CHECK (channel IN ('email', 'phone')),
-  address_key text NOT NULL,                    -- as contacts.match_key; of a forgotten person '<key id>:<HMAC-SHA256>'
+  address_key text NOT NULL,                    -- as contacts.match_key; of a forgotten person '<key id>:<keyed hash>'
   reason text NOT NULL CHECK (reason IN ('unsubscribed', 'complained', 'bounced', 'imported', 'manual', 'forgotten')),
   scope_campaign_id int,                        -- null: for the whole tenant
   event_id text,                                -- the delivery event it follows from

@@ -1,0 +1,131 @@
+"""The proof of an erasure: every store read again. What is found is named for a person to see to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from mailmill.io import person_search
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import erasure
+from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.io.sources import drop_folders
+from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.ports import SourceRow
+
+# of the data folder: PostgreSQL, the lake and what was set aside are searched in their own way
+ELSEWHERE = ("postgres", "lake", "quarantine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """One store after the erasure: how many tables or files were read, and where the person still is."""
+
+    store: str
+    looked_at: int
+    hits: tuple[str, ...] = ()
+    erasable: bool = False  # what was written meanwhile: another pass takes it out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DagsterStorage:
+    """Where Dagster keeps runs and events: a schema of a database."""
+
+    conninfo: str
+    schema: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Every place that may hold a person."""
+
+    database: Database
+    lake: Lake
+    home: Path
+    project: Path
+    journal: Path
+    dagster: DagsterStorage
+
+    def lake_files(self, tenant_id: int) -> Iterator[Path]:
+        folder = self.lake.root / str(tenant_id)
+        return (path for path in sorted(folder.rglob("*")) if path.is_file()) if folder.is_dir() else iter(())
+
+    def quarantine(self, tenant: str) -> Path:
+        """Where dropped files go that could not be written anew."""
+        return self.home / "quarantine" / tenant
+
+    def search(self, tenant_id: int, tenant: str, who: Person, sources: Sequence[SourceRow]) -> list[Searched]:
+        """No table, file or folder of the tenant may mention the person."""
+        with self.database.transaction() as conn:
+            tables, found = erasure.search(conn, tenant_id, who)
+        files = list(self.lake_files(tenant_id))
+        holding = tuple(str(path) for path in files if person_search.holds(path, who))
+        rows = any(one.table not in erasure.CONFIGURATION for one in found)
+        return [
+            Searched(store="PostgreSQL", looked_at=tables, hits=tuple(_in_table(one) for one in found), erasable=rows),
+            Searched(store="lake", looked_at=len(files), hits=holding, erasable=bool(holding)),
+            self._folders(tenant, who, sources),
+            self._home(who),
+            self._dagster(tenant_id, who),
+        ]
+
+    def _folders(self, tenant: str, who: Person, sources: Sequence[SourceRow]) -> Searched:
+        looked_at, hits = 0, []
+        for source in sources:
+            found = drop_folders.look(source.spec, self.project, who, write=False)
+            looked_at += found.files
+            hits += [f"{one.path}: {one.why}" for one in found.holding]
+            hits += [f"{one.path}: came meanwhile; run this again" for one in found.rewritten]
+        for spec in [source.spec for source in sources if source.spec.type == "csv"][:1]:
+            aside, said = drop_folders.look_aside(self.quarantine(tenant), spec, who)
+            looked_at, hits = looked_at + aside, hits + said
+        return Searched(store="drop folders", looked_at=looked_at, hits=tuple(hits))
+
+    def _home(self, who: Person) -> Searched:
+        """The rest of the data folder, byte by byte: warehouse, workers' journals, spool, Dagster's files, logs."""
+        tops = [path for path in self.home.iterdir() if path.name not in ELSEWHERE] if self.home.is_dir() else []
+        if not self.journal.is_relative_to(self.home):
+            tops.append(self.journal)
+        found = (path for top in tops for path in (top, *top.rglob("*")))
+        files = sorted(path for path in found if path.is_file())
+        hits = tuple(
+            str(path) for path in files if person_search.bytes_hold(path, who) or person_search.store_holds(path, who)
+        )
+        return Searched(store="data folder", looked_at=len(files), hits=hits)
+
+    def _dagster(self, tenant_id: int, who: Person) -> Searched:
+        with self._storage() as conn:
+            tables, found = erasure.search(conn, tenant_id, who, schema=self.dagster.schema) if conn else (0, [])
+        hits = tuple(f"Dagster's {one.table}: {one.rows} rows" for one in found)
+        return Searched(store="Dagster", looked_at=tables, hits=hits)
+
+    def mask_elsewhere(self, tenant_id: int, who: Person) -> None:
+        """What is nobody's own row: Dagster's runs, their configuration, tags and events (no verb writes an address
+        there, but a file may be called after a person, and a run is told its name), and the sandbox's log of mail."""
+        for path in sorted((self.home / "sandbox").rglob("*")):
+            if path.is_file():
+                person_search.overwrite(path, who)
+        with self._storage() as conn:
+            if conn is not None:
+                _, found = erasure.search(conn, tenant_id, who, schema=self.dagster.schema)
+                erasure.mask(conn, tenant_id, who, found, schema=self.dagster.schema)
+
+    @contextmanager
+    def _storage(self) -> Iterator[psycopg.Connection | None]:
+        """None where Dagster has never run."""
+        try:
+            conn = psycopg.connect(self.dagster.conninfo, connect_timeout=10)
+        except psycopg.OperationalError:
+            yield None
+            return
+        with driver_errors(), conn:
+            yield conn
+
+
+def _in_table(one: erasure.Found) -> str:
+    fix = "; it is configuration: change the YAML and apply it" if one.table in erasure.CONFIGURATION else ""
+    return f"{one.table}: {one.rows} rows{fix}"

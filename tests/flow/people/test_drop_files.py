@@ -1,0 +1,81 @@
+"""Dropped archives and workbooks: a person is taken out of them, and what cannot be written anew is set aside."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shlex
+import zipfile
+from pathlib import Path
+
+import openpyxl
+from people_world import ANN, PEOPLE, People
+
+from mailmill.io.sources.files import CsvFiles
+from mailmill.pipelines.ingest.ports import RawBatch
+
+
+def workbook() -> bytes:
+    book, content = openpyxl.Workbook(), io.BytesIO()
+    for row in PEOPLE.splitlines()[:-1]:
+        book.active.append(row.split(","))
+    book.save(content)
+    return content.getvalue()
+
+
+def archive(**members: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, member in members.items():
+            packed.writestr(name.replace("_", "."), member)
+    return content.getvalue()
+
+
+def held(folder: Path) -> dict[str, list[str | None]]:
+    """Every table of a folder -> its addresses, as an import reads them."""
+    found = CsvFiles(folder=folder, settle_s=0).batches(None)
+    return {one.origin: one.table.frame["col:email"].to_list() for one in found if isinstance(one, RawBatch)}
+
+
+def test_a_person_is_taken_out_of_archives_and_workbooks_and_they_stay_the_batches_they_were(people: People) -> None:
+    people.tenant("acme")
+    folder, text = people.mill.project / "acme", PEOPLE.encode()
+    (folder / "packed.csv.gz").write_bytes(gzip.compress(text + b"dan@people.example,,,,,\n"))
+    two = archive(
+        one_csv=text + b"eve@people.example,,,,,\n", two_txt=b"email\nfay@people.example\n", read_me=b"no list"
+    )
+    (folder / "both.zip").write_bytes(two)
+    (folder / "book.xlsx").write_bytes(workbook())
+    before = held(folder)
+    said = people.ask("ingest", "acme/inbox")
+    assert (said["new"], said["refused"]) == (7, [])
+    assert people.ask("forget", ANN)["proved"]
+    after = held(folder)
+    assert after.keys() == before.keys()
+    for origin, addresses in before.items():
+        kept = [text for text in addresses if text and text.lower() != ANN]
+        assert [text for text in after[origin] if text] == [text.replace(f" {ANN}", " ***") for text in kept]
+    with zipfile.ZipFile(folder / "both.zip") as packed:
+        assert packed.read("read.me") == b"no list"
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    batches = people.rows("SELECT count(*) FROM batches")
+    assert people.ask("ingest", "acme/inbox")["new"] == 0
+    assert people.rows("SELECT count(*) FROM batches") == batches, "each file is the batch it was"
+
+
+def test_what_cannot_be_written_anew_is_set_aside_and_the_command_that_ends_it_is_told(people: People) -> None:
+    people.tenant("acme")
+    folder = people.mill.project / "acme"
+    (folder / "with it.zip").write_bytes(archive(list_csv=PEOPLE.encode(), letter_pdf=b"%PDF-1.4 dear " + ANN.encode()))
+    (folder / "notes.json").write_text(f'{{"ask": "{ANN}"}}')
+    people.ask("ingest", "acme/inbox")
+    said = people.ask("forget", ANN, code=1)
+    hits = [hit for found in said["tenants"][0]["searched"] for hit in found["hits"]]
+    assert len(hits) == 2 and all("take the person out" in hit for hit in hits)
+    assert [path.name for path in folder.iterdir()] == ["people.csv"], "no import reads it again"
+    moved = people.mill.home / "quarantine" / "acme" / "with it.zip"
+    assert f"mv {shlex.quote(str(moved))} {shlex.quote(str(folder / 'with it.zip'))}" in hits[1]
+    for path in moved.parent.glob("[!.]*[!y]"):
+        path.unlink()
+    assert people.ask("forget", ANN)["proved"]
+    assert ANN not in people.texts(1).replace("joann@people.example", "")
