@@ -47,7 +47,8 @@ def backup(file: Annotated[Path, typer.Argument(help="The archive to write.")], 
 def restore(
     file: Annotated[Path, typer.Argument(help="An archive that `mailmill backup` wrote.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace what is there; its suppressions and keys are merged in.")
+        bool,
+        typer.Option("--replace", help="Replace what is there; who said no in it, its keys and what it sent are kept."),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -66,7 +67,10 @@ def restore(
     print(f"restored what mailmill {done.about.mailmill} saved at {done.about.made_at}; schema {done.schema}, "
           f"{done.lake_files:,} files of the lake")  # fmt: skip
     if replace:
-        print(f"{done.suppressions_kept:,} suppressions came from what was replaced")
+        print(f"{done.suppressions_kept:,} suppressions, {done.consents_kept:,} consents and {done.messages_known:,} "
+              "rows of the ledger came from what was replaced")  # fmt: skip
+        if done.removals_kept:
+            print(f"{done.removals_kept:,} suppressions that had been taken back since count again")
     if done.campaigns_stopped or done.in_doubt:
         print(f"{done.campaigns_stopped:,} campaigns were stopped, {done.in_doubt:,} messages are in doubt")
         print("They may have been sent since: compare with the relay's log, then settle them (`mailmill doubts`).")

@@ -25,7 +25,7 @@ _FACTS = "facts:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a restore did. `suppressions_kept` are those of the replaced database that the backup did not know."""
+    """What a restore did. What is kept or known is of the replaced database, and the backup did not know it."""
 
     about: About
     schema: str
@@ -33,6 +33,9 @@ class Restored:
     campaigns_stopped: int = 0
     in_doubt: int = 0
     suppressions_kept: int = 0
+    removals_kept: int = 0  # suppressions that had been taken back since: they count again, and the history says both
+    consents_kept: int = 0
+    messages_known: int = 0  # ledger rows that the sender had written or settled since
 
 
 def restore(
@@ -40,7 +43,8 @@ def restore(
 ) -> Restored:
     """Put a backup back. Campaigns that ran are paused, those that waited become drafts, open rows are in doubt.
 
-    In:     replace allows an installation with data in it; its suppressions and signing keys are merged in.
+    In:     replace allows an installation with data in it; what people said in it, its signing keys, what they were
+            revoked by, and what its sender recorded are merged in.
     Raises: Misconfigured when the archive is no whole backup or of a newer mailmill, when the installation is not
             empty, or when mailmill runs over it; StoreUnavailable when the database or the disk fails. Then nothing of
             the database has changed.
@@ -54,7 +58,7 @@ def restore(
             _extract(source, dump, lake, about, progress)
             progress("database", 0, 0)
             before = [SQL["keep_nothing"] if current is None else SQL["keep"], SQL["empty"]]
-            after = [*([] if current is None else [SQL["merge"]]), SQL["settle"], SQL["facts"]]
+            after = [*([] if current is None else [SQL["merge"], SQL["merge_ledger"]]), SQL["settle"], SQL["facts"]]
             with (Path(folder) / "psql.log").open("w+b") as log:
                 said = tools.replay(database, dump, before=before, after=after, log=log, embedded=embedded)
     except OSError as error:

@@ -31,10 +31,13 @@ CREATE TEMP TABLE kept_keys ON COMMIT DROP AS SELECT * FROM public.signing_keys;
 CREATE TEMP TABLE kept_numbers ON COMMIT DROP AS
   SELECT (SELECT n FROM public.change_number) AS change, (SELECT next FROM public.message_ids) AS message,
          (SELECT coalesce(max(id), 0) FROM public.campaigns) AS campaign,
-         (SELECT coalesce(max(id), 0) FROM public.tenants) AS tenant;
+         (SELECT coalesce(max(id), 0) FROM public.tenants) AS tenant, (SELECT coalesce(max(id), 0) FROM public.contacts) AS contact;
+-- read by `merge`, and dropped there
+ALTER SCHEMA public RENAME TO mailmill_replaced;
 
 -- name: keep_nothing
-CREATE TEMP TABLE kept_numbers ON COMMIT DROP AS SELECT 0::bigint AS change, 0::bigint AS message, 0 AS campaign, 0 AS tenant;
+CREATE TEMP TABLE kept_numbers ON COMMIT DROP AS
+  SELECT 0::bigint AS change, 0::bigint AS message, 0 AS campaign, 0 AS tenant, 0::bigint AS contact;
 
 -- name: empty
 DROP SCHEMA IF EXISTS public CASCADE;
@@ -59,8 +62,90 @@ merged AS (
                           ELSE greatest(suppressions.expires_at, excluded.expires_at) END
   RETURNING old.id)
 INSERT INTO restored_facts SELECT 'suppressions_kept', count(*) FROM merged WHERE id IS NULL;
+-- What has been taken back since counts again: rather one mail too few. But the history tells of it.
+WITH kept AS (
+  INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, suppressed_at, removed_at, removed_by, why)
+  SELECT t.id, r.channel, r.address_key, r.reason, c.id, r.suppressed_at, r.removed_at, r.removed_by, r.why
+    FROM mailmill_replaced.suppression_removals r LEFT JOIN kept_tenants o ON o.id = r.tenant_id LEFT JOIN tenants t ON t.slug = o.slug
+    LEFT JOIN mailmill_replaced.campaigns oc ON oc.id = r.scope_campaign_id
+    LEFT JOIN campaigns c ON c.tenant_id = t.id AND c.slug = oc.slug
+   WHERE NOT EXISTS (SELECT FROM suppression_removals k
+                      WHERE k.address_key = r.address_key AND k.channel = r.channel AND k.tenant_id IS NOT DISTINCT FROM t.id
+                        AND k.reason = r.reason AND k.removed_at = r.removed_at)
+  RETURNING 1)
+INSERT INTO restored_facts SELECT 'removals_kept', count(*) FROM kept;
+-- Each person's own words. What a list vouched for as a whole comes again with the list.
+WITH kept AS (
+  INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, source_id, at, recorded_at, recorded_by)
+  SELECT t.id, w.channel, w.address_key, w.status, w.basis, w.proof, s.id, w.at, w.recorded_at, w.recorded_by
+    FROM mailmill_replaced.consents w JOIN kept_tenants o ON o.id = w.tenant_id JOIN tenants t ON t.slug = o.slug
+    LEFT JOIN mailmill_replaced.sources os ON os.id = w.source_id LEFT JOIN sources s ON s.tenant_id = t.id AND s.slug = os.slug
+   WHERE w.address_key IS NOT NULL
+     AND NOT EXISTS (SELECT FROM consents k WHERE k.tenant_id = t.id AND k.address_key = w.address_key AND k.channel = w.channel
+                        AND k.status = w.status AND k.at = w.at)
+  ON CONFLICT DO NOTHING RETURNING 1)
+INSERT INTO restored_facts SELECT 'consents_kept', count(*) FROM kept;
+UPDATE api_keys a SET revoked_at = k.revoked_at FROM mailmill_replaced.api_keys k
+ WHERE k.hash = a.hash AND k.revoked_at IS NOT NULL AND a.revoked_at IS NULL;
+-- The replaced database went on from this backup, or from the same beginning, where they share a key.
+CREATE TEMP TABLE descends ON COMMIT DROP AS
+  SELECT EXISTS (SELECT FROM kept_keys k JOIN signing_keys s ON s.id = k.id AND s.secret = k.secret) AS so;
 INSERT INTO signing_keys (id, purpose, secret, created_at, retired_at) OVERRIDING SYSTEM VALUE
-SELECT id, purpose, secret, created_at, coalesce(retired_at, clock_timestamp()) FROM kept_keys ON CONFLICT (id) DO NOTHING;
+SELECT id, purpose, secret, created_at, CASE WHEN d.so THEN retired_at ELSE coalesce(retired_at, clock_timestamp()) END
+  FROM kept_keys, descends d
+ON CONFLICT (id) DO UPDATE SET retired_at = coalesce(signing_keys.retired_at, excluded.retired_at)
+  WHERE signing_keys.secret = excluded.secret;
+
+-- name: merge_ledger
+-- Mail that went out after the backup has links and a return path that name its row, and whoever got it is not mailed it
+-- again: so campaigns keep what the sender recorded of them since. What the fold counted is as of the backup.
+CREATE TEMP TABLE kept_campaigns ON COMMIT DROP AS
+  SELECT c.id, t.id AS tenant_id, c.slug, c.spec, c.state::text AS state, c.scheduled_at, c.ends_at, r.id AS transport_id, c.content,
+         c.as_of, c.first_message_id, c.planned, c.started_at, c.finished_at
+    FROM mailmill_replaced.campaigns c JOIN kept_tenants o ON o.id = c.tenant_id JOIN tenants t ON t.slug = o.slug
+    LEFT JOIN transports r ON r.id = c.transport_id AND r.tenant_id = t.id
+   WHERE (SELECT so FROM descends) AND c.first_message_id IS NOT NULL;
+INSERT INTO campaigns AS c (id, tenant_id, slug, spec, state, scheduled_at, ends_at, transport_id, content, as_of, first_message_id,
+                            planned, started_at, finished_at) OVERRIDING SYSTEM VALUE
+SELECT id, tenant_id, slug || CASE WHEN EXISTS (SELECT FROM campaigns x WHERE x.tenant_id = k.tenant_id AND x.slug = k.slug AND x.id <> k.id)
+                                   THEN '-' || id ELSE '' END,
+       spec, state::campaign_state, scheduled_at, ends_at, transport_id, content, as_of, first_message_id, planned, started_at, finished_at
+  FROM kept_campaigns k
+ON CONFLICT (id) DO UPDATE SET state = excluded.state, transport_id = coalesce(c.transport_id, excluded.transport_id),
+  content = excluded.content, as_of = excluded.as_of, first_message_id = excluded.first_message_id, planned = excluded.planned,
+  started_at = excluded.started_at, finished_at = excluded.finished_at;
+INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, at, by, reason)
+SELECT k.tenant_id, k.id, r.from_state::text::campaign_state, r.to_state::text::campaign_state, r.at, r.by, r.reason
+  FROM mailmill_replaced.campaign_transitions r JOIN kept_campaigns k ON k.id = r.campaign_id
+ WHERE NOT EXISTS (SELECT FROM campaign_transitions x WHERE x.campaign_id = r.campaign_id AND x.at = r.at AND x.by = r.by);
+INSERT INTO links (campaign_id, ordinal, tenant_id, url)
+SELECT l.campaign_id, l.ordinal, k.tenant_id, l.url FROM mailmill_replaced.links l JOIN kept_campaigns k ON k.id = l.campaign_id
+ON CONFLICT DO NOTHING;
+WITH known AS (
+  INSERT INTO messages AS m (id, tenant_id, campaign_id, contact_id, address, address_key, domain, state, queued, attempt, variant,
+                             transport_id, code, reason, reply, done_at)
+  SELECT o.id, k.tenant_id, k.id, o.contact_id, o.address, o.address_key, o.domain, o.state::text::message_state, o.queued, o.attempt,
+         o.variant, o.transport_id, o.code, o.reason, o.reply, o.done_at
+    FROM mailmill_replaced.messages o JOIN kept_campaigns k ON k.id = o.campaign_id
+  ON CONFLICT (id) DO UPDATE SET state = excluded.state, queued = excluded.queued, attempt = excluded.attempt,
+    transport_id = excluded.transport_id, code = excluded.code, reason = excluded.reason, reply = excluded.reply,
+    done_at = excluded.done_at, address = excluded.address, address_key = excluded.address_key
+  WHERE (m.state, m.attempt, m.done_at, m.address) IS DISTINCT FROM (excluded.state, excluded.attempt, excluded.done_at, excluded.address)
+  RETURNING 1)
+INSERT INTO restored_facts SELECT 'messages_known', count(*) FROM known;
+-- A complaint or unsubscription that waits for the fold, about a message. Bytes that are no text must not stop a restore.
+INSERT INTO suppressions (tenant_id, address_key, reason, event_id)
+SELECT DISTINCT ON (t.id, m.address_key, e.kind) t.id, m.address_key, e.kind, substring(v.val FROM '"event_id":"([^"]+)"')
+  FROM mailmill_replaced.log l
+  LEFT JOIN mailmill_replaced.offsets f ON f.consumer = 'fold' AND f.topic = l.topic AND f.part = l.part
+ CROSS JOIN LATERAL (SELECT encode(l.val, 'escape') AS val) v
+ CROSS JOIN LATERAL (SELECT substring(v.val FROM '"kind":"(complained|unsubscribed)"') AS kind) e
+  JOIN mailmill_replaced.messages m ON m.id = substring(v.val FROM '"message":(\d{1,18})')::bigint
+  JOIN kept_tenants o ON o.id = m.tenant_id JOIN tenants t ON t.slug = o.slug
+ WHERE l.off >= coalesce(f.next, 0) AND e.kind IS NOT NULL
+ ORDER BY t.id, m.address_key, e.kind, l.off
+ON CONFLICT DO NOTHING;
+DROP SCHEMA mailmill_replaced CASCADE;
 
 -- name: settle
 -- Nothing is mailed because a database was put back. What had no campaign's plan yet waits for a person, what was running
@@ -84,6 +169,7 @@ DELETE FROM workers;
 UPDATE message_ids SET next = greatest(next, (SELECT message FROM kept_numbers)) + 1000000000;
 SELECT setval(pg_get_serial_sequence('campaigns', 'id'), greatest((SELECT coalesce(max(id), 0) FROM campaigns), (SELECT campaign FROM kept_numbers)) + 10000);
 SELECT setval(pg_get_serial_sequence('tenants', 'id'), greatest((SELECT coalesce(max(id), 0) FROM tenants), (SELECT tenant FROM kept_numbers)) + 1000);
+SELECT setval(pg_get_serial_sequence('contacts', 'id'), greatest((SELECT coalesce(max(id), 0) FROM contacts), (SELECT contact FROM kept_numbers), 1));
 SELECT setval(pg_get_serial_sequence('signing_keys', 'id'), (SELECT coalesce(max(id), 0) FROM signing_keys) + 100);
 UPDATE change_number SET n = greatest(n, (SELECT change FROM kept_numbers)) + 1;
 

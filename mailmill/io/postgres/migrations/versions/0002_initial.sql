@@ -277,7 +277,7 @@ CREATE TABLE consents (
   recorded_by text NOT NULL,                    -- a person, or 'ingest'
   CHECK (address_key IS NOT NULL OR batch_id IS NOT NULL AND status = 'granted'),
   CHECK (status = 'withdrawn' OR basis IS NOT NULL),
-  UNIQUE NULLS NOT DISTINCT (batch_id, address_key, channel, status, at)
+  UNIQUE NULLS NOT DISTINCT (batch_id, address_key, channel, status, at, tenant_id)
 );
 CREATE INDEX consents_address ON consents (address_key, tenant_id) WHERE address_key IS NOT NULL;
 
