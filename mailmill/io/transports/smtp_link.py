@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import cast
 
 from mailmill.io.transports.smtp_config import SmtpConfig
@@ -31,7 +30,7 @@ class SmtpLink(asyncio.Protocol):
         self._now = time.monotonic
         self._transport: asyncio.Transport | None = None
         self._left = config.messages_per_connection
-        self._deadline = self._now() + IDLE_S
+        self._since = self._now()  # it was last heard of, or began to rest
         self._closing = self._lost = self._resting = self._clogged = False
         self._why = "the connection was lost"
 
@@ -42,13 +41,13 @@ class SmtpLink(asyncio.Protocol):
         self._transport.set_write_buffer_limits(HIGH_WATER, LOW_WATER)  # uvloop's own lower one is 16 bytes
 
     def data_received(self, data: bytes) -> None:
-        now = self._now()
-        events = self._exchange.receive(data, now)
-        for event in events:
+        now, exchange = self._now(), self._exchange
+        due = exchange.due
+        for event in exchange.receive(data, now):
             self._event(event, now)
             if self._lost:
                 return
-        if events or self._exchange.out:
+        if exchange.out or exchange.due != due:
             self._flush(now)
 
     def pause_writing(self) -> None:
@@ -75,13 +74,15 @@ class SmtpLink(asyncio.Protocol):
             self._flush(now)
 
     def tick(self) -> None:
-        if self._lost or self._now() <= self._deadline:
+        if self._lost:
             return
-        if self._exchange.busy:
-            self._why = f"no answer at {self._exchange.stage} in time"
+        passed, exchange = self._now() - self._since, self._exchange
+        if not exchange.busy:
+            if passed > IDLE_S:
+                self._leave()
+        elif passed > self._config.patience_s(exchange.stage):
+            self._why = f"no answer at {exchange.stage} in time"
             self.abort()
-        else:
-            self._leave()
 
     def close(self) -> None:
         self._closing = True
@@ -140,15 +141,15 @@ class SmtpLink(asyncio.Protocol):
         elif self._closing or self._left <= 0:
             self._leave()
         elif not self._resting:
-            self._resting, self._deadline = True, now + IDLE_S
+            self._resting, self._since = True, now
 
     def _flush(self, now: float) -> None:
-        out = self._exchange.out
-        if out and self._transport is not None and not self._lost:
-            self._transport.write(bytes(out))
-            out.clear()
-        if self._exchange.busy:
-            self._deadline = now + self._config.patience_s(self._exchange.stage)
+        exchange = self._exchange
+        if exchange.out and self._transport is not None and not self._lost:
+            self._transport.write(exchange.out)
+            exchange.out = bytearray()  # the transport keeps the other one until it is written
+        if exchange.busy:
+            self._since = now
 
     def _leave(self) -> None:
         """Say goodbye; nothing is under way."""
@@ -165,7 +166,7 @@ class SmtpLink(asyncio.Protocol):
         self._lost, self._transport = True, None
         for envelope, answer, heard in self._exchange.unanswered(why):
             if self._clogged and answer.stage == "dot":  # the final dot is still here: nothing was handed over
-                answer = replace(answer, stage="data")
+                answer = answer._replace(stage="data")
             if answer.code == 0 and not heard:
                 self._desk.returned(envelope)
             else:

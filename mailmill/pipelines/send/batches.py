@@ -110,15 +110,7 @@ class Batch:
 
         Raises: JournalFailed; the result is kept for the ledger all the same.
         """
-        outcome = Outcome(
-            id=item.id,
-            state=decision.state,
-            reason=decision.reason,
-            retry_s=decision.retry_s,
-            answer=answer,
-            at_ms=at_ms,
-            connection=connection,
-        )
+        outcome = Outcome(item.id, decision.state, decision.reason, decision.retry_s, answer, at_ms, connection)
         line = outcome.line(masked(answer.reply) if answer else "")
         self.lines.append(line)
         self.left -= 1

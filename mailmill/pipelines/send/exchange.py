@@ -24,27 +24,28 @@ MAX_REPLY = 16 * 2**10  # kept of a reply with many lines
 MAX_UNREAD = 8 * 2**20  # of one reply, kept or dropped; a relay that says more is not listened to any longer
 LINE_COST = 128  # what a line counts besides its length: many short ones are work too
 _FINAL_DOT = b".\r\n"
+_GOOD: dict[str, bytes] = {"mail": b"250 ", "rcpt": b"250 ", "data": b"354 "}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ready:
     """The relay waits for the body: call `body`, or drop the connection."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
     envelope: Envelope
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Idle:
     """Nothing is under way: call `begin`, or close."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Broken:
     """The connection is of no use any more: the relay says goodbye (421) or speaks no SMTP."""
 
@@ -113,8 +114,13 @@ class Exchange:
         return self._broken
 
     @property
+    def due(self) -> int:
+        """How many replies are due."""
+        return len(self._expected)
+
+    @property
     def busy(self) -> bool:
-        """Whether replies are due."""
+        """Whether a message is under way."""
         return bool(self._expected) or self._waiting_for_body
 
     def unanswered(self, why: str) -> list[tuple[Envelope, Answer, bool]]:
@@ -139,7 +145,7 @@ class Exchange:
         lines = (self._unread + data if self._unread else data).split(b"\n")
         self._unread = lines.pop()
         for line in lines:
-            if not self._line(line, events, now):
+            if not (self._plain(line, events) or self._line(line, events, now)):
                 return events
         if len(self._unread) > MAX_LINE:  # keep the beginning, which has the code
             self._size += len(self._unread)
@@ -147,6 +153,18 @@ class Exchange:
             if self._size > MAX_UNREAD:
                 self._break("the relay's reply has no end", events)
         return events
+
+    def _plain(self, line: bytes, events: list[Event]) -> bool:
+        """Take in what nearly every line is: a pipelined envelope goes well, in replies of one line. Out: whether."""
+        expected = self._expected[0] if self._expected else "void"
+        if line[:4] != _GOOD.get(expected) or not self._pipelining or self._refusal or self._lines or self._long:
+            return False
+        self._expected.popleft()
+        if expected == "data":
+            assert self._current is not None
+            self._waiting_for_body = True
+            events.append(Ready(self._current))
+        return True
 
     def _line(self, line: bytes, events: list[Event], now: float) -> bool:
         """One line of the relay. Out: False when the connection is done with."""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mailmill.errors import TerminalError
 from mailmill.pipelines.send import dkim, headers, links
@@ -38,8 +38,7 @@ class Unrenderable(TerminalError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One message as it goes on the wire: header and body in CRLF lines, dots stuffed, the final dot not included."""
 
     return_path: bytes
@@ -119,9 +118,10 @@ class Composer:
 
     def compose_all(self, rows: Iterable[Row], date: bytes) -> list[Outgoing | Unrenderable]:
         """The messages of some recipients, in their order; for one that cannot be rendered, why."""
-        return [self._composed(row, date) for row in rows]
+        return [self.composed(row, date) for row in rows]
 
-    def _composed(self, row: Row, date: bytes) -> Outgoing | Unrenderable:
+    def composed(self, row: Row, date: bytes) -> Outgoing | Unrenderable:
+        """The message of one recipient, or why there is none."""
         try:
             return self.compose(row.id, row.address, row.values, date, row.variant)
         except Unrenderable as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mailmill.pipelines.send.answers import Answer, State
 
@@ -40,8 +41,7 @@ class Claimed:
     retry_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one message in this attempt; a stage of '' means there was no attempt."""
 
     id: int
@@ -54,12 +54,13 @@ class Outcome:
 
     def line(self, reply: str = "") -> bytes:
         """As the journal and the ledger take it. In: reply masked, without control characters."""
-        answer = self.answer or _NO_ATTEMPT
-        stage = answer.stage if self.answer else ""
-        return (
-            f"{self.id}\x1f{self.state}\x1f{self.reason}\x1f{self.retry_s}\x1f{stage}\x1f{answer.code}\x1f"
-            f"{answer.enhanced or ''}\x1f{answer.latency_ms}\x1f{self.at_ms}\x1f{self.connection}\x1f{reply}"
-        ).encode("utf-8", "replace")
-
-
-_NO_ATTEMPT = Answer("mail", 0, "")
+        head = f"{self.id}\x1f{self.state}\x1f{self.reason}\x1f{self.retry_s}"
+        if self.answer is None:
+            tail = f"\x1f0\x1f\x1f0\x1f{self.at_ms}\x1f{self.connection}\x1f{reply}"
+        else:
+            stage, code, _, latency_ms = self.answer
+            tail = (
+                f"{stage}\x1f{code}\x1f{self.answer.enhanced or ''}\x1f{latency_ms}\x1f{self.at_ms}"
+                f"\x1f{self.connection}\x1f{reply}"
+            )
+        return f"{head}\x1f{tail}".encode("utf-8", "replace")

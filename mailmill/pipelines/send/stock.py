@@ -53,12 +53,15 @@ class Stock:
             item = self._made.popleft()
             self._make_ahead()
             return item
-        self._make_ahead()
-        if not self._pool or self._pool[0].batch.campaign.composer.signs:
+        if not self._pool:
+            return None
+        composer = self._pool[0].batch.campaign.composer
+        if composer.signs:
+            self._make_ahead()
             return None
         item = self._pool.popleft()
         if not item.dropped:
-            (item.message,) = item.batch.campaign.composer.compose_all([item], self._date())
+            item.message = composer.composed(item, self._date())
         return item
 
     def take_out(self, unfit: Callable[[Item], bool]) -> dict[Batch, list[Item]]:
