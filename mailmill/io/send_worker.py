@@ -104,7 +104,6 @@ def _run(sender: Sender, *, own_process: bool) -> Report:
         return await sender.run()
 
     if own_process:  # no cycles are made per message; a full pass over the waiting rows would stall every connection
-        gc.collect()
         gc.freeze()
         gc.set_threshold(200_000, 50, 100)
     try:

@@ -60,7 +60,8 @@ class Following:
         self.campaigns: dict[int, Running] = {}
         self.number = -1
         self.stopping = self.suspended = False
-        self.wanted = asyncio.Event()  # a route is hungry
+        self.wanted = asyncio.Event()  # a route is hungry, or there is news of campaigns
+        self.unrecorded = asyncio.Event()  # a batch is over
         self._fresh_until = 0.0
         self._at: tuple[datetime, float] | None = None
         self._offset = 0.0  # of the database's clock to ours, epoch seconds
@@ -92,6 +93,9 @@ class Following:
 
     def hungry(self) -> None:
         self.wanted.set()
+
+    def batch_over(self) -> None:
+        self.unrecorded.set()
 
     def hold(self, route: Route, reason: str) -> None:
         self._report.problems[route.facts.name] = f"held: {reason}"
@@ -141,6 +145,8 @@ class Following:
             await self._drop_suppressed()
         self._at, self._offset = (look.at, asked), look.at.timestamp() - asked
         self._fresh_until = asked + FRESH_S
+        if changed:
+            self.hungry()
 
     def _apply_routes(self, routes: Sequence[RouteFacts], asked: float) -> None:
         for gone in self.routes.keys() - {facts.id for facts in routes}:

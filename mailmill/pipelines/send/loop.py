@@ -107,7 +107,7 @@ class Sender:
         self._put_away()
         end = now() + grace
         while self._batches and now() < end and not recording.done():
-            self._recording.wanted.set()
+            self._house.unrecorded.set()
             await asyncio.sleep(TICK_S / 4)
         await self._settle()
         for task in list(self._tasks):

@@ -18,7 +18,7 @@ EVERY_S = 0.25
 
 
 class Recording:
-    """One worker's results. `wanted` is set by who cannot wait."""
+    """One worker's results."""
 
     def __init__(
         self,
@@ -33,16 +33,20 @@ class Recording:
     ) -> None:
         self._house, self._ledger, self._calls, self._report, self._batches = house, ledger, calls, report, batches
         self._lease_s, self._margin_s = lease_s, margin_s
-        self.wanted = asyncio.Event()
 
     async def run(self) -> None:
-        """What has come in, several times a second; for ever."""
+        """What has come in, several times a second, and a batch that is over at once; for ever."""
+        unrecorded, everything_at = self._house.unrecorded, 0.0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.wanted.wait(), EVERY_S)
-            self.wanted.clear()
+                await asyncio.wait_for(unrecorded.wait(), EVERY_S)
+            unrecorded.clear()
+            now = self._house.now()
+            everything = now >= everything_at
+            if everything:
+                everything_at = now + EVERY_S
             for batch in list(self._batches.values()):
-                if batch.lines or batch.back or not batch.left:
+                if not batch.left or (everything and (batch.lines or batch.back)):
                     await self._record(batch)
 
     async def _record(self, batch: Batch) -> None:
@@ -58,6 +62,7 @@ class Recording:
         if last:
             self._batches.pop(order.token, None)
             batch.journal.remove()
+            self._house.hungry()
 
     async def _written(self, call: Callable[[], T]) -> T:
         """A result that must reach the ledger: until it does, nothing new starts."""

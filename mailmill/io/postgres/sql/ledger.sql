@@ -154,7 +154,8 @@ WITH r AS MATERIALIZED (
   SELECT f[1]::bigint AS id, f[2]::message_state AS state, f[3] AS reason, f[4]::int AS retry_s, f[5] AS stage,
          f[6]::smallint AS code, nullif(f[7], '') AS enhanced, f[8]::int AS latency_ms, f[9]::bigint AS at_ms,
          f[10] AS connection, f[11] AS reply
-    FROM (SELECT string_to_array(line, E'\x1f') AS f FROM string_to_table(%(lines)s, E'\x1e') AS line) s),
+    FROM (SELECT string_to_array(line, E'\x1f') AS f FROM string_to_table(%(lines)s, E'\x1e') AS line
+          OFFSET 0) s),  -- without it the line is split anew for each column
 changed AS (
   UPDATE messages m
      SET state = r.state, queued = r.state IN ('queued', 'deferred', 'held'),
