@@ -33,7 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 pytest_plugins = ["kafka_service", "send_fixtures", "verbs"]
 
 
-hypothesis.settings.register_profile("mailmill", deadline=None)  # the machines that run this are shared and noisy
+# the machines that run this are shared and noisy: how long an example takes says nothing
+hypothesis.settings.register_profile("mailmill", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("mailmill")
 
 

@@ -11,6 +11,7 @@ from threading import Thread
 
 from dnslib import AAAA, CNAME, MX, QTYPE, RCODE, RR, SOA, TXT, A, DNSRecord
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
+from ports import free_port
 
 SOA_MINIMUM = 900
 
@@ -103,9 +104,7 @@ class _Handler(DNSHandler):
 @contextmanager
 def serving(zone: Zone) -> Iterator[int]:
     """The zone on a free port. Out: the port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     logger = DNSLogger(log="-recv,-send,-request,-reply,-truncated,-error,-data", logf=lambda _: None)
     servers = [
         DNSServer(zone, port=port, address="127.0.0.1", tcp=tcp, logger=logger, handler=_Handler)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from ports import free_port
 
 CLONE = Path(__file__).parents[1]
 DOCUMENTS = [CLONE / "README.md", *sorted((CLONE / "docs").glob("*.md"))]
@@ -85,11 +86,7 @@ def until(done: Callable[[], Any], what: str, *, within_s: float, every_s: float
 
 def free_ports() -> dict[str, int]:
     """A free port for each that mailmill listens on, no two alike."""
-    probes = {name: socket.create_server(("127.0.0.1", 0)) for name in PORTS}
-    ports = {name: int(probe.getsockname()[1]) for name, probe in probes.items()}
-    for probe in probes.values():
-        probe.close()
-    return ports
+    return {name: free_port() for name in PORTS}
 
 
 @dataclass
@@ -131,12 +128,12 @@ class Reader:
 
     def run(self, line: str, *, code: int = 0) -> str:
         done = subprocess.run(
-            ["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120
+            ["bash", "-c", line], cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == code, f"{line}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def start(self, verb: str, line: str, *, within_s: float = 60.0) -> subprocess.Popen[bytes]:
+    def start(self, verb: str, line: str, *, within_s: float = 240.0) -> subprocess.Popen[bytes]:
         """A server in a terminal of its own, healthy when this returns; an earlier one of its kind is ended."""
         if verb in self.servers:
             self.end(verb)
@@ -165,7 +162,7 @@ class Reader:
     def _answers(self, place: str) -> bool:
         name, _, path = place.partition("/")
         try:
-            return httpx.get(f"http://127.0.0.1:{self.ports[name]}/{path}", timeout=2).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{self.ports[name]}/{path}", timeout=10).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -175,7 +172,7 @@ class Reader:
     def log(self, verb: str) -> str:
         return self._log(verb).read_text(encoding="utf-8", errors="replace")
 
-    def end(self, *verbs: str, within_s: float = 30.0) -> None:
+    def end(self, *verbs: str, within_s: float = 120.0) -> None:
         """Ctrl-C in these terminals, all of them by default; each has to end cleanly."""
         ending = {verb: self.servers.pop(verb) for verb in verbs or list(self.servers)}
         for server in ending.values():

@@ -26,7 +26,7 @@ SCRIPT = ROOT / "scripts" / "kafka.sh"
 def kafka() -> Iterator[str]:
     """Its address, host:port. MAILMILL_TEST_KAFKA_URL names one that is there already."""
     if named := os.environ.get("MAILMILL_TEST_KAFKA_URL"):
-        AdminClient({"bootstrap.servers": named}).list_topics(timeout=10)
+        AdminClient({"bootstrap.servers": named}).list_topics(timeout=60)
         yield named
         return
     clone = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]

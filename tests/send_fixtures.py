@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from send_world import World
 
 from mailmill.io.postgres.database import Database
 from mailmill.io.send_worker import WorkerResult, run_worker
+from mailmill.pipelines.send.calls import Report
+from mailmill.pipelines.send.loop import Sender
 
 Run = Callable[..., WorkerResult]
 
@@ -29,13 +32,33 @@ def world(database: Database) -> Iterator[World]:
 
 @pytest.fixture
 def run(world: World, tmp_path: Path) -> Run:
-    """Run a worker until it is idle, in this process."""
+    """Run a worker in this process until it is idle, or `until` something holds, which is asked about once a second."""
 
-    def run(**terms: object) -> WorkerResult:
-        settings = {"until_idle": True, "patience_s": 0.0, "grace_s": 5.0, **terms}
-        return run_worker(world.database, tmp_path / "journal", lambda reference: "secret", **settings)  # type: ignore[arg-type]
+    def run(*, until: Callable[[], object] | None = None, **terms: object) -> WorkerResult:
+        settings = {"until_idle": until is None, "patience_s": 0.0, "grace_s": 5.0, **terms}
+        if until is not None:
+            settings |= _stopped_by(until)
+        done = run_worker(world.database, tmp_path / "journal", lambda reference: "secret", **settings)  # type: ignore[arg-type]
+        assert done.report.ended != "out of time", "what the worker was to go on for did not come"
+        return done
 
     return run
+
+
+def _stopped_by(until: Callable[[], object]) -> dict[str, object]:
+    """Terms of a worker that stops when this holds."""
+    senders: list[Sender] = []
+
+    @contextmanager
+    def watch(name: str, sender: Sender) -> Iterator[None]:
+        senders.append(sender)
+        yield
+
+    def look(report: Report) -> None:  # within the worker's loop
+        if not report.ended and until():
+            senders[0].stop("enough")
+
+    return {"watch": watch, "progress": look, "max_s": 120.0}
 
 
 @pytest.fixture(scope="session")

@@ -116,8 +116,12 @@ def _stopped(world: World, campaigns: Sequence[int], sinks: Sequence[Sink]) -> N
 
 
 def nothing_later(sinks: Sink | Sequence[Sink], committed: float, among: Collection[str] | None = None) -> None:
-    """I5: no body came later than one second after a stop was committed. In: committed as time.time()."""
+    """I5: no body came later than one second after a stop was committed. In: committed as time.time().
+
+    What a busy machine held up on its way to the relay is not the worker's: it is added to the second.
+    """
     sinks = [sinks] if isinstance(sinks, Sink) else sinks
+    allowed = 1.0 + max(sink.stalled_s(committed) for sink in sinks)
     handed = [(at, to) for sink in sinks for at, to in sink.handed if among is None or to in among]
-    late = [(at - committed, to) for at, to in handed if at > committed + 1.0]
+    late = [(at - committed, to) for at, to in handed if at > committed + allowed]
     assert late == []

@@ -23,10 +23,11 @@ HTML = (
     '<html><body><p>Hello {{ name }}</p><a href="https://shop.example/">shop</a> {{ postal_address }} '
     '<a href="{{ unsubscribe_url }}">leave</a></body></html>'
 )
+BEAT_S = 0.02
 TEXT = "Hello {{ name }}\n{{ postal_address }}\n{{ unsubscribe_url }}\n"
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 40.0, what: str = "") -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 120.0, what: str = "") -> Any:
     """Wait on a condition with a deadline."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -84,6 +85,7 @@ class Sink:
         self.connections = self.open_now = self.most_open = 0
         self._log = log.open("ab", buffering=0) if log else None
         self._port, self.port = port, 0
+        self._stalls: list[tuple[float, float]] = []  # until when, how long
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = threading.Event()
@@ -91,12 +93,12 @@ class Sink:
 
     def __enter__(self) -> Sink:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
         if self._log:
             self._log.close()
 
@@ -117,11 +119,25 @@ class Sink:
         server = await asyncio.start_server(self._client, self.host, self._port, limit=2**24)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
+        beats = asyncio.create_task(self._beat())
         await self._stop.wait()
+        beats.cancel()
         server.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        """Notice for how long the machine let nothing happen here."""
+        while True:
+            began = time.time()
+            await asyncio.sleep(BEAT_S)
+            if (late := time.time() - began - BEAT_S) > BEAT_S:
+                self._stalls.append((time.time(), late))
+
+    def stalled_s(self, since: float) -> float:
+        """Seconds since then (time.time()) in which a body that had come was not seen yet, at the most."""
+        return sum(late for end, late in self._stalls if end > since)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -310,8 +326,8 @@ class World:
             recipients = [f"r{n}@example.org" for n in range(recipients)]
         names = names or ["Anna"] * len(recipients)
         spec = {
-            "host": "127.0.0.1", "port": port, "tls": "none", "connections": 4, "timeout_s": 5,
-            "final_dot_timeout_s": 5, "messages_per_connection": 1000, **(transport or {}),
+            "host": "127.0.0.1", "port": port, "tls": "none", "connections": 4, "timeout_s": 30,
+            "final_dot_timeout_s": 30, "messages_per_connection": 1000, **(transport or {}),
         }  # fmt: skip
         frozen = {
             "merge_fields": ["name"], "from_name": "Acme",
@@ -398,7 +414,7 @@ def thread(target: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
     running = threading.Thread(target=run, daemon=True)
     running.start()
 
-    def result(timeout_s: float = 40.0) -> Any:
+    def result(timeout_s: float = 120.0) -> Any:
         running.join(timeout_s)
         assert found, "still running"
         if found[0][1]:
@@ -406,5 +422,5 @@ def thread(target: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
         return found[0][0]
 
     yield result
-    running.join(40)
+    running.join(120)
     assert not running.is_alive()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ports import free_port
 
 from mailmill.io.dagster_reports import report_fold
 from mailmill.pipelines.listen.loop import Report
@@ -28,13 +28,7 @@ CHROMIUM = [
 ]  # fmt: skip
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(done: Callable[[], bool], what: str, *, within_s: float = 90) -> None:
+def until(done: Callable[[], bool], what: str, *, within_s: float = 300) -> None:
     deadline = time.monotonic() + within_s
     while not done():
         assert time.monotonic() < deadline, f"waited {within_s:.0f} s for {what}"
@@ -43,7 +37,7 @@ def until(done: Callable[[], bool], what: str, *, within_s: float = 90) -> None:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).status_code == 200
+        return httpx.get(url, timeout=10).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -60,14 +54,14 @@ class Pages:
         shot = tmp_path / "page.png"
         profile = f"--user-data-dir={tmp_path / 'profile'}"
         done = subprocess.run(
-            [*CHROMIUM, profile, f"--screenshot={shot}", "--dump-dom", url], capture_output=True, text=True, timeout=120
+            [*CHROMIUM, profile, f"--screenshot={shot}", "--dump-dom", url], capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         assert shot.stat().st_size > 10_000
         return done.stdout
 
     def graphql(self, query: str) -> dict:  # type: ignore[type-arg]
-        answer = httpx.post(f"{self.dagster}/graphql", json={"query": query}, timeout=30)
+        answer = httpx.post(f"{self.dagster}/graphql", json={"query": query}, timeout=120)
         assert answer.status_code == 200, answer.text
         data: dict = answer.json()["data"]  # type: ignore[type-arg]
         return data
@@ -77,7 +71,7 @@ class Pages:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     folder = tmp_path_factory.mktemp("pages") / "demo"
     demo = [sys.executable, str(CLONE / "examples" / "demo" / "run.py"), "--folder", str(folder), "--scale", "0.03"]
-    subprocess.run(demo, check=True, capture_output=True, timeout=240)
+    subprocess.run(demo, check=True, capture_output=True, timeout=600)
     ports = {name: free_port() for name in ("DAGSTER", "STATS", "INGRESS")}
     environment = os.environ | {f"MAILMILL_{name}_PORT": str(port) for name, port in ports.items()}
     places = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
@@ -90,7 +84,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
         yield Pages(places["DAGSTER"], places["STATS"], places["INGRESS"], folder)
     finally:
         up.send_signal(signal.SIGINT)
-        assert up.wait(60) == 0
+        assert up.wait(180) == 0
         shutil.rmtree((folder / ".mailmill" / "postgres").resolve(), ignore_errors=True)
 
 
@@ -140,7 +134,7 @@ def test_the_stats_api_documents_itself_without_the_internet(pages: Pages, tmp_p
 
 
 def test_the_unsubscribe_page_asks_before_it_acts(pages: Pages, tmp_path: Path) -> None:
-    forged = httpx.get(f"{pages.ingress}/u/forged-token", timeout=5)
+    forged = httpx.get(f"{pages.ingress}/u/forged-token", timeout=60)
     assert forged.status_code == 404
     page = pages.dom(f"{pages.ingress}/u/forged-token", tmp_path)
     assert "<script" not in page

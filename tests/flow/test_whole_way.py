@@ -27,7 +27,7 @@ def test_P08_every_recipient_is_accounted_for(log: str, folder: Path, request: p
     command = [sys.executable, str(CLONE / "examples" / "demo" / "run.py"), "--folder", str(folder), "--scale", "0.04"]
     if log == "kafka":
         command += ["--kafka", request.getfixturevalue("kafka")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
     report = json.loads((folder / "report.json").read_text())

@@ -65,7 +65,7 @@ def test_the_image_runs_mailmill_from_its_own_packages(image: Path) -> None:
         "0.1.0",
     ]
     helped = subprocess.run(
-        [str(image / "venv/bin/mailmill"), "--help"], capture_output=True, text=True, cwd="/", timeout=60
+        [str(image / "venv/bin/mailmill"), "--help"], capture_output=True, text=True, cwd="/", timeout=300
     )
     assert helped.returncode == 0 and "apply" in helped.stdout, helped.stderr
 

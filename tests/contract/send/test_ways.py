@@ -52,14 +52,14 @@ def envelope(name: str, *, size: int = 100, utf8: bool = False) -> Envelope:
 
 
 def config(port: int, **changed: object) -> SmtpConfig:
-    return SmtpConfig(**{"host": "127.0.0.1", "port": port, "tls": "none", "timeout_s": 2.0, **changed})  # type: ignore[arg-type]
+    return SmtpConfig(**{"host": "127.0.0.1", "port": port, "tls": "none", "timeout_s": 30.0, **changed})  # type: ignore[arg-type]
 
 
 async def deliver(settings: SmtpConfig, *envelopes: Envelope) -> list[tuple[object, str]]:
     desk = ADesk(*envelopes)
     link = await SmtpRelay(settings).open(desk, "c1")
     link.wake()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not desk.done.is_set():
             if not desk.waiting:
                 link.close()

@@ -54,7 +54,7 @@ class Shop:
 
     def run(self, *words: str) -> str:
         process = self.start(*words)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
         return out
 
@@ -92,7 +92,7 @@ def test_P02_F36_killed_at_random_moments_and_run_again_an_import_gives_each_per
             process.communicate(timeout=moments.uniform(0.0, 1.0))
         except subprocess.TimeoutExpired:
             process.send_signal(moments.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
     shop.run("ingest", "acme/list")
     shop.check()
     with psycopg.connect(shop.environment["MAILMILL_DATABASE_URL"]) as conn:
@@ -103,7 +103,7 @@ def test_P02_F36_killed_at_random_moments_and_run_again_an_import_gives_each_per
 def test_P02_F36_two_imports_at_once_give_each_person_once(shop: Shop) -> None:
     both = [shop.start("ingest", "acme/list") for _ in range(2)]
     for process in both:
-        out, err = process.communicate(timeout=180)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 0, out + err
     shop.check()
 
@@ -113,7 +113,7 @@ def test_an_interrupted_import_says_what_to_do(shop: Shop) -> None:
     assert process.stderr is not None
     assert "part 0.csv" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert err.strip().endswith("interrupted; run the same command again to go on")
     shop.run("ingest", "acme/list")

@@ -76,6 +76,6 @@ def test_P02_an_import_killed_at_random_moments_again_and_again_ends_with_everyb
 def test_F36_two_imports_of_one_tenant_by_two_processes_at_once_lose_and_double_nobody(mill):
     path = mill.file(LIST)
     processes = [importer(mill, mill.source(f"list{n}"), path) for n in range(2)]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     assert [process.wait(timeout=deadline - time.monotonic()) for process in processes] == [0, 0]
     everybody_is_there_once(mill, 2)

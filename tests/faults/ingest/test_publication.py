@@ -41,7 +41,7 @@ PUBLISHING = (
 
 
 def wait_until(condition, process=None) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not condition():
         assert process is None or process.poll() is None, "the publisher ended by itself"
         assert time.monotonic() < end

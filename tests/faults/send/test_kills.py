@@ -79,7 +79,7 @@ class Stage:
             return bool(conn.execute(look, (statement,)).fetchone()[0])  # type: ignore[index]
 
     def reach(self, gate: Gate) -> str:
-        assert gate.reached.wait(15), gate.stage
+        assert gate.reached.wait(60), gate.stage
         return gate.recipient
 
 
@@ -107,7 +107,7 @@ def after_354(at: Stage, gate: Gate) -> str:
     at.sink.said = lambda stage, to: said.set() if (stage, to) == ("data", found) else None
     os.kill(at.worker.pid, signal.SIGSTOP)
     at.sink.go()
-    assert said.wait(15)
+    assert said.wait(60)
     at.strike()
     os.kill(at.worker.pid, signal.SIGCONT)  # SIGTERM is heard then
     return found
@@ -158,7 +158,7 @@ def test_F01_F02_F03_F04_F06_signals_at_every_stage_of_one_campaign(world: World
                 sink.script, sink.said = gate, lambda stage, to: None
                 worker = start(world.database, tmp_path, worker="w1", grace_s=1.0)
                 found = place(Stage(world, sink, worker, number), gate)
-                output, problems = worker.communicate(timeout=20)
+                output, problems = worker.communicate(timeout=120)
                 assert worker.returncode == (-KILL if number == KILL else 0), problems
                 if number == TERM:
                     assert json.loads(output)["ended"] == "SIGTERM"
@@ -181,7 +181,7 @@ def test_F01_F02_F03_F04_F06_signals_at_every_stage_of_one_campaign(world: World
 
 def settled_doubts(world: World, run: Run, sink: Sink, campaign: int) -> int:
     """Have the journal of whoever went replayed, by a worker that sends nothing. Out: the doubts until now."""
-    run(worker="w1", campaigns=frozenset({"nobody/nothing"}), max_s=5.0)
+    run(worker="w1", campaigns=frozenset({"nobody/nothing"}))
     states = world.account(campaign)
     assert "leased" not in states and max(sink.copies.values(), default=1) == 1
     return states.get("in_doubt", 0)
@@ -243,12 +243,20 @@ def test_F07_a_worker_stopped_past_its_lease_writes_nothing_and_starts_nothing(
     world: World, run: Run, tmp_path: Path
 ) -> None:
     """Declared lost while it was stopped, its rows sent again by another: what it says on waking is refused."""
-    with Sink(by_address({"dot": "slow:1.0"})) as sink:
+    with Sink(by_address({"dot": "wait"})) as sink:
         campaign = world.campaign(40, port=sink.port, transport={"connections": 2})
-        zombie = start(world.database, tmp_path / "elsewhere", worker="w1", lease_s=3.0, margin_s=0.5, max_s=8.0)
+        zombie = start(
+            world.database,
+            tmp_path / "elsewhere",
+            worker="w1",
+            lease_s=3.0,
+            margin_s=0.5,
+            until_idle=True,
+            patience_s=0,
+        )
         until(lambda: len(sink.taken) >= 2)
         os.kill(zombie.pid, signal.SIGSTOP)
-        until(lambda: world.sql("SELECT bool_and(until < clock_timestamp()) FROM leases")[0][0], 10)
+        until(lambda: world.sql("SELECT bool_and(until < clock_timestamp()) FROM leases")[0][0])
         with world.database.transaction("sender") as conn:
             ledger.session(conn)
             lost = doubts.declare_lost(conn, "w1")
@@ -260,8 +268,9 @@ def test_F07_a_worker_stopped_past_its_lease_writes_nothing_and_starts_nothing(
         run(worker="w2")
         again = len(sink.handed)
         assert world.account(campaign) == {"sent": 40}
+        sink.go()  # the answers that it waited for
         os.kill(zombie.pid, signal.SIGCONT)
-        output, _ = zombie.communicate(timeout=30)
+        output, _ = zombie.communicate(timeout=120)
         assert json.loads(output)["counts"].get("lost_leases", 0) >= 1
         assert len(sink.handed) == again  # nothing of what it held was started
         judge(world, campaign, sink, doubts=0, named=lost)

@@ -43,7 +43,7 @@ def start_planner(world) -> subprocess.Popen[bytes]:
     return process
 
 
-def wait_for(condition, process: subprocess.Popen[bytes], deadline_s: float = 30) -> bool:
+def wait_for(condition, process: subprocess.Popen[bytes], deadline_s: float = 120) -> bool:
     """Whether the condition came true before the planner was through."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
@@ -84,11 +84,11 @@ def test_F05_a_planner_killed_leaves_no_gap_and_nobody_twice(world, frame, momen
         caught = wait_for(reached, planner)
     finally:
         planner.send_signal(signal.SIGKILL) if planner.poll() is None else None
-        planner.wait(10)
+        planner.wait(60)
     if caught and planner.returncode == -signal.SIGKILL:
         assert_nothing_or_all(watch, world)
     # the backend of the victim may still be busy; its lock goes with it, and then the next tick plans
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while world.state() != "running":
         world.tick()
         assert time.monotonic() < end, "nobody could take the campaign up"
@@ -111,8 +111,8 @@ def test_F05_two_planners_at_once_and_one_of_them_killed(world, frame):
     wait_for(lambda: world.state() != "scheduled", victims[0])
     victims[0].kill()
     for victim in victims:
-        victim.wait(60)
-    end = time.monotonic() + 30
+        victim.wait(120)
+    end = time.monotonic() + 120
     while world.state() != "running":
         world.tick()
         assert time.monotonic() < end

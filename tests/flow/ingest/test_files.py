@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 import random
-import threading
 import time
 import zipfile
 from datetime import date, datetime
@@ -16,6 +15,7 @@ import openpyxl
 import pytest
 
 from mailmill.errors import Misconfigured
+from mailmill.io.sources import files
 from mailmill.io.sources.files import CsvFiles
 
 TEXT = b"email,name\na@x.org,Ann\n"
@@ -174,23 +174,23 @@ def test_a_folder_gives_every_file_again_and_takes_none_away(mill):
     assert len(list(folder.iterdir())) == 4
 
 
-def test_a_file_that_is_still_being_copied_is_waited_for(mill):
+def test_a_file_that_is_still_being_copied_is_waited_for(mill, monkeypatch):
     folder = mill.folder / "in"
     folder.mkdir()
     path = folder / "slow.csv"
     path.write_bytes(TEXT)
 
-    def copy() -> None:
-        with path.open("ab") as file:
-            for number in range(5):
-                time.sleep(0.05)
-                file.write(b"user%d@x.org,U\n" % number)
-                file.flush()
+    rest, wait = [b"user%d@x.org,U\n" % number for number in range(5)], time.sleep
 
-    copying = threading.Thread(target=copy)
-    copying.start()
-    batches = said(CsvFiles(folder=folder, settle_s=0.3))
-    copying.join()
+    def copied_meanwhile(seconds: float) -> None:
+        if rest:
+            with path.open("ab") as file:
+                file.write(rest.pop())
+        else:
+            wait(seconds)
+
+    monkeypatch.setattr(files.time, "sleep", copied_meanwhile)
+    batches = said(CsvFiles(folder=folder, settle_s=5.0))
     assert batches[0].table.frame.height == 6
 
 

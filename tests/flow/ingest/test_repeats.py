@@ -112,7 +112,7 @@ def test_P02_an_import_killed_half_way_leaves_no_double_and_no_gap(mill, table):
         blocker.execute(f"LOCK TABLE {table} IN SHARE MODE")
         loader = subprocess.Popen([sys.executable, "-c", LOADER, json.dumps(where)])
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while not mill.rows(
                 "SELECT 1 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE c.relname = %s AND NOT l.granted",
                 table,
@@ -123,7 +123,7 @@ def test_P02_an_import_killed_half_way_leaves_no_double_and_no_gap(mill, table):
             os.kill(loader.pid, signal.SIGKILL)
             loader.wait()
         blocker.rollback()
-    deadline = time.monotonic() + 30  # the server notices that the client is gone and rolls back
+    deadline = time.monotonic() + 120  # the server notices that the client is gone and rolls back
     while mill.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database"
                     " WHERE datname = current_database())"):  # fmt: skip
         assert time.monotonic() < deadline

@@ -55,12 +55,12 @@ def api() -> Iterator[Api]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         made.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.01)
         yield made
         server.should_exit = server.force_exit = True
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.fixture

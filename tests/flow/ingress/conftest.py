@@ -33,7 +33,7 @@ LINKS = ("https://shop.example/a?x=1&y=2", "https://shop.example/b", "javascript
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Thunderbird/128.0"
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 120.0) -> Any:
     """Wait until a condition holds; its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -145,10 +145,10 @@ def serving(
     until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, headers={"User-Agent": BROWSER}, timeout=30) as client:
+    with httpx.Client(base_url=url, headers={"User-Agent": BROWSER}, timeout=120) as client:
         yield Served(client=client, world=world, url=url, app=app)
     server.should_exit = True
-    thread.join(20)
+    thread.join(120)
     assert not thread.is_alive()
 
 

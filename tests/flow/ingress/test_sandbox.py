@@ -46,7 +46,7 @@ def a_sandbox(tmp_path: Path, url: str) -> SandboxConfig:
 
 
 def send(world: Any, port: int) -> None:
-    with smtplib.SMTP("127.0.0.1", port, timeout=20) as client:
+    with smtplib.SMTP("127.0.0.1", port, timeout=120) as client:
         for number, tag in enumerate(TAGS, 1):
             sender = f"b+{world.token('return_path', number)}@bounce.acme.example"
             client.sendmail(sender, [f"p{number}+{tag}@x.example"], a_message(world, number))
@@ -56,7 +56,7 @@ def test_what_the_sandbox_does_arrives_as_events(ingress: Any, until: Any, tmp_p
     world = ingress.world
     with in_thread(a_sandbox(tmp_path, ingress.url)) as running:
         send(world, running.port)
-        until(lambda: running.progress().waiting == 0, 20)
+        until(lambda: running.progress().waiting == 0)
     events = until(lambda: len(found := world.events()) >= 17 and found)
     kinds: dict[int, set[str]] = {number: set() for number in range(1, 9)}
     for event in events:
@@ -83,14 +83,14 @@ def test_what_the_sandbox_does_arrives_as_events(ingress: Any, until: Any, tmp_p
 def test_the_sandbox_waits_for_an_ingress_that_comes_later(world: Any, until: Any, tmp_path: Path, serve: Any) -> None:
     with contextlib.ExitStack() as stack:
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            silent.settimeout(10)
+            silent.settimeout(60)
             port = silent.getsockname()[1]
             running = stack.enter_context(in_thread(a_sandbox(tmp_path, f"http://127.0.0.1:{port}")))
             send(world, running.port)
             silent.accept()[0].close()  # a report was tried
         log = stack.enter_context(contextlib.closing(PostgresEventLog(world.database, "ingress")))
         stack.enter_context(serve(log, port=port))
-        until(lambda: running.progress().waiting == 0, 30)
+        until(lambda: running.progress().waiting == 0)
         until(lambda: len({(one["message"], one["kind"]) for one in world.events()}) == 17)
     attempts = [json.loads(line).get("attempts", 0) for line in (tmp_path / "log.jsonl").read_bytes().splitlines()]
     assert max(attempts) > 1

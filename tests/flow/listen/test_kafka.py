@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import TopicPartition
 from event_world import a_ledger, a_story, dead_letters, everything, lake_counts, state, truth, values
+from ports import free_port
 
 from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.event_log.kafka import KafkaEventLog
@@ -34,12 +34,6 @@ def fold(database: Database, lake: Lake, kafka: str, topic: str, **fields: Any) 
     return listener.run(until_idle=True)
 
 
-def a_closed_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
-
-
 def test_F22_F23_F25_the_outbox_keeps_events_while_kafka_is_away_and_repeats_count_once(
     database: Database, lake: Lake, kafka: str, topic: str
 ) -> None:
@@ -49,7 +43,7 @@ def test_F22_F23_F25_the_outbox_keeps_events_while_kafka_is_away_and_repeats_cou
     log.append(values(story))
     log.close()
     with pytest.raises(StoreUnavailable):
-        fold(database, lake, a_closed_port(), topic)
+        fold(database, lake, f"127.0.0.1:{free_port()}", topic)
     assert state(database)["counters"] == {}
 
     assert fold(database, lake, kafka, topic).events == 1500

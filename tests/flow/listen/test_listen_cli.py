@@ -50,7 +50,7 @@ def test_P19_dead_letters_are_shown_and_replayed_once(
     with database.transaction() as conn:  # what the letters spoke of is put right
         conn.execute("UPDATE messages SET id = id - 1000 WHERE id > 1000")
     with mailmill(environment, "dead-letters", "--replay") as process:
-        answer = json.loads(process.communicate(timeout=30)[0])
+        answer = json.loads(process.communicate(timeout=120)[0])
     assert answer["replayed"] == late + 1
     assert {one["reason"]: one["waiting"] for one in answer["reasons"]} == {"not_json": 0, "unknown_message": 0}
     report = Listener(database=database, lake=lake).run(until_idle=True)
@@ -66,13 +66,13 @@ def test_a_running_listener_folds_what_arrives_and_ends_in_order_when_told(
     with mailmill(environment, "listen") as process:
         for start in (0, 150):
             log.append(values(story[start : start + 150]))
-            deadline, expected = time.monotonic() + 30, truth(ledger, story[: start + 150])
+            deadline, expected = time.monotonic() + 120, truth(ledger, story[: start + 150])
             while state(database) != expected:
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=120)
         assert process.returncode == 0
     report = json.loads(output)
     assert (report["events"], report["outages"]) == (300, 0)

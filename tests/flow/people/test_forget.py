@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import polars as pl
 import pytest
 from people_world import ANN, PHONE, People
 from send_fixtures import Run
-from send_world import Sink, World
+from send_world import Sink, World, by_address, thread, until
 
 from mailmill.errors import Misconfigured
 from mailmill.io import lake_erasure
@@ -107,22 +106,16 @@ def test_a_forget_that_is_killed_anywhere_is_finished_by_the_next(
 def test_P07_a_worker_with_the_row_in_hand_does_not_send_to_a_forgotten_person(
     people: People, world: World, run: Run
 ) -> None:
-    begun = threading.Event()
-
-    def script(stage: str, recipient: str) -> str | None:
-        if stage != "dot":
-            return None
-        begun.set()
-        return "slow:1.5"
-
-    with Sink(script) as relay:
+    answers = {"dot": "wait"}
+    with Sink(by_address(answers)) as relay:
         names = [f"r{n}@people.example" for n in range(8)]
-        campaign = world.campaign(names, port=relay.port, transport={"connections": 1})
-        worker = threading.Thread(target=run)
-        worker.start()
-        assert begun.wait(20)
-        assert people.ask("forget", names[-1])["proved"]
-        worker.join(60)
+        campaign = world.campaign(names, port=relay.port, transport={"connections": 1, "final_dot_timeout_s": 120})
+        with thread(run) as result:
+            until(lambda: relay.handed)
+            assert people.ask("forget", names[-1])["proved"]
+            answers.clear()
+            relay.go()
+            result()
         assert names[-1] not in relay.copies
         assert relay.copies[names[0]] == 1
     last = "SELECT state::text, address FROM messages WHERE campaign_id = %s ORDER BY id DESC LIMIT 1"

@@ -176,7 +176,7 @@ def served(app: FastAPI) -> Iterator[httpx.Client]:
         thread.start()
         try:
             # connections wait in the socket's queue until the server takes them
-            with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=20) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=120) as client:
                 yield client
         finally:
             server.should_exit = True

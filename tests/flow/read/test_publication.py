@@ -78,7 +78,7 @@ def test_P18_a_reader_during_twenty_publications_sees_one_generation_each_time(
             with database.transaction() as conn:
                 listed = {file for (file,) in conn.execute("SELECT file FROM manifest")}
             lake.sweep(listed | warehouse.pinned(now), older_than_s=-1)  # harder than any sweeper does it
-        said, errors = reader.communicate("\n", timeout=30)
+        said, errors = reader.communicate("\n", timeout=120)
         assert reader.returncode == 0, errors
         reads, generations = map(int, said.split())
         assert reads > PUBLICATIONS / 2 and generations > 3

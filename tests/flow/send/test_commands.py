@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from functools import partial
 
 import pytest
@@ -63,9 +64,11 @@ def test_a_relay_that_is_away_ends_send_with_the_reason_and_every_verb_tells_it(
 
 def test_a_worker_that_lives_says_why_nothing_goes_out(world: World, run: Run, mailmill: Verb) -> None:
     world.campaign(5, port=1)
-    with thread(lambda: run(until_idle=False, max_s=4.0)) as result:
+    told = threading.Event()
+    with thread(lambda: run(until=told.is_set)) as result:
         until(lambda: world.sql("SELECT last_error FROM workers")[0][0] if world.sql("TABLE workers") else None)
         assert "waits: acme/relay-1: the relay 127.0.0.1:1 does not answer" in mailmill("account", "acme/spring").out
+        told.set()
         result()
 
 

@@ -42,7 +42,7 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(worl
             for sample in family.samples
         }
 
-    with Sink(by_address({"dot r7": "slow:4"})) as sink:
+    with Sink(by_address({"dot r7": "wait"})) as sink:
         world.campaign(30, port=sink.port, transport={"connections": 1})
         with thread(work) as done:
             until(lambda: len(sink.taken) >= 7 and ports, what="the worker sends")
@@ -53,6 +53,7 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(worl
             found = until(lambda: scraped() if scraped().get(("mailmill_send_results_total", "sent")) else None)
             assert found["mailmill_send_results_total", "sent"] >= 7
             assert found["mailmill_send_bound", "connections"] == 1 and found["mailmill_send_connections", ""] == 1
+            sink.go()
             done()
     assert world.sql("SELECT count(*) FROM workers") == [(0,)]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from email import message_from_bytes
 from email.policy import default as policy
 from pathlib import Path
 
 import pytest
+from ports import free_port
 from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
 
@@ -156,9 +156,7 @@ def test_an_absent_relay_is_said_and_loses_nothing(world: World, run: Run) -> No
 
 
 def test_a_relay_that_came_back_is_no_problem_any_more(world: World, run: Run) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = free_port()
     campaign = world.campaign(5, port=port)
     said: list[str] = []
     with thread(lambda: run(patience_s=20.0, progress=lambda report: said.extend(report.problems.values()))) as result:

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from people_world import People
-from send_world import Sink, by_address
+from send_world import Sink, by_address, thread, until
 
 from mailmill.assets import progress
 from mailmill.definitions import definitions
@@ -30,18 +30,21 @@ def test_a_run_shows_its_progress_while_it_sends(
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.2)
     people.planned("acme")
-    with Sink(by_address({"dot": "slow:1.5", "rcpt cid": "550 5.1.1 nobody"})) as sink:
+    job = definitions(people.mill).resolve_job_def("campaign")
+
+    def observed() -> list[dict[str, Any]]:
+        records = instance.fetch_observations(dg.AssetKey("deliveries"), limit=100).records
+        return [plain(one.asset_observation.metadata) for one in records if one.asset_observation is not None]
+
+    with Sink(by_address({"dot": "wait", "rcpt cid": "550 5.1.1 nobody"})) as sink:
         people.rows("UPDATE transports SET spec = spec || jsonb_build_object('port', %s::int)", sink.port)
-        done = definitions(people.mill).resolve_job_def("campaign").execute_in_process(
-            instance=instance, partition_key="acme|spring"
-        )  # fmt: skip
+        with thread(lambda: job.execute_in_process(instance=instance, partition_key="acme|spring")) as result:
+            until(lambda: sink.taken, what="it sends")
+            seen = until(observed, what="its progress is shown")
+            sink.script = lambda stage, to: None
+            sink.go()
+            done = result()
     assert done.success
-    seen = [
-        plain(record.asset_observation.metadata)
-        for record in instance.fetch_observations(dg.AssetKey("deliveries"), limit=100).records
-        if record.asset_observation is not None
-    ]
-    assert seen
     first = seen[-1]
     assert first["progress"].endswith("running") and " of 4 (" in first["progress"]
     assert {"rate", "estimated_end", "by_state"} <= first.keys()
