@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -63,6 +64,9 @@ class Settings(BaseSettings):
         default=None, description="folder of the send worker's journal; unset: `journal` in the data folder"
     )
     log_level: str = Field(default="INFO", description="DEBUG, INFO, WARNING or ERROR")
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="`text`, a line for people; `json`, an object a line, for what collects logs"
+    )
     secrets_dir: Path = Field(
         default=Path("/run/secrets"), description="folder with a file a setting, for secrets in containers"
     )

@@ -77,7 +77,7 @@ def api(
     from mailmill.io.postgres.read_pool import ReadPool
 
     settings = installation().settings
-    logs.start(settings.log_level)
+    logs.start(settings.log_level, settings.log_format)
     chosen = settings.stats_port if port is None else port
     refuse_taken(settings.bind, chosen, setting="MAILMILL_STATS_PORT")
     # no access log: a key that somebody puts into a URL must not end in a file

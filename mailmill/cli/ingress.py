@@ -30,7 +30,7 @@ def ingress(
     from mailmill.api.ingress.app import serve
 
     mill = installation()
-    logs.start(mill.settings.log_level)
+    logs.start(mill.settings.log_level, mill.settings.log_format)
     host, chosen = mill.settings.bind, mill.settings.ingress_port if port is None else port
     refuse_taken(host, chosen, setting="MAILMILL_INGRESS_PORT")
     log = event_log(mill)

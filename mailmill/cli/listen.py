@@ -25,7 +25,7 @@ def listen(
     from mailmill.io.listener import Listener  # imports polars, which quick verbs do without
 
     here, stop = installation(), threading.Event()
-    logs.start(here.settings.log_level)
+    logs.start(here.settings.log_level, here.settings.log_format)
     if not until_idle:
         for name in (signal.SIGTERM, signal.SIGINT):  # the batch under way is finished, the rest stays on the log
             signal.signal(name, lambda *_: stop.set())

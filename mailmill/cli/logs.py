@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from datetime import UTC, datetime
+from typing import Literal
 
 from mailmill.errors import Misconfigured
 
@@ -18,17 +21,35 @@ class Facts(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
-        if record.name.partition(".")[0] != "mailmill":  # what others put beside their words is theirs
-            return line
-        facts = {name: value for name, value in record.__dict__.items() if name not in _KNOWN}
+        line, facts = super().formatMessage(record), _facts(record)
         if not facts:
             return line
         told = ", ".join(f"{name}={' '.join(_CONTROL.sub(' ', str(value)).split())}" for name, value in facts.items())
         return f"{line}: {told}"
 
 
-def start(level: str) -> None:
+class Json(logging.Formatter):
+    """One JSON object a line: at, level, logger, said, and the facts of mailmill's own records under their names."""
+
+    def __init__(self) -> None:
+        super().__init__("%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        told = {"at": at, "level": record.levelname, "logger": record.name, "said": record.getMessage()}
+        if record.exc_info:
+            told["trace"] = self.formatException(record.exc_info)
+        return json.dumps(_facts(record) | told, default=str, ensure_ascii=False)
+
+
+def _facts(record: logging.LogRecord) -> dict[str, object]:
+    """What others put beside their words is theirs."""
+    if record.name.partition(".")[0] != "mailmill":
+        return {}
+    return {name: value for name, value in record.__dict__.items() if name not in _KNOWN}
+
+
+def start(level: str, format: Literal["text", "json"] = "text") -> None:
     """Log to stderr from this level on.
 
     Raises: Misconfigured when there is no such level.
@@ -39,5 +60,5 @@ def start(level: str) -> None:
             f"there is no level {level!r}", place="MAILMILL_LOG_LEVEL", remedy="Use DEBUG, INFO, WARNING or ERROR."
         )
     handler = logging.StreamHandler()
-    handler.setFormatter(Facts())
+    handler.setFormatter(Json() if format == "json" else Facts())
     logging.basicConfig(level=number, handlers=[handler])

@@ -34,7 +34,7 @@ def send(
     from mailmill.io.send_worker import run_worker
 
     home = installation()
-    logs.start(home.settings.log_level)
+    logs.start(home.settings.log_level, home.settings.log_format)
     names = frozenset(campaign) if campaign else None
     with home.database.transaction("sender") as conn:
         for name in names or ():

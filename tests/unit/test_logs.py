@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -26,6 +27,18 @@ def test_the_facts_of_a_record_follow_its_words_on_the_same_line() -> None:
     told = line("mailmill.pipelines.listen.loop", "the fold waits", why="away\n  Start\x1b it.", pause_s=0.1)
     assert told.endswith("WARNING mailmill.pipelines.listen.loop the fold waits: why=away Start it., pause_s=0.1")
     assert line("mailmill.io", "done").endswith(" done")
+
+
+def test_as_json_a_record_is_an_object_with_its_facts_under_their_names() -> None:
+    record = logging.makeLogRecord(
+        {"name": "mailmill.x", "levelname": "INFO", "msg": "failed", "created": 1.5, "id": 7}
+    )
+    assert json.loads(logs.Json().format(record)) == {
+        "at": "1970-01-01T00:00:01.500+00:00", "level": "INFO", "logger": "mailmill.x", "said": "failed", "id": 7,
+    }  # fmt: skip
+    other = logging.makeLogRecord({"name": "uvicorn", "msg": "two\nlines", "token": "y", "why": "no fact of ours"})
+    told = logs.Json().format(other)
+    assert "\n" not in told and json.loads(told).keys() == {"at", "level", "logger", "said"}
 
 
 def test_what_others_put_beside_their_words_is_not_shown() -> None:

@@ -123,7 +123,8 @@ class Batch:
 
     def _log(self, level: int, item: Item, decision: Decision, answer: Answer | None, connection: str) -> None:
         """By ids only: a campaign, a message or a contact can be followed, and nobody is named."""
-        facts = {"campaign": self.campaign.facts.name, "message_id": item.id, "contact": item.contact,
+        facts = {"tenant_id": self.campaign.facts.tenant_id, "campaign_id": self.campaign.facts.id,
+                 "campaign": self.campaign.facts.name, "message_id": item.id, "contact_id": item.contact,
                  "attempt": item.attempt, "reason": decision.reason, "connection": connection}  # fmt: skip
         if answer is not None:
             facts |= {"stage": answer.stage, "code": answer.code, "latency_ms": answer.latency_ms}

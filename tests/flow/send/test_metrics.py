@@ -17,7 +17,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.send_metrics import SendMetrics, serving
 from mailmill.io.send_worker import run_worker
 from mailmill.pipelines.send.calls import Report
-from mailmill.pipelines.send.gauges import Gauges
+from mailmill.pipelines.send.gauges import Gauges, RouteGauge
 from mailmill.pipelines.send.loop import Sender
 
 
@@ -50,12 +50,23 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(worl
                 lambda: world.sql("SELECT doing FROM workers WHERE doing ->> 'in_flight' > '0'"), what="its row"
             )
             assert row[0][0]["bound_by"] == "connections"
+            assert scraped()["mailmill_send_results_total", "failed"] == 0  # there before the first one
             found = until(lambda: scraped() if scraped().get(("mailmill_send_results_total", "sent")) else None)
             assert found["mailmill_send_results_total", "sent"] >= 7
             assert found["mailmill_send_bound", "connections"] == 1 and found["mailmill_send_connections", ""] == 1
             sink.go()
             done()
     assert world.sql("SELECT count(*) FROM workers") == [(0,)]
+
+
+def test_each_metric_says_what_it_counts_and_in_what() -> None:
+    gauges = Gauges(routes=(RouteGauge(transport="a/b", connections=1, waiting=2, in_flight=3, bound_by="limit"),))
+    found = list(SendMetrics("w", Report(), lambda: gauges).collect())
+    assert len({one.name for one in found}) == len(found) == 11
+    for one in found:
+        assert one.name.startswith("mailmill_send_") and one.name.isascii() and one.name.islower(), one.name
+        assert one.samples and len(one.documentation) > 10 and one.documentation.isascii(), one.name
+        assert all("worker" in sample.labels for sample in one.samples)
 
 
 def test_a_port_that_is_taken_is_said() -> None:
@@ -74,14 +85,17 @@ def test_a_message_can_be_followed_in_the_log_and_nobody_is_named(
 ) -> None:
     caplog.set_level(logging.DEBUG, "mailmill.pipelines.send")
     with Sink(by_address({"rcpt r1": "550 5.1.1 r1@example.org who?"})) as sink:
-        world.campaign(2, port=sink.port)
+        campaign = world.campaign(2, port=sink.port)
         run_worker(world.database, tmp_path / "journal", lambda reference: "", until_idle=True, patience_s=0)
     ids = dict(world.sql("SELECT id, contact_id FROM messages"))
-    told = {record.message: record for record in caplog.records if hasattr(record, "contact")}
+    told = {record.message: record for record in caplog.records if hasattr(record, "contact_id")}
     sent, failed = told["sent"], told["failed"]
     assert sent.levelno == logging.DEBUG and failed.levelno == logging.INFO
     for record in (sent, failed):
-        assert ids[record.__dict__["message_id"]] == record.__dict__["contact"]
-        assert record.__dict__["campaign"] == "acme/spring" and record.__dict__["attempt"] == 1
+        assert ids[record.__dict__["message_id"]] == record.__dict__["contact_id"]
+        assert (record.__dict__["campaign"], record.__dict__["campaign_id"]) == (
+            "acme/spring",
+            campaign,
+        ) and record.__dict__["attempt"] == 1
     assert failed.__dict__["reason"] == "bad_mailbox" and failed.__dict__["code"] == 550
     assert "example.org" not in caplog.text and not any("example.org" in str(r.__dict__) for r in told.values())
