@@ -1,15 +1,13 @@
-"""The sandbox as something that runs: in this loop, in a thread, in a process of its own. Only on loopback."""
+"""The sandbox as something that runs: in this loop or in a thread. Only on loopback."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from mailmill.errors import Misconfigured
@@ -135,67 +133,3 @@ def in_thread(config: SandboxConfig) -> Iterator[Running]:
         with suppress(RuntimeError):  # the loop has ended by itself
             loop.call_soon_threadsafe(stop.set)
         thread.join(10)
-
-
-@contextmanager
-def in_process(config: SandboxConfig) -> Iterator[Running]:
-    """A sandbox in a process of its own, which ends with this one.
-
-    Raises: Misconfigured as `run` does.
-    """
-    context = multiprocessing.get_context("spawn")
-    near, far = context.Pipe()
-    child = context.Process(target=_child, args=(config, far), name="mailmill sandbox", daemon=True)
-    child.start()
-    far.close()
-    try:
-        answer = near.recv()
-    except EOFError:
-        child.join()
-        raise Misconfigured("the sandbox did not start", place=f"port {config.port}") from None
-    if isinstance(answer, str):
-        child.join()
-        raise Misconfigured(answer)
-    lock = threading.Lock()
-
-    def progress() -> Progress:
-        with lock:
-            near.send("progress")
-            found = near.recv()
-            assert isinstance(found, Progress)
-            return found
-
-    try:
-        yield Running(port=answer, progress=progress)
-    finally:
-        near.close()  # which the child takes for its end
-        child.join(10)
-        if child.is_alive():
-            child.kill()
-            child.join()
-
-
-def _child(config: SandboxConfig, pipe: Connection) -> None:
-    with suppress(KeyboardInterrupt):
-        try:
-            asyncio.run(_serve_child(config, pipe))
-        except Misconfigured as error:
-            pipe.send(str(error))
-
-
-async def _serve_child(config: SandboxConfig, pipe: Connection) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def started(port: int, progress: Callable[[], Progress]) -> None:
-        def asked() -> None:
-            try:
-                pipe.recv()
-                pipe.send(progress())
-            except (EOFError, OSError):  # the parent has gone, whatever way
-                loop.remove_reader(pipe.fileno())
-                stop.set()
-
-        loop.add_reader(pipe.fileno(), asked)
-        pipe.send(port)
-
-    await run(config, started, stop)

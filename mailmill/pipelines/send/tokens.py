@@ -47,9 +47,6 @@ class Key:
     secret: bytes = field(repr=False)
 
 
-_NONE = Key(0, _NO_KEY)
-
-
 @dataclass(frozen=True, slots=True)
 class Token:
     """What a genuine token names. `link` is the ordinal of a click's link, None for every other purpose."""
@@ -58,20 +55,6 @@ class Token:
     campaign: int
     message: int
     link: int | None = None
-
-
-class TrackingSigner:
-    """Makes the tokens of pixel and links."""
-
-    def __init__(self, key: Key) -> None:
-        self._key = key
-
-    def tokens(self, tenant: int, campaign: int, message: int, links: int) -> list[str]:
-        """[pixel, link 0, link 1, …] of one message."""
-        maker = MessageTokens(tenant, campaign, tracking=self._key, unsubscribe=_NONE, return_path=_NONE)
-        ordinals = range(links + 1)
-        tails = maker.tracking(message, maker.blocks(ordinals))
-        return [(maker.head(n) + tail).decode() for n, tail in zip(ordinals, tails, strict=True)]
 
 
 class MessageTokens:
@@ -137,17 +120,6 @@ class MessageTokens:
         hashed = self._hashes[purpose].copy()
         hashed.update(message.to_bytes(8, "big") + b"\0\0\0\0")
         return hashed.digest()[:TAG]
-
-
-def unsubscribe_token(key: Key, tenant: int, campaign: int, message: int) -> str:
-    """The token of the unsubscribe link, base64url."""
-    maker = MessageTokens(tenant, campaign, tracking=_NONE, unsubscribe=key, return_path=_NONE)
-    return (maker.leave_head() + maker.leave(message)).decode()
-
-
-def return_path_token(key: Key, tenant: int, campaign: int, message: int) -> str:
-    """The token in return path and Message-ID: lower-case base32, since mail servers may fold case."""
-    return MessageTokens(tenant, campaign, tracking=_NONE, unsubscribe=_NONE, return_path=key).back(message).decode()
 
 
 def verify(token: str, keys: Mapping[int, bytes], purpose: Purpose) -> Token | None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mailmill.errors import Misconfigured
-from mailmill.sandbox.running import Running, SandboxConfig, in_process, in_thread
+from mailmill.sandbox.running import Running, SandboxConfig, in_thread
 
 BODY = b"From: a@acme.example\r\nMessage-ID: <%s@b.example>\r\nX-Mailmill-Id: %s\r\n\r\n..dots\r\n.\xc3\xa9\r\nend.\r\n"
 
@@ -184,23 +184,13 @@ def test_a_hanging_answer_holds_up_its_own_connection_only(tmp_path: Path) -> No
     assert said == {"quick@x.example": (250, True), "slow@x.example": (250, True), "long@x.example": (0, False)}
 
 
-def test_a_process_of_its_own_tells_its_progress_and_ends_with_its_parent(tmp_path: Path) -> None:
-    with in_process(SandboxConfig(log=tmp_path / "log.jsonl")) as running:
-        box = Box(running, tmp_path / "log.jsonl")
-        box.send("ann+accept@x.example")
-        assert running.progress().messages == 1
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", running.port), timeout=60)
-
-
 def test_a_port_that_is_taken_and_rules_that_are_wrong_are_said(tmp_path: Path, box: Box) -> None:
     config = SandboxConfig(log=tmp_path / "other.jsonl", port=box.port)
-    for start in (in_thread, in_process):
-        with pytest.raises(Misconfigured, match="cannot listen"), start(config):
-            pass
+    with pytest.raises(Misconfigured, match="cannot listen"), in_thread(config):
+        pass
     with (
         pytest.raises(Misconfigured, match="cannot be read"),
-        in_process(SandboxConfig(log=config.log, rules=tmp_path / "none.yaml")),
+        in_thread(SandboxConfig(log=config.log, rules=tmp_path / "none.yaml")),
     ):
         pass
     with pytest.raises(Misconfigured, match="loopback"), in_thread(SandboxConfig(log=config.log, host="0.0.0.0")):

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from made_tokens import return_path_token, tracking_tokens, unsubscribe_token
 
 from mailmill.api.ingress.app import create_app
 from mailmill.io.event_log.postgres import PostgresEventLog
@@ -25,7 +26,6 @@ from mailmill.io.postgres import keys
 from mailmill.io.postgres.database import Database
 from mailmill.pipelines.listen.ports import EventLog
 from mailmill.pipelines.listen.webhooks import signature
-from mailmill.pipelines.send import tokens
 from mailmill.pipelines.send.tokens import Key
 
 SECRET = "a-secret-of-the-test"
@@ -51,10 +51,10 @@ class World:
 
     def token(self, purpose: str, message: int = 1, link: int = 0, tenant: int = 1, campaign: int = 1) -> str:
         if purpose == "unsubscribe":
-            return tokens.unsubscribe_token(self.signing["unsubscribe"], tenant, campaign, message)
+            return unsubscribe_token(self.signing["unsubscribe"], tenant, campaign, message)
         if purpose == "return_path":
-            return tokens.return_path_token(self.signing["return_path"], tenant, campaign, message)
-        made = tokens.TrackingSigner(self.signing["tracking"]).tokens(tenant, campaign, message, len(LINKS))
+            return return_path_token(self.signing["return_path"], tenant, campaign, message)
+        made = tracking_tokens(self.signing["tracking"], tenant, campaign, message, len(LINKS))
         return made[0] if purpose == "open" else made[link + 1]
 
     def message_id(self, message: int = 1, tenant: int = 1, campaign: int = 1) -> str:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from made_tokens import return_path_token
 from ports import free_port
 from psycopg.types.json import Jsonb
 
 from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
 from mailmill.io.postgres.database import Database
-from mailmill.pipelines.send import tokens
+from mailmill.pipelines.send.tokens import Key
 
 SECRET = bytes(range(32))
 
@@ -88,8 +89,8 @@ def test_explain_tells_why_a_contact_was_not_mailed(story, verb) -> None:
 
 @pytest.mark.parametrize("form", ["<{}@bounce.example.org>", "{}@bounce.example.org", "b+{}@bounce.example.org", "{}"])
 def test_explain_reads_a_message_id(story, verb, form: str) -> None:
-    key = tokens.Key(story["key"], SECRET)
-    token = tokens.return_path_token(key, story["tenant"], story["campaign"], story["message"])
+    key = Key(story["key"], SECRET)
+    token = return_path_token(key, story["tenant"], story["campaign"], story["message"])
     (found,) = json.loads(verb("explain", form.format(token), "--json"))
     assert found["contact"]["email"] == "p1@example.org"
 

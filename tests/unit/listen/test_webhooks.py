@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from made_tokens import return_path_token
 
 from mailmill.pipelines.listen.webhooks import (
     MalformedReport,
@@ -15,7 +16,7 @@ from mailmill.pipelines.listen.webhooks import (
     token_of,
     verified,
 )
-from mailmill.pipelines.send.tokens import Key, Token, return_path_token
+from mailmill.pipelines.send.tokens import Key, Token
 
 NOW = 1_790_000_000
 BODY = b'[{"a": 1}]'
