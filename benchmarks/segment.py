@@ -71,7 +71,7 @@ def bucket(first: int, rows: int) -> pl.DataFrame:
         tags=pl.concat_list("one", "two").list.unique(),
         last_opened=pl.when("did").then("opened"),
         domain=pl.lit("mail") + (pl.col("contact_id") % 997).cast(pl.String) + ".example",
-        aliases=pl.concat_list("match_key"),
+        aliases=pl.concat_list("match_key"), status=pl.lit("active"),
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def frozen(conn: psycopg.Connection, members: pl.DataFrame, number: int) -> Froz
     assert row is not None
     draft = Draft(
         campaign_id=row[0], tenant_id=1, tenant="bench", tenant_name="Bench", postal_address="Here", time_zone="UTC",
-        slug=f"c{number}", spec={}, segment=None, template=None, identity=None, transport_id=None,
+        slug=f"c{number}", spec={}, segment=None, templates={}, identity=None, transport_id=None,
         transport_kind=None, now=row[1],
     )  # fmt: skip
     text = 'Hi {{ name | default("you") }} ({{ company | default("…") }}) {{ unsubscribe_url }} {{ postal_address }}'

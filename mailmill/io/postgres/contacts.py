@@ -84,9 +84,9 @@ def _take_in(
     again: bool,
     everybody: pl.DataFrame | None,
 ) -> _Part:
-    rows = _with_ids(conn, tenant_id, rows.sort("match_key"), everybody)  # near in the index, near in time
+    rows = _with_ids(conn, tenant_id, rows, everybody)
     known, new = rows.filter(pl.col("id").is_not_null()), rows.filter(pl.col("id").is_null())
-    new = new.with_columns(id=_drawn(conn, new.height))
+    new = new.sort("match_key").with_columns(id=_drawn(conn, new.height))
     _add(conn, tenant_id, new)
     before = sightings.of_contacts(conn, tenant_id, pl.concat([known["id"], new["id"]]))
     mine = pl.col("source_id") == origin.source_id
@@ -99,7 +99,7 @@ def _take_in(
     changed = 0
     for part in asked.iter_slices(MERGED_AT_ONCE):
         changed += _merge(conn, tenant_id, origin, part, before.sightings)
-    sightings.write(conn, tenant_id, before, moved(seen, origin.source_id, origin.batch_id))
+    sightings.write(conn, tenant_id, origin.source_id, before, moved(seen, origin.source_id, origin.batch_id))
     within = int(rows["copies"].sum()) - rows.height
     counts = LoadCounts(
         accepted=rows.height + within, new=new.height, changed=changed, duplicates_within=within,
@@ -189,6 +189,7 @@ def _with_ids(
     """Rows with the id of their contact, null where there is none yet."""
     if everybody is not None:
         return rows.join(everybody, on="match_key", how="left", maintain_order="left")
+    rows = rows.sort("match_key")  # near in the index, near in time
     conn.execute(SQL["clear"])
     _copy_in(conn, "copy_asked", rows.select("match_key", n=pl.int_range(pl.len())))
     with sightings.by_index(conn), conn.cursor(binary=True) as cursor:

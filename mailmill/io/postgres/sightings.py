@@ -22,7 +22,7 @@ import psycopg
 
 from mailmill.io.postgres import bigints
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA, replaced
+from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA
 
 SQL = statements("sightings")
 SHIFT = 6  # contacts.id >> SHIFT is the block
@@ -44,7 +44,7 @@ class Seen:
 
 
 def of_contacts(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> Seen:
-    asked = pl.DataFrame({"id": ids}, schema={"id": pl.Int64}).unique().with_columns(block=_BLOCK)
+    asked = ids.cast(pl.Int64).sort().unique().to_frame("id").with_columns(block=_BLOCK)
     lone = _lone(conn, tenant_id, asked["block"].unique())
     whole = _whole(asked, lone)
     few = asked.filter(~pl.col("block").is_in(whole.implode()))["id"].sort()
@@ -60,19 +60,21 @@ def of_source(conn: psycopg.Connection, tenant_id: int, source_id: int) -> pl.Da
     return _with_lone(_read(conn, "read_source", facts), _columns(conn, "read_source_lone", facts))
 
 
-def write(conn: psycopg.Connection, tenant_id: int, seen: Seen, moved: pl.DataFrame) -> None:
-    """Put these in the place of what they were. In: SIGHTINGS_SCHEMA, of contacts of whom this was `seen`."""
+def write(conn: psycopg.Connection, tenant_id: int, source_id: int, seen: Seen, moved: pl.DataFrame) -> None:
+    """Put these in the place of what they were. In: SIGHTINGS_SCHEMA, the source's, each contact once; and what was
+    `seen` of these contacts."""
     if moved.is_empty():
         return
-    whole = _BLOCK.is_in(seen.whole.implode())
-    lone = moved.filter(~whole).join(seen.sightings, on=["id", "source_id"], how="semi")
-    rest = moved.join(lone, on=["id", "source_id"], how="anti").with_columns(block=_BLOCK)
-    unread = rest.filter(~whole)["block"].unique()
-    before = pl.concat([seen.sightings.filter(whole), _known(conn, tenant_id, unread)]).with_columns(block=_BLOCK)
-    of_these = before.join(rest, on=["block", "source_id"], how="semi")
+    whole, mine = _BLOCK.is_in(seen.whole.implode()), pl.col("source_id") == source_id
+    known = pl.col("id").is_in(seen.sightings.filter(mine)["id"].implode())
+    rest = moved.filter(whole | ~known)
+    unread = rest.filter(~whole).select(_BLOCK)["id"].unique()
+    before = pl.concat([seen.sightings.filter(whole), _known(conn, tenant_id, unread)]).filter(mine)
+    blocks, ids = rest.select(_BLOCK)["id"].unique(), rest["id"]
+    kept = before.filter(_BLOCK.is_in(blocks.implode()) & ~pl.col("id").is_in(ids.implode()))
     conn.execute(SQL["stage"])
-    _write_blocks(conn, tenant_id, replaced(of_these.drop("block"), rest.drop("block")))
-    _write_lone(conn, tenant_id, lone)
+    _write_blocks(conn, tenant_id, pl.concat([kept, rest]).sort("id"))
+    _write_lone(conn, tenant_id, moved.filter(~whole & known))
 
 
 def replace(conn: psycopg.Connection, tenant_id: int, ids: pl.Series, sightings: pl.DataFrame) -> None:

@@ -49,7 +49,7 @@ def said(accepted: pl.DataFrame, origin: Origin, *, without_tags: Collection[str
 
     In:  ACCEPTED_SCHEMA with custom fields; tags that the operator deleted.
     Out: STATE_SCHEMA, its custom fields as columns, seen_us and first_us (epoch microseconds), digest (64 bits of all
-         the row says, priority included) and copies; in order of match_key, which keeps look-ups and inserts local.
+         the row says, priority included) and copies; in the same order.
     A digest of another version of polars may differ: then a row counts as changed once and goes the long way.
     """
     custom = [name for name in accepted.columns if name.startswith(FIELD)]
@@ -57,7 +57,7 @@ def said(accepted: pl.DataFrame, origin: Origin, *, without_tags: Collection[str
     rows = accepted.select(
         "match_key", *PLAIN_FIELDS, tags.alias("tags"), _fields(custom), "verdict", "verdict_reason", *custom, "copies",
         seen_us=pl.col("last_seen").dt.epoch("us"), first_us=pl.col("first_seen").dt.epoch("us"),
-    ).sort("match_key")  # fmt: skip
+    )  # fmt: skip
     content = rows.select(
         *PLAIN_FIELDS, "verdict", "verdict_reason", "fields", "match_key",
         tags=pl.col("tags").list.join(","), priority=pl.lit(origin.priority, pl.Int64),

@@ -51,7 +51,7 @@ def conn(cloned):
 def take(conn: psycopg.Connection, ids: list[int], source: int, what: Model) -> None:
     tenant = SOURCES[source]
     seen = sightings.of_contacts(conn, tenant, pl.Series(ids, dtype=pl.Int64))
-    sightings.write(conn, tenant, seen, frame(what))
+    sightings.write(conn, tenant, source, seen, frame(what))
 
 
 def shows(conn: psycopg.Connection, model: Model) -> None:
