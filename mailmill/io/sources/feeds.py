@@ -30,7 +30,7 @@ def feed_of(
         raise Misconfigured(f"{source.name} is no HTTP API, so there is nothing to synchronize anew", place="--full")
     if spec.type == "csv":
         folder = project / spec.folder if spec.folder and not files else None
-        return CsvFiles(paths=files, folder=folder, encoding=spec.encoding, delimiter=spec.delimiter)
+        return CsvFiles(paths=files, folder=folder, encoding=spec.encoding, delimiter=spec.delimiter, sheet=spec.sheet)
     if files:
         raise Misconfigured(f"{source.name} is of type {spec.type} and reads no files", place="--file")
     if spec.type == "manual":

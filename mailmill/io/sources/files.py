@@ -31,6 +31,7 @@ class CsvFiles:
     folder: Path | None = None
     encoding: str | None = None
     delimiter: str | None = None
+    sheet: str | None = None
     settle_s: float = 1.0
 
     def batches(self, cursor: Cursor | None) -> Iterator[RawBatch | Refusal]:
@@ -101,12 +102,11 @@ class CsvFiles:
 
     def _workbook(self, name: str, content: bytes, changed_at: datetime) -> RawBatch | Refusal:
         try:
-            table = read_workbook(content)
+            table, notes = read_workbook(content, self.sheet)
         except Misconfigured as error:
             return Refusal(origin=name, message=str(error))
-        return RawBatch(
-            key=batch_key(hashlib.sha256(content), None, None), origin=name, seen_at=changed_at, table=table
-        )
+        key = batch_key(hashlib.sha256(content), self.sheet and self.sheet.casefold(), None)
+        return RawBatch(key=key, origin=name, seen_at=changed_at, table=table, notes=notes)
 
 
 def batch_key(content: hashlib._Hash, encoding: str | None, delimiter: str | None) -> str:

@@ -125,6 +125,7 @@ class SourceSpec(TenantOwned):
     folder: str | None = None  # where files are dropped, relative to the project folder
     encoding: str | None = None  # found by itself when not given
     delimiter: Literal[",", ";", "\t", "|"] | None = None  # likewise
+    sheet: Line | None = None  # of a workbook; the first one with anything in it when not given
     # scraper_pro, backlink_engine
     url: str | None = None
     api_key: SecretReference | None = None
@@ -139,8 +140,8 @@ class SourceSpec(TenantOwned):
             raise ValueError(f"a source of type {self.type} needs url and api_key")
         if not http and (self.url is not None or self.api_key is not None):
             raise ValueError(f"url and api_key do not belong to a source of type {self.type}")
-        if self.type != "csv" and (self.folder or self.encoding or self.delimiter):
-            raise ValueError(f"folder, encoding and delimiter do not belong to a source of type {self.type}")
+        if self.type != "csv" and (self.folder or self.encoding or self.delimiter or self.sheet):
+            raise ValueError(f"folder, encoding, delimiter and sheet do not belong to a source of type {self.type}")
         if not http and self.on_delete != "keep":
             raise ValueError(f"on_delete does not belong to a source of type {self.type}")
         if http and not (self.url or "").startswith(("http://", "https://")):

@@ -1,4 +1,4 @@
-"""The first sheet of an XLSX workbook that holds anything -> raw rows, each with its row of the sheet.
+"""One sheet of an XLSX workbook -> raw rows, each with its row of the sheet.
 
 Cells come as a person sees them: a whole number without a fraction, a day without a time, nothing as nothing.
 """
@@ -14,18 +14,37 @@ from mailmill.pipelines.ingest.columns import headers, looks_like_data
 from mailmill.pipelines.ingest.raw import CELL, RawTable
 
 
-def read_workbook(content: bytes) -> RawTable:
-    """The rows of a workbook; the line of a row is its number in the sheet. Rows without any value are no rows.
+def read_workbook(content: bytes, wanted: str | None = None) -> tuple[RawTable, tuple[str, ...]]:
+    """The rows of a sheet; the line of a row is its number in the sheet. Rows without any value are no rows.
 
-    Raises: Misconfigured when it cannot be read, or has no header row to tell several columns apart.
+    In:     wanted, the sheet's name in whatever case; without it the first sheet with anything in it.
+    Out:    the rows, and what to say of the sheets with anything in them that were not read.
+    Raises: Misconfigured when it cannot be read, has no such sheet, or no header row to tell several columns apart.
     """
-    for name, sheet in _sheets(content).items():
-        filled = sheet.with_row_index("line", offset=1).filter(~pl.all_horizontal(pl.exclude("line").is_null()))
-        cells = filled.drop("line")
-        if cells.is_empty():
-            continue
-        return _table(filled["line"].cast(pl.Int64), cells, name)
-    return RawTable(frames=[], columns=())
+    sheets = {name: _filled(sheet) for name, sheet in _sheets(content).items()}
+    names = [name for name, rows in sheets.items() if rows.height]
+    if wanted is not None:
+        name = next((one for one in sheets if one.casefold() == wanted.casefold()), None)
+        if name is None:
+            known = ", ".join(repr(one) for one in sheets)
+            raise Misconfigured(f"the workbook has no sheet {wanted!r}", remedy=f"Its sheets are {known}.")
+    elif names:
+        name = names[0]
+    else:
+        return RawTable(frames=[], columns=()), ()
+    rows = sheets[name]
+    rest = [repr(one) for one in names if one != name]
+    note = (
+        f"of the workbook only the sheet {name!r} is read, not {', '.join(rest)}; `sheet` of the source names another"
+    )
+    table = (
+        _table(rows["line"].cast(pl.Int64), rows.drop("line"), name) if rows.height else RawTable(frames=[], columns=())
+    )
+    return table, (note,) if rest else ()
+
+
+def _filled(sheet: pl.DataFrame) -> pl.DataFrame:
+    return sheet.with_row_index("line", offset=1).filter(~pl.all_horizontal(pl.exclude("line").is_null()))
 
 
 def _sheets(content: bytes) -> dict[str, pl.DataFrame]:

@@ -16,6 +16,7 @@ import pytest
 
 from mailmill.errors import Misconfigured
 from mailmill.io.sources import files
+from mailmill.io.sources.feeds import feed_of
 from mailmill.io.sources.files import CsvFiles
 
 TEXT = b"email,name\na@x.org,Ann\n"
@@ -94,6 +95,37 @@ def test_P04_a_workbook_is_read_as_a_person_sees_it_with_the_row_of_the_sheet(mi
         },
     )  # fmt: skip
     assert [(row["line"], row["reason"]) for row in mill.rejected()] == [(5, "address_without_at")]
+
+
+def a_workbook_of(**sheets: list[list[str]]) -> bytes:
+    book, content = openpyxl.Workbook(), io.BytesIO()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(row)
+    book.save(content)
+    return content.getvalue()
+
+
+def test_P04_of_a_workbook_the_sheet_that_the_source_names_is_read_and_the_others_are_named(mill):
+    people = {"Cover": [], "Old": [["email"], ["old@x.org"]], "Members": [["email"], ["new@x.org"]], "Blank": []}
+    path = mill.file(a_workbook_of(**people), "people.xlsx")
+    done = mill.run(mill.source(), CsvFiles(paths=[path]))
+    assert list(mill.contacts()) == ["old@x.org"]
+    (note,) = done.received.notes
+    assert note == ("people.xlsx: of the workbook only the sheet 'Old' is read, not 'Members'; "
+                    "`sheet` of the source names another")  # fmt: skip
+    source = mill.source(sheet="members")
+    done = mill.run(source, feed_of(source, project=mill.folder, secret=str, files=[path]))
+    assert list(mill.contacts()) == ["new@x.org", "old@x.org"], "by another sheet the same file is another batch"
+    assert "not 'Old'" in done.received.notes[0]
+    gone = mill.run(mill.source(), CsvFiles(paths=[path], sheet="Member"))
+    assert gone.received.refused[0].message.startswith("the workbook has no sheet 'Member'")
+    assert "'Cover', 'Old', 'Members', 'Blank'" in gone.received.refused[0].message
+    blank = mill.run(mill.source(), CsvFiles(paths=[path], sheet="Blank"))
+    assert blank.received.notes[0] == "people.xlsx: the file is empty"
+    assert mill.run(mill.source(), CsvFiles(paths=[path])).received.known == 1
 
 
 def test_P04_a_workbook_without_rows_is_an_answer_and_one_without_a_header_is_refused(mill):
