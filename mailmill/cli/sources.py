@@ -10,6 +10,7 @@ import typer
 
 from mailmill.cli.app import Json, OrShow, answer_json, answer_table, app, installation
 from mailmill.errors import Misconfigured
+from mailmill.io import lake_erasure
 from mailmill.io.postgres import sources
 from mailmill.pipelines.ingest import stage
 
@@ -60,7 +61,8 @@ def delete(
     """Delete a source. Its batches stay, as what its contacts came from; files that still name it bring it back.
 
     Contacts that are withdrawn by every one of their sources stay, with the status `withdrawn`, and are not mailed.
-    With `remove` they go, and contacts of other sources too are made anew without what this one said of them.
+    With `remove` they go, contacts of other sources too are made anew without what this one said of them, and of its
+    batches nothing stays but their names and counts.
     """
     mill = installation()
     with mill.database.transaction() as conn:
@@ -75,10 +77,15 @@ def delete(
                 "remove: whom no other source knows goes, and the others lose what this one gave them.",
             )
         withdrawn = sources.withdraw_all(conn, row) if contacts == "withdraw" else 0
-        removed, changed = sources.remove_contacts(conn, mill.lake, row) if contacts == "remove" else (0, 0)
+        done = sources.remove_contacts(conn, mill.lake, row) if contacts == "remove" else None
         sources.delete(conn, row)
     if contacts in ("withdraw", "remove"):
         stage.publish_contacts(row.tenant_id, mill.ingest, now=datetime.now(UTC))
-    answer = {"deleted": row.name, "contacts": contacts or "keep", "withdrawn": withdrawn, "removed": removed,
-              "changed": changed}  # fmt: skip
+    if contacts == "remove":
+        lake_erasure.clear(mill.database, mill.lake, row.tenant_id)
+    answer = {"deleted": row.name, "contacts": contacts or "keep", "withdrawn": withdrawn,
+              "removed": done.removed if done else 0, "changed": done.changed if done else 0,
+              "left": done.left if done else 0}  # fmt: skip
     answer_json(answer) if json else answer_table([answer])
+    if answer["left"] and not json:
+        print(f"{answer['left']:,} contacts stay as they were: a batch of another source cannot be read by its columns")

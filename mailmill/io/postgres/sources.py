@@ -11,7 +11,7 @@ from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import sightings
 from mailmill.io.postgres.ingest import source
-from mailmill.io.postgres.recompute import recompute
+from mailmill.io.postgres.recompute import Recomputed, recompute
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.withdrawals import SQL as WITHDRAWALS
 from mailmill.pipelines.ingest.ports import SourceRow
@@ -47,12 +47,13 @@ def withdraw_all(conn: psycopg.Connection, row: SourceRow) -> int:
     return conn.execute(WITHDRAWALS["of_source"], _facts(row)).rowcount
 
 
-def remove_contacts(conn: psycopg.Connection, lake: Lake, row: SourceRow) -> tuple[int, int]:
-    """What it gave goes. Out: contacts that no other source knew, now gone; contacts whose values are others now."""
+def remove_contacts(conn: psycopg.Connection, lake: Lake, row: SourceRow) -> Recomputed:
+    """What it gave goes, its kept rows and rejects too; lake_erasure.clear takes their files off the disk."""
     ids = sightings.of_source(conn, row.tenant_id, row.id)["id"]
     done = recompute(conn, lake, row.tenant_id, ids, without=row.id)
-    conn.execute(SQL["unname_batches"], _facts(row))
-    return done.removed, done.changed
+    conn.execute(SQL["remove_files"], _facts(row))
+    conn.execute(SQL["remove_batches"], _facts(row))
+    return done
 
 
 def delete(conn: psycopg.Connection, row: SourceRow) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mailmill.errors import Misconfigured
 from mailmill.io.sources.contents import BROKEN, MAX_BYTES, MAX_WORKBOOK, is_text, is_workbook
-from mailmill.io.sources.files import batch_key
+from mailmill.io.sources.files import batch_key, workbook_key
 from mailmill.pipelines.configuration.specs import SourceSpec
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_text import mentioned, without_lines
@@ -88,14 +88,14 @@ def _archive(content: bytes, archive: zipfile.ZipFile, spec: SourceSpec, who: Pe
 
 def _workbook(content: bytes, archive: zipfile.ZipFile, spec: SourceSpec, who: Person) -> Cleaned:
     try:
-        new = without_rows(content, who, spec.columns)
+        new = without_rows(content, who, spec.columns, spec.sheet)
     except Misconfigured:
         if mentioned((archive.read(info) for info in archive.infolist()), who):
             raise Unfit("is a workbook that cannot be read") from None
         return Cleaned(content)
     if new is None:
         raise Unfit("is a workbook that would not be the same without the row")
-    keys = [batch_key(hashlib.sha256(text), None, None) for text in (content, new)]
+    keys = [workbook_key(text, spec.sheet) for text in (content, new)]
     return Cleaned(new, [] if new == content else [(keys[0], keys[1])])
 
 

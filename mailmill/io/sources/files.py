@@ -102,11 +102,20 @@ class CsvFiles:
 
     def _workbook(self, name: str, content: bytes, changed_at: datetime) -> RawBatch | Refusal:
         try:
-            table, notes = read_workbook(content, self.sheet)
+            table = read_workbook(content, self.sheet)
         except Misconfigured as error:
             return Refusal(origin=name, message=str(error))
-        key = batch_key(hashlib.sha256(content), self.sheet and self.sheet.casefold(), None)
-        return RawBatch(key=key, origin=name, seen_at=changed_at, table=table, notes=notes)
+        others = ", ".join(map(repr, table.unread))
+        note = (
+            f"of the workbook only the sheet {table.sheet!r} is read, not {others}; `sheet` of the source names another"
+        )
+        key = workbook_key(content, self.sheet)
+        return RawBatch(key=key, origin=name, seen_at=changed_at, table=table, notes=(note,) if others else ())
+
+
+def workbook_key(content: bytes, sheet: str | None) -> str:
+    """What makes a workbook this batch: another sheet of the same bytes is other rows."""
+    return batch_key(hashlib.sha256(content), sheet and sheet.casefold(), None)
 
 
 def batch_key(content: hashlib._Hash, encoding: str | None, delimiter: str | None) -> str:

@@ -34,13 +34,13 @@ STRINGS = "xl/sharedStrings.xml"
 CALCULATION = "xl/calcChain.xml"  # an order of cells that a program makes anew where it is missing
 
 
-def without_rows(content: bytes, who: Person, columns: Mapping[str, str]) -> bytes | None:
+def without_rows(content: bytes, who: Person, columns: Mapping[str, str], sheet: str | None = None) -> bytes | None:
     """The workbook without the person: itself when it does not hold them, None when that cannot be done safely.
 
-    In:     columns, as the source maps them.
+    In:     columns and sheet, as the source names them.
     Raises: Misconfigured when it cannot be read.
     """
-    before = read_workbook(content)
+    before = read_workbook(content, sheet)
     own = raw_rows(who, before.frame.lazy(), columns)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
@@ -57,13 +57,13 @@ def without_rows(content: bytes, who: Person, columns: Mapping[str, str]) -> byt
             if info.filename in clean:
                 archive.writestr(info, clean[info.filename], compress_type=info.compress_type)
     rest = before.frame.filter(~pl.col("line").is_in(own))
-    return new.getvalue() if _holds(new.getvalue(), rest, who) else None
+    return new.getvalue() if _holds(new.getvalue(), sheet, rest, who) else None
 
 
-def _holds(content: bytes, rest: pl.DataFrame, who: Person) -> bool:
+def _holds(content: bytes, sheet: str | None, rest: pl.DataFrame, who: Person) -> bool:
     """Whether the new workbook has the rest of the rows, with mentions masked, and none of the person."""
     try:
-        after = read_workbook(content).frame
+        after = read_workbook(content, sheet).frame
     except Misconfigured:
         return False
     if rest.is_empty():

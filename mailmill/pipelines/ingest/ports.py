@@ -16,7 +16,7 @@ from mailmill.pipelines.ingest.duplicates import Spool
 from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.validation import Checked
 
-BatchState = Literal["held", "raw", "validated", "loaded"]
+BatchState = Literal["held", "raw", "validated", "loaded", "removed"]
 Cursor = dict[str, Any]
 
 

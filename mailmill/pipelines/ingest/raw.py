@@ -29,6 +29,7 @@ class RawTable:
     encoding: str = "utf-8"
     delimiter: str = ","
     sheet: str = ""  # of a workbook
+    unread: tuple[str, ...] = ()  # its other sheets with anything in them
 
     @property
     def frame(self) -> pl.DataFrame:

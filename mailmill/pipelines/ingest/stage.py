@@ -126,7 +126,7 @@ def validate_again(
     again = [
         batch
         for batch in store.batches(source, None)
-        if batch.state != "held"
+        if batch.state not in ("held", "removed")
         and batch_id in (None, batch.id)
         and (not rejected or (batch.rows_rejected > batch.withdrawn and batch.state != "raw"))
     ]

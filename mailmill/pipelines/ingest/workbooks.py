@@ -6,6 +6,7 @@ Cells come as a person sees them: a whole number without a fraction, a day witho
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import polars as pl
 
@@ -14,33 +15,25 @@ from mailmill.pipelines.ingest.columns import headers, looks_like_data
 from mailmill.pipelines.ingest.raw import CELL, RawTable
 
 
-def read_workbook(content: bytes, wanted: str | None = None) -> tuple[RawTable, tuple[str, ...]]:
+def read_workbook(content: bytes, wanted: str | None = None) -> RawTable:
     """The rows of a sheet; the line of a row is its number in the sheet. Rows without any value are no rows.
 
     In:     wanted, the sheet's name in whatever case; without it the first sheet with anything in it.
-    Out:    the rows, and what to say of the sheets with anything in them that were not read.
     Raises: Misconfigured when it cannot be read, has no such sheet, or no header row to tell several columns apart.
     """
     sheets = {name: _filled(sheet) for name, sheet in _sheets(content).items()}
     names = [name for name, rows in sheets.items() if rows.height]
+    name = names[0] if names else ""
     if wanted is not None:
-        name = next((one for one in sheets if one.casefold() == wanted.casefold()), None)
-        if name is None:
+        name = next((one for one in sheets if one.casefold() == wanted.casefold()), "")
+        if not name:
             known = ", ".join(repr(one) for one in sheets)
             raise Misconfigured(f"the workbook has no sheet {wanted!r}", remedy=f"Its sheets are {known}.")
-    elif names:
-        name = names[0]
-    else:
-        return RawTable(frames=[], columns=()), ()
+    unread = tuple(one for one in names if one != name)
+    if name not in names:
+        return RawTable(frames=[], columns=(), sheet=name, unread=unread)
     rows = sheets[name]
-    rest = [repr(one) for one in names if one != name]
-    note = (
-        f"of the workbook only the sheet {name!r} is read, not {', '.join(rest)}; `sheet` of the source names another"
-    )
-    table = (
-        _table(rows["line"].cast(pl.Int64), rows.drop("line"), name) if rows.height else RawTable(frames=[], columns=())
-    )
-    return table, (note,) if rest else ()
+    return replace(_table(rows["line"].cast(pl.Int64), rows.drop("line"), name), unread=unread)
 
 
 def _filled(sheet: pl.DataFrame) -> pl.DataFrame:

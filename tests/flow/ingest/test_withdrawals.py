@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 
+import polars as pl
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -209,13 +211,25 @@ def test_a_source_with_contacts_is_not_deleted_without_saying_what_becomes_of_th
     assert "nothing" in mailmill("sources")
 
 
+def in_files(mill) -> set[str]:
+    """What stands in raw rows and rejects on the disk, word by word; what nobody lists is swept a day later."""
+    kinds = ("raw", "rejected")
+    files = [path for path in mill.lake.root.rglob("*.parquet") if any(kind in path.parts for kind in kinds)]
+    texts = [str(row) for path in files for row in pl.read_parquet(path).rows()]
+    return set(re.findall(r"\w+", " ".join(texts)))
+
+
 def test_removing_what_a_source_gave_leaves_what_others_say_and_the_file_may_come_again(mill, mailmill) -> None:
-    mill.read(mill.source("list", priority=5), "email,name\nann@x.org,Ann\nbob@x.org,Robert\n")
+    mill.read(mill.source("list", priority=5), "email,name\nann@x.org,Ann\nbob@x.org,Robert\nbad,Bad\n")
     mill.read(mill.source("other"), "email,name\nbob@x.org,Bob\n")
+    assert {"Ann", "Robert", "Bad"} <= in_files(mill)
     answer = json.loads(mailmill("sources", "delete", "acme/list", "--contacts", "remove", "--json"))
     assert (answer["removed"], answer["changed"]) == (1, 1)
     assert {key: row["name"] for key, row in mill.contacts().items()} == {"bob@x.org": "Bob"}
     assert standing(mill) == {"bob@x.org": ("active", ("other",))}
+    assert in_files(mill) & {"Ann", "Robert", "Bad"} == set(), "neither the rows as they came nor the rejects stay"
+    assert mill.rejected() == []
     mill.rows("UPDATE sources SET deleted_at = NULL WHERE slug = 'list' RETURNING id")
     mill.read(mill.source("list", priority=5), "email,name\nann@x.org,Ann\nbob@x.org,Robert\n")
     assert {key: row["name"] for key, row in mill.contacts().items()} == {"ann@x.org": "Ann", "bob@x.org": "Robert"}
+    assert json.loads(mailmill("ingest", "acme/list", "--again", "--json"))["read"] == 2, "what was removed stays so"

@@ -20,7 +20,7 @@ SELECT t.slug || '/' || s.slug AS source, s.kind AS type,
              FILTER (WHERE b.state = 'validated' AND b.rows_accepted > 0
                AND b.rows_rejected - coalesce((b.reject_reasons ->> 'withdrawn')::bigint, 0)
                    > (s.spec ->> 'max_reject_share')::float8 * b.rows_read) AS withheld
-      FROM batches b WHERE b.source_id = s.id) b ON true
+      FROM batches b WHERE b.source_id = s.id AND b.state <> 'removed') b ON true
  WHERE s.deleted_at IS NULL
  ORDER BY t.slug, s.slug;
 
@@ -36,6 +36,13 @@ SELECT count(*) FROM contact_sources s
 UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, last_error = NULL, last_error_at = NULL
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
--- name: unname_batches
+-- name: remove_batches
 -- Should the source come back, the same content is to be taken in again.
-UPDATE batches SET key = key || ':removed:' || id WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s;
+UPDATE batches SET key = key || ':removed:' || id, state = 'removed'
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND state <> 'removed';
+
+-- name: remove_files
+-- Their rows: listed as erased until they are off the disk.
+UPDATE manifest m SET dataset = 'erased', part = '', batch_id = NULL, facts = '{}' FROM batches b
+ WHERE m.tenant_id = %(tenant_id)s AND m.dataset IN ('raw', 'validated', 'rejected') AND b.id = m.batch_id
+   AND b.source_id = %(source_id)s;
