@@ -68,7 +68,8 @@ def run_worker(
     follow = SenderSession(database)
     try:
         replayed = recover(session, journal, name, journal_root)
-        signing = _signing_keys(session)
+        with session.use() as conn:
+            signing_keys(conn)  # without them nothing is begun
         rescue = Rescue(session, journal_root, name)
         sender = Sender(
             Terms(
@@ -79,7 +80,7 @@ def run_worker(
             ledger=PostgresLedger(session, name, rescue=rescue),
             journal=journal,
             relay=lambda route: _relay(route, secret),
-            composer=lambda facts, content: composer(signing, facts, content, secret),
+            composer=lambda facts, content: composer(content["signing"], facts, content, secret),
             progress=progress,
         )  # fmt: skip
         with watch(name, sender):
@@ -122,11 +123,6 @@ def _say_goodbye(session: SenderSession, name: str, trouble: str | None) -> None
 
 
 # ------------------------------------------------------------ parts
-
-
-def _signing_keys(session: SenderSession) -> SigningKeys:
-    with session.use() as conn:
-        return signing_keys(conn)
 
 
 def signing_keys(conn: psycopg.Connection) -> SigningKeys:

@@ -60,6 +60,12 @@ def usable(conn: psycopg.Connection, purpose: Purpose) -> dict[int, bytes]:
     return {int(key): bytes(secret) for key, secret in conn.execute(SQL["usable"], {"purpose": purpose})}
 
 
+def of_campaign(conn: psycopg.Connection, campaign_id: int) -> dict[str, tuple[int, bytes]]:
+    """Purpose -> (key id, secret) of what signs this campaign's messages."""
+    rows = conn.execute(SQL["of_campaign"], {"campaign_id": campaign_id}).fetchall()
+    return {str(purpose): (int(id), bytes(secret)) for purpose, id, secret in rows}
+
+
 def _add(conn: psycopg.Connection, purpose: Purpose) -> int:
     row = conn.execute(SQL["add"], {"purpose": purpose, "secret": secrets.token_bytes(KEY_BYTES)}).fetchone()
     assert row is not None

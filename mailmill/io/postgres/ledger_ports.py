@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.types.json import Jsonb
 
-from mailmill.errors import StoreUnavailable
-from mailmill.io.postgres import campaigns, doubts, ledger
+from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.io.postgres import campaigns, doubts, keys, ledger
 from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.pipelines.send.messages import SigningKeys
 from mailmill.pipelines.send.orders import Claimed, Order
 from mailmill.pipelines.send.ports import Look
+from mailmill.pipelines.send.tokens import Key
 
 T = TypeVar("T")
 
@@ -99,7 +101,8 @@ class PostgresLedger:
         self._session, self._worker, self._rescue = session, worker, rescue
 
     def content(self, campaign_id: int) -> Mapping[str, Any]:
-        return self._run(lambda conn: ledger.content(conn, campaign_id))
+        """As frozen, and under `signing` its SigningKeys, which show no secret."""
+        return self._run(lambda conn: _content(conn, campaign_id))
 
     def claim(self, order: Order) -> Claimed:
         return self._run(lambda conn: ledger.claim(conn, order))
@@ -155,3 +158,12 @@ class PostgresLedger:
     def _run(self, call: Callable[[psycopg.Connection], T]) -> T:
         with self._session.use() as conn:
             return call(conn)
+
+
+def _content(conn: psycopg.Connection, campaign_id: int) -> dict[str, Any]:
+    """Raises: Misconfigured when a key is missing."""
+    found = {purpose: Key(*key) for purpose, key in keys.of_campaign(conn, campaign_id).items()}
+    for purpose in ("tracking", "unsubscribe", "return_path"):
+        if purpose not in found:
+            raise Misconfigured(f"there is no {purpose} key yet", remedy="Run `mailmill apply`, which makes it.")
+    return {**ledger.content(conn, campaign_id), "signing": SigningKeys(**found)}

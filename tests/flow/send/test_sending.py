@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from email import message_from_bytes
 from email.policy import default as policy
 from pathlib import Path
@@ -9,7 +10,11 @@ from pathlib import Path
 import pytest
 from ports import free_port
 from send_fixtures import Run
+from send_oracle import judge
 from send_world import Sink, World, by_address, thread, until
+
+from mailmill.io.postgres import keys
+from mailmill.pipelines.send import tokens
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
@@ -165,3 +170,30 @@ def test_a_relay_that_came_back_is_no_problem_any_more(world: World, run: Run) -
             report = result().report
     assert world.account(campaign) == {"sent": 5} and report.problems == {}
     assert world.sql("SELECT name FROM workers") == []
+
+
+def test_M1_a_message_keeps_its_id_whatever_keys_were_rotated_between_its_attempts(world: World, run: Run) -> None:
+    with Sink(by_address({"dot": "451 4.3.0 later"}), keep_bodies=True) as sink:
+        campaign = world.campaign(2, port=sink.port)
+        run()
+        with world.database.transaction() as conn:
+            for purpose in keys.PURPOSES:
+                keys.rotate(conn, purpose)
+        sink.script = lambda stage, to: None
+        world.due_now()
+        run()
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 2}
+        later = world.campaign(["new@example.org"], port=sink.port, slug="later")
+        run()
+    told: dict[str, set[tuple[str, ...]]] = {}
+    for one in [*sink.refused, *sink.taken]:
+        found = re.search(rb"List-Unsubscribe: <(\S+)>", one.body)
+        assert found is not None
+        told.setdefault(one.recipient, set()).add((one.message_id, found[1].decode()))
+    people = ("r0@example.org", "r1@example.org", "new@example.org")
+    assert {to: len(seen) for to, seen in told.items()} == dict.fromkeys(people, 1)
+    with world.database.transaction() as conn:
+        newest = next(iter(keys.usable(conn, "return_path")))
+        token = sink.taken[-1].message_id.strip("<>").partition("@")[0]
+        assert tokens.verify(token, {newest: keys.usable(conn, "return_path")[newest]}, "return_path") is not None
+    assert world.account(later) == {"sent": 1}

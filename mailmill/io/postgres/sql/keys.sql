@@ -13,6 +13,14 @@ INSERT INTO signing_keys (purpose, secret) VALUES (%(purpose)s, %(secret)s) RETU
 -- name: listed
 SELECT id, purpose, created_at, retired_at FROM signing_keys ORDER BY purpose, id;
 
+-- name: of_campaign
+-- The keys that signed when the campaign started, so that each of its messages keeps its Message-ID over all attempts,
+-- whichever worker makes them and whatever was rotated since.
+SELECT DISTINCT ON (k.purpose) k.purpose, k.id, k.secret
+  FROM signing_keys k JOIN campaigns c ON c.id = %(campaign_id)s
+ WHERE k.purpose <> 'suppression'
+ ORDER BY k.purpose, k.created_at > c.started_at, CASE WHEN k.created_at > c.started_at THEN k.id ELSE -k.id END;
+
 -- name: usable
 -- The keys that still verify, newest first: the first one signs. A retired one verifies for a year, since mail is read
 -- late; what it named as suppressed stays so for ever.
