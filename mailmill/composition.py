@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailmill import references
 from mailmill.errors import Misconfigured
+from mailmill.io import data_folder
 from mailmill.io.postgres.database import Database, Role, external
 from mailmill.io.postgres.server import DAGSTER_DATABASE, EmbeddedServer
 from mailmill.io.postgres.version import SchemaCheck
@@ -28,9 +29,6 @@ if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb 
     from mailmill.pipelines.ingest.ports import Feed, SourceRow
     from mailmill.pipelines.target.identities import Preflight
     from mailmill.pipelines.target.planning import Planned
-
-DATA_VERSION = "1"  # of the data folder's layout
-MAX_SECRET_BYTES = 64 * 2**10
 
 
 class Installation:
@@ -75,28 +73,8 @@ class Installation:
         if self.server is None:
             assert self.settings.database_url is not None
             return external(self.settings.database_url.get_secret_value())
-        self._check_data_version()
+        data_folder.check(self.home)
         return self.server.database()
-
-    def _check_data_version(self) -> None:
-        path = self.home / "version"
-        try:
-            if not path.exists():
-                self.home.mkdir(parents=True, exist_ok=True)
-                path.write_text(DATA_VERSION + "\n")
-            found = path.read_text().strip()
-        except OSError as error:
-            raise Misconfigured(
-                f"the data folder {self.home} cannot be used: {error.strerror}",
-                place="MAILMILL_HOME",
-                remedy="Name a folder that this user may write to.",
-            ) from None
-        if found != DATA_VERSION:
-            raise Misconfigured(
-                f"the data folder has layout {found}, this mailmill works with {DATA_VERSION}",
-                place=str(self.home),
-                remedy="Use the mailmill that made it, or restore its backup into a new folder.",
-            )
 
     @cached_property
     def lake(self) -> Lake:
@@ -259,42 +237,7 @@ class Installation:
 
         Raises: Misconfigured naming the reference, never the value.
         """
-        scheme, _, name = reference.partition(":")
-        if scheme == "env" and name:
-            value = os.environ.get(name, "")
-            if not value:
-                raise Misconfigured(
-                    f"the environment variable {name} is not set or empty",
-                    place=reference,
-                    remedy=f"Export {name} where mailmill runs.",
-                )
-            return value
-        if scheme == "file" and name:
-            return self._secret_file(reference, Path(name).expanduser())
-        # what was written instead may be the secret itself, so it is not repeated
-        raise Misconfigured("a secret is a reference, env:NAME or file:path", remedy="Correct the YAML and apply it.")
-
-    def _secret_file(self, reference: str, path: Path) -> str:
-        if not path.is_absolute():
-            path = self.project / path
-            if not path.resolve().is_relative_to(self.project.resolve()):
-                raise Misconfigured(
-                    "a relative path stays in the project folder",
-                    place=reference,
-                    remedy="Name a file below it, or write the absolute path.",
-                )
-        remedy = f"Put the secret into {path}, readable by the user mailmill runs as."
-        try:
-            if path.stat().st_size > MAX_SECRET_BYTES:
-                raise Misconfigured("larger than a secret may be (64 KiB)", place=reference)
-            value = path.read_text(encoding="utf-8").strip("\r\n")
-        except OSError as error:
-            raise Misconfigured(f"cannot be read: {error.strerror}", place=reference, remedy=remedy) from None
-        except UnicodeDecodeError:
-            raise Misconfigured("is not text in UTF-8", place=reference) from None
-        if not value:
-            raise Misconfigured("is empty", place=reference, remedy=remedy)
-        return value
+        return references.value(reference, project=self.project)
 
     def signing_keys(self, purpose: keys.Purpose, role: Role = "owner") -> dict[int, bytes]:
         """Key id -> secret of every key that verifies; the first one is the one that signs.

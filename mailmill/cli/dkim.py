@@ -9,7 +9,7 @@ from pathlib import Path
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import configuration
-from mailmill.pipelines.configuration.specs import DkimSpec, IdentitySpec
+from mailmill.pipelines.configuration.sending import DkimSpec, IdentitySpec
 from mailmill.pipelines.send import dkim
 
 

@@ -18,7 +18,7 @@ from mailmill.io.postgres import contacts as stored
 from mailmill.io.postgres import ingest as sources
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.sources.manual import Typed
-from mailmill.pipelines.configuration.specs import SLUG
+from mailmill.pipelines.configuration.words import SLUG
 from mailmill.pipelines.ingest import rejects, stage
 from mailmill.pipelines.ingest.columns import ALIASES
 from mailmill.pipelines.ingest.ports import SourceRow

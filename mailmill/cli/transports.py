@@ -64,7 +64,7 @@ def preflight(
 ) -> None:
     """Look up SPF, DKIM, DMARC, return path and tracking host; name each record to publish (exit 1 when one is)."""
     from mailmill.io.postgres import configuration
-    from mailmill.pipelines.configuration.specs import IdentitySpec
+    from mailmill.pipelines.configuration.sending import IdentitySpec
 
     mill = installation()
     tenant, _, slug = identity.partition("/")

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from mailmill.api.ingress.directory import Webhook
 from mailmill.api.ingress.services import KEYS_MIN_AGE_S, BodyTooLarge, Services, body, services
 from mailmill.errors import StoreUnavailable
-from mailmill.pipelines.configuration.specs import SLUG
+from mailmill.pipelines.configuration.words import SLUG
 from mailmill.pipelines.listen import webhooks
 from mailmill.pipelines.listen.webhooks import MalformedReport, Report
 from mailmill.pipelines.send.tokens import Token

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.configuration.specs import LawfulBasis
+from mailmill.pipelines.configuration.words import LawfulBasis
 from mailmill.pipelines.ingest.erasure import channel_of
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.validation import FIELD

@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.configuration.specs import SLUG
+from mailmill.pipelines.configuration.words import SLUG
 from mailmill.pipelines.listen.events import KINDS
 from mailmill.pipelines.read import answers
 from mailmill.pipelines.read.cursors import below, cursor

@@ -7,7 +7,6 @@ root changes the permissions of the folders above; so only its binaries are used
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -15,8 +14,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -28,6 +25,7 @@ from mailmill.io.postgres.binaries import server_folder
 from mailmill.io.postgres.database import ROLES, Database, Role, refused
 from mailmill.io.postgres.server_options import defaults
 from mailmill.io.postgres.server_places import Places, own, unprivileged
+from mailmill.io.postgres.server_processes import alive, as_user, environment, is_postgres
 
 DATABASE = "mailmill"
 DAGSTER_DATABASE = "dagster"
@@ -90,7 +88,7 @@ class EmbeddedServer(Places):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + timeout_s
-        while _alive(pid):
+        while alive(pid):
             if time.monotonic() > deadline:
                 raise StoreUnavailable(f"PostgreSQL (process {pid}) did not stop within {timeout_s:.0f} s")
             time.sleep(0.05)
@@ -110,7 +108,7 @@ class EmbeddedServer(Places):
             pid = int((self.base / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return None
-        return pid if _is_postgres(pid) else None
+        return pid if is_postgres(pid) else None
 
     def _answers(self) -> bool:
         if self.pid() is None or not (self.home / "postgres.ready").exists():
@@ -138,7 +136,7 @@ class EmbeddedServer(Places):
                 [str(server_folder() / "initdb"), "-D", str(base / "data"), "-U", "postgres", "-A", "scram-sha-256"]
                 + ["--pwfile", str(password), "-E", "UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"]
                 + ["--no-instructions", *(["--no-sync"] if self.options.get("fsync") == "off" else [])],
-                capture_output=True, text=True, cwd=base, env=_environment(), **_as(user),
+                capture_output=True, text=True, cwd=base, env=environment(), **as_user(user),
             )  # fmt: skip
         finally:
             password.unlink()
@@ -154,12 +152,12 @@ class EmbeddedServer(Places):
             pid, data = int(lines[0]), lines[1]
         except (OSError, ValueError, IndexError):
             return
-        if data != str(self.base / "data") or pid == self.pid() or not _is_postgres(pid):
+        if data != str(self.base / "data") or pid == self.pid() or not is_postgres(pid):
             return
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGQUIT)
         deadline = time.monotonic() + 10
-        while _alive(pid) and time.monotonic() < deadline:
+        while alive(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _launch(self) -> None:
@@ -176,11 +174,11 @@ class EmbeddedServer(Places):
             launched = subprocess.run(
                 ["/bin/sh", "-c", 'log="$1"; shift; "$@" >"$log" 2>&1 </dev/null & echo $!', "sh", str(start_log)]
                 + command,
-                stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=base, env=_environment(),
-                start_new_session=True, **_as(user),
+                stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, cwd=base, env=environment(),
+                start_new_session=True, **as_user(user),
             )  # fmt: skip
             pid = int(launched.stdout)
-            while _alive(pid):
+            while alive(pid):
                 if self._accepts():
                     return
                 if time.monotonic() > deadline:
@@ -228,28 +226,3 @@ class EmbeddedServer(Places):
                         sql.SQL("CREATE DATABASE {} OWNER mailmill_owner").format(sql.Identifier(database))
                     )
         (self.home / "postgres.ready").touch()
-
-
-def _as(user: pwd.struct_passwd | None) -> dict[str, Any]:
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
-
-
-def _environment() -> dict[str, str]:
-    return {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-
-
-def _is_postgres(pid: int) -> bool:
-    """Whether this process lives and is a PostgreSQL: after a crash its number may have been given to somebody else."""
-    with suppress(OSError):  # where there is no /proc, being alive has to do
-        return b"postgres" in Path(f"/proc/{pid}/cmdline").read_bytes() and _alive(pid)
-    return _alive(pid)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

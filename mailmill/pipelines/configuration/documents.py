@@ -10,8 +10,9 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from mailmill.pipelines.configuration import specs
-from mailmill.pipelines.configuration.specs import KINDS, Document, TenantOwned, TenantSpec
+from mailmill.pipelines.configuration import sending, specs, words
+from mailmill.pipelines.configuration.specs import KINDS, Document, TenantSpec
+from mailmill.pipelines.configuration.words import TenantOwned
 
 Position = tuple[str | int, ...]
 AnySpec = TenantSpec | TenantOwned
@@ -83,16 +84,16 @@ def name_of(key: Key) -> str:
 
 
 _DOCUMENT: TypeAdapter[Any] = TypeAdapter(Document)
-SPECS: dict[str, type[specs.Spec]] = {
+SPECS: dict[str, type[words.Spec]] = {
     get_args(spec.model_fields["kind"].annotation)[0]: spec for spec in get_args(get_args(Document)[0])
 }
 _WORDS = {  # a pattern in words
-    specs.Slug: "lower-case letters, digits and hyphens are allowed, at most 63",
-    specs.SecretReference: "a secret is a reference, env:NAME or file:path, never the value itself",
-    specs.FieldName: "a field's name has lower-case letters, digits and underscores and begins with a letter",
-    specs.Line: "one line of text is allowed, without line breaks and control characters",
-    specs.DomainName: "a domain name is allowed, in lower case and as punycode, such as mail.example.org",
-    specs.Address: "an address is allowed, such as news@example.org",
+    words.Slug: "lower-case letters, digits and hyphens are allowed, at most 63",
+    words.SecretReference: "a secret is a reference, env:NAME or file:path, never the value itself",
+    words.FieldName: "a field's name has lower-case letters, digits and underscores and begins with a letter",
+    words.Line: "one line of text is allowed, without line breaks and control characters",
+    words.DomainName: "a domain name is allowed, in lower case and as punycode, such as mail.example.org",
+    words.Address: "an address is allowed, such as news@example.org",
 }
 _BY_PATTERN = {get_args(kind)[1].pattern: words for kind, words in _WORDS.items()}
 
@@ -162,8 +163,8 @@ def _message(kind: str, position: Position, error: ErrorDetails) -> str:
 
 def _fields(kind: str, position: Position) -> tuple[str, ...]:
     """The fields allowed at a position: of the document, or of what is in it."""
-    inner: dict[tuple[str | int, ...], type[specs.Spec]] = {
-        ("window",): specs.WindowSpec, ("consent",): specs.ConsentPolicy, ("dkim",): specs.DkimSpec,
+    inner: dict[tuple[str | int, ...], type[words.Spec]] = {
+        ("window",): specs.WindowSpec, ("consent",): specs.ConsentPolicy, ("dkim",): sending.DkimSpec,
         ("variants",): specs.VariantSpec,
     }  # fmt: skip
     spec = inner.get(position[:1], SPECS[kind])

@@ -8,7 +8,9 @@ from contextlib import suppress
 import idna
 
 from mailmill.pipelines.configuration.documents import Declared, Key, Problem
-from mailmill.pipelines.configuration.specs import CampaignSpec, IdentitySpec, TenantOwned
+from mailmill.pipelines.configuration.sending import IdentitySpec
+from mailmill.pipelines.configuration.specs import CampaignSpec
+from mailmill.pipelines.configuration.words import TenantOwned
 
 NAMED_BY_CAMPAIGN = ("segment", "identity", "transport")
 

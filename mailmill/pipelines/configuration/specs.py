@@ -5,73 +5,30 @@ Slugs name things within a tenant. Secrets are references (`env:NAME`, `file:pat
 
 from __future__ import annotations
 
-import re
-from datetime import datetime, time
+from datetime import time
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    IPvAnyAddress,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from mailmill.pipelines.ingest.wordlists import countries
-from mailmill.pipelines.send.headers import MAX_CUSTOM, problem
+from mailmill.pipelines.configuration.sending import Headers, IdentitySpec, TransportSpec
+from mailmill.pipelines.configuration.words import (
+    AwareTime,
+    Country,
+    Day,
+    DomainName,
+    FieldName,
+    LawfulBasis,
+    Line,
+    SecretReference,
+    Slug,
+    Spec,
+    TenantOwned,
+    TimeZone,
+)
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.rules import parse
-
-SLUG = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # of text from outside ask fullmatch: $ forgives a line end
-Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
-SecretReference = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
-FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=998, pattern=r"^[^\x00-\x1f\x7f]*$")]
-DomainName = Annotated[
-    str,
-    StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$"),
-]
-Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\]\\]{1,64}@[^@\s]+\.[^@\s.]+$")]
-
-
-def _known_zone(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError(f"{name!r} is no time zone of the tz database, such as Europe/Berlin")
-    return name
-
-
-def _aware(at: datetime) -> datetime:
-    if at.tzinfo is None:
-        raise ValueError("a time needs its offset, such as 2026-12-01T09:00:00+01:00")
-    return at
-
-
-def _known_country(code: str) -> str:
-    if code not in countries().values():
-        raise ValueError(f"{code!r} is no country of ISO 3166-1, such as US or DE")
-    return code
-
-
-TimeZone = Annotated[str, AfterValidator(_known_zone)]
-Country = Annotated[str, AfterValidator(_known_country)]
-AwareTime = Annotated[datetime, AfterValidator(_aware)]
-# GDPR article 6 (1) a-f
-LawfulBasis = Literal[
-    "consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"
-]  # fmt: skip
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-
-
-class Spec(BaseModel):
-    """Unknown keys are errors: a typing mistake must not become a default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MergeSpec(Spec):
@@ -97,11 +54,6 @@ class TenantSpec(Spec):
     merge: MergeSpec = MergeSpec()
 
 
-class TenantOwned(Spec):
-    tenant: Slug
-    slug: Slug
-
-
 class ConsentPolicy(Spec):
     """What a source vouches for, of every row: the lawful basis of writing to its people, and what shows it."""
 
@@ -116,7 +68,9 @@ class SourceSpec(TenantOwned):
     type: Literal["csv", "scraper_pro", "backlink_engine", "manual"]
     priority: int = Field(default=0, ge=-1000, le=1000)
     tags: tuple[Slug, ...] = ()  # every contact of this source gets them
-    columns: dict[FieldName, str] = {}  # field -> header of the column it is in, where the names differ
+    columns: dict[FieldName, str] = Field(
+        default_factory=dict
+    )  # field -> header of the column it is in, where the names differ
     country: Country | None = None  # of rows that name none: a number without + is one of its numbers
     max_reject_share: float = Field(default=0.5, ge=0, le=1)  # above it the check fails and nothing is loaded
     consent: ConsentPolicy | None = None  # of single rows: columns consent_at, consent_basis, consent_proof
@@ -147,93 +101,6 @@ class SourceSpec(TenantOwned):
         if http and not (self.url or "").startswith(("http://", "https://")):
             raise ValueError("url has to begin with http:// or https://")
         return self
-
-
-class TransportSpec(TenantOwned):
-    """A way out: an SMTP relay, or the sandbox on loopback, to which every window and limit is open."""
-
-    kind: Literal["transport"]
-    type: Literal["smtp", "sandbox"]
-    host: str = "127.0.0.1"
-    port: int = Field(default=587, ge=1, le=65535)
-    tls: Literal["required", "opportunistic", "implicit", "none"] = "required"  # required never falls back
-    username: str | None = None
-    password: SecretReference | None = None
-    connections: int = Field(default=4, ge=1, le=200)
-    auth: Literal["password", "xoauth2"] = "password"  # xoauth2: password refers to an access token kept fresh
-    proxy: str | None = None  # socks5://host:port; with credentials a reference (env:, file:) to such a URL
-    source_address: IPvAnyAddress | None = None  # of this host; the address that the relay sees
-    hello: DomainName | None = None  # the name said in EHLO; this host's when not given
-    dsn: bool = False  # ask for reports of failure and delay where the relay offers DSN (RFC 3461)
-    messages_per_connection: int = Field(default=1000, ge=1)
-    # RFC 5321 4.5.3.2: five minutes for a command, two for DATA, ten for the final dot
-    connect_timeout_s: float = Field(default=30, gt=0, le=300)
-    timeout_s: float = Field(default=300, gt=0, le=600)
-    data_timeout_s: float = Field(default=120, gt=0, le=600)
-    final_dot_timeout_s: float = Field(default=600, gt=0, le=1800)
-    per_minute: int | None = Field(default=None, ge=1)
-    per_day: int | None = Field(default=None, ge=1)
-    webhook_secret: SecretReference | None = None  # signs what POSTs to /webhooks/<tenant>/<transport>
-
-    @model_validator(mode="after")
-    def _fits_its_type(self) -> Self:
-        if self.type == "sandbox" and self.host not in ("127.0.0.1", "::1", "localhost"):
-            raise ValueError("a sandbox is on loopback: host has to be 127.0.0.1, ::1 or localhost")
-        if (self.username is None) != (self.password is None):
-            raise ValueError("username and password go together")
-        if self.auth == "xoauth2" and self.username is None:
-            raise ValueError("auth xoauth2 needs username, and password referring to the access token")
-        if self.proxy is not None and not re.match(r"^(env:|file:|socks5h?://[^@/]+:\d+$)", self.proxy):
-            raise ValueError("proxy is socks5://host:port, or env: or file: referring to such a URL with credentials")
-        if self.username and self.tls == "none" and self.type == "smtp":
-            raise ValueError("a password is not sent in the clear: set tls to required or implicit")
-        return self
-
-
-class DkimSpec(Spec):
-    """A key that signs an identity's messages; `mailmill keys dkim` makes it and says what to publish.
-
-    Without `key` the relay signs with this selector, and the record is only looked up.
-    """
-
-    selector: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-    domain: DomainName  # that of from_address, or one above it
-    key: SecretReference | None = None
-    algorithm: Literal["rsa", "ed25519"] = "rsa"
-
-
-def _headers(headers: dict[str, str]) -> dict[str, str]:
-    wrong = [found for found in (problem(name, value) for name, value in headers.items()) if found]
-    if len({name.lower() for name in headers}) < len(headers):
-        wrong.append("a header stands twice")
-    if len(headers) > MAX_CUSTOM:
-        wrong.append(f"more than {MAX_CUSTOM} headers")
-    if wrong:
-        raise ValueError(wrong[0])
-    return headers
-
-
-Headers = Annotated[dict[str, str], AfterValidator(_headers)]
-
-
-class IdentitySpec(TenantOwned):
-    """Who a mail is from."""
-
-    kind: Literal["identity"]
-    from_name: Line
-    from_address: Address
-    reply_to: Address | None = None
-    return_path_domain: DomainName  # where bounces go; aligned with the domain of from_address
-    unsubscribe_mailbox: Address | None = None  # read by `mailmill unsubscribe`
-    headers: Headers = {}
-    dkim: tuple[DkimSpec, ...] = Field(default=(), max_length=4)
-
-    @field_validator("from_address", "reply_to", "unsubscribe_mailbox")
-    @classmethod
-    def _reaches_everybody(cls, address: str | None) -> str | None:
-        if address is not None and not address.rpartition("@")[0].isascii():
-            raise ValueError("before the @ only ASCII is allowed: few relays carry anything else")
-        return address
 
 
 class ContentSpec(Spec):
@@ -339,7 +206,9 @@ class CampaignSpec(TenantOwned):
     name: str = ""
     segment: Slug
     template: Slug | None = None
-    split: dict[Slug, Annotated[int, Field(ge=1, le=1000)]] = {}  # A/B instead of template: template -> its share
+    split: dict[Slug, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        default_factory=dict
+    )  # A/B instead of template: template -> its share
     identity: Slug
     transport: Slug
     start: AwareTime | None = None  # none: started by hand (`mailmill campaign start`)
@@ -349,7 +218,7 @@ class CampaignSpec(TenantOwned):
     doubt: Literal["hold", "resend"] = "hold"
     max_attempts: int = Field(default=8, ge=1, le=50)
     give_up_after_s: int = Field(default=72 * 3600, ge=60)  # a recipient still deferred then has expired
-    headers: Headers = {}  # beside the identity's; of one name the campaign's wins
+    headers: Headers = Field(default_factory=dict)  # beside the identity's; of one name the campaign's wins
 
     @property
     def shares(self) -> dict[str, int]:

@@ -11,7 +11,8 @@ from typing import get_args
 
 import polars as pl
 
-from mailmill.pipelines.configuration.specs import LawfulBasis, MergeSpec
+from mailmill.pipelines.configuration.specs import MergeSpec
+from mailmill.pipelines.configuration.words import LawfulBasis
 from mailmill.pipelines.ingest.contacts import RANK
 from mailmill.pipelines.ingest.generations import ACTIVE, GRAVEST, WITHDRAWN
 

@@ -6,7 +6,6 @@ The lists are small text files in data/; each says a thing about names of domain
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import polars as pl
 
@@ -54,9 +53,3 @@ def provider(exchangers: Sequence[str]) -> str | None:
             if found:
                 return found
     return None
-
-
-@cache
-def free_names() -> frozenset[str]:
-    """Domains where everybody may have a mailbox."""
-    return frozenset(mail_providers())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.configuration.specs import IdentitySpec
+from mailmill.pipelines.configuration.sending import IdentitySpec
 from mailmill.pipelines.target.preflight import DkimRecord, Finding, Records, Sender, check, failures, told
 
 

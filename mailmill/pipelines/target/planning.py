@@ -10,7 +10,8 @@ from typing import Any, Literal
 import polars as pl
 
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable, TransientError
-from mailmill.pipelines.configuration.specs import CampaignSpec, IdentitySpec, WindowSpec
+from mailmill.pipelines.configuration.sending import IdentitySpec
+from mailmill.pipelines.configuration.specs import CampaignSpec, WindowSpec
 from mailmill.pipelines.send.mime import ascii_address
 from mailmill.pipelines.target import audiences, recipients, segments, variants
 from mailmill.pipelines.target.comparisons import RuleError

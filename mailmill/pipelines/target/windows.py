@@ -13,7 +13,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.configuration.specs import Day, WindowSpec
+from mailmill.pipelines.configuration.specs import WindowSpec
+from mailmill.pipelines.configuration.words import Day
 
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _HORIZON_DAYS = 9  # a week and the days around it: further ahead nothing new comes

@@ -1,0 +1,62 @@
+"""What the values of a project's YAML files have to look like, and what every document of them is."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Literal
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+
+from mailmill.pipelines.ingest.wordlists import countries
+
+SLUG = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # of text from outside ask fullmatch: $ forgives a line end
+Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
+SecretReference = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=998, pattern=r"^[^\x00-\x1f\x7f]*$")]
+DomainName = Annotated[
+    str,
+    StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$"),
+]
+Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\]\\]{1,64}@[^@\s]+\.[^@\s.]+$")]
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError(f"{name!r} is no time zone of the tz database, such as Europe/Berlin")
+    return name
+
+
+def _aware(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("a time needs its offset, such as 2026-12-01T09:00:00+01:00")
+    return at
+
+
+def _known_country(code: str) -> str:
+    if code not in countries().values():
+        raise ValueError(f"{code!r} is no country of ISO 3166-1, such as US or DE")
+    return code
+
+
+TimeZone = Annotated[str, AfterValidator(_known_zone)]
+Country = Annotated[str, AfterValidator(_known_country)]
+AwareTime = Annotated[datetime, AfterValidator(_aware)]
+# GDPR article 6 (1) a-f
+LawfulBasis = Literal[
+    "consent", "contract", "legal_obligation", "vital_interests", "public_task", "legitimate_interests"
+]  # fmt: skip
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+class Spec(BaseModel):
+    """Unknown keys are errors: a typing mistake must not become a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TenantOwned(Spec):
+    tenant: Slug
+    slug: Slug
