@@ -13,6 +13,7 @@ from mailmill.errors import MailmillError, Misconfigured
 from mailmill.pipelines.ingest import rejects, stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
+AFTER_READING = ("validated_contacts", "rejected_contacts", "contacts")
 COUNTS = ("new", "changed", "duplicates_within", "duplicates_across")
 
 
@@ -33,6 +34,11 @@ def take_in(
     return _run(mill, source, {"raw_contacts": reading}, force=force)
 
 
+def go_on(mill: Installation, source: SourceRow) -> dict[str, Any]:
+    """Validate, load and publish what is kept already. Out: the summary."""
+    return _run(mill, source, {}, force=False, only=AFTER_READING)
+
+
 def again(
     mill: Installation, source: SourceRow, *, rejected: bool = False, batch: int = 0, force: bool = False
 ) -> dict[str, Any]:
@@ -41,9 +47,8 @@ def again(
 
     In: rejected: only those with rejected rows.
     """
-    only = ["validated_contacts", "rejected_contacts", "contacts"]
     config = {"again": True, "retry": rejected, "batch": batch}
-    return _run(mill, source, {"validate_contacts": config}, force=force, only=only)
+    return _run(mill, source, {"validate_contacts": config}, force=force, only=AFTER_READING)
 
 
 def _run(

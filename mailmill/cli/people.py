@@ -9,6 +9,7 @@ import polars as pl
 import psycopg
 import typer
 
+from mailmill.cli import imports
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import AskedFor, key_of
 from mailmill.cli.stats import TenantOption, chosen, reading
@@ -50,7 +51,7 @@ def add(
     source: Annotated[str | None, typer.Option(help="Which source of type manual, if there are several.")] = None,
     json: Json = False,
 ) -> None:
-    """Add a contact, or say something new about one, through the tenant's manual source."""
+    """Add a contact, or say something new about one, through the tenant's manual source, as a run that the UI shows."""
     mill = installation()
     row = {"email": email, "phone": phone, "name": name, "tags": ";".join(tag or ())} | _fields(field or [])
     given = {key: value for key, value in row.items() if value}
@@ -59,14 +60,13 @@ def add(
     with mill.database.transaction() as conn:
         found = sources.sources(conn, tenant=tenant, slug=source, kind="manual")
     person = _only(found, tenant)
+    # kept here, and the run goes on from there: addresses do not belong into a run's configuration
     stage.receive(person, Typed(rows=[given], at=datetime.now(UTC)), mill.ingest)
-    validated = stage.validate(person, mill.ingest)
-    if validated.rejected:
-        reason = next(iter(validated.reasons))
+    done = imports.go_on(mill, person)
+    for reason in done["reasons"]:
         raise Misconfigured(f"the contact was not taken in: {rejects.REASONS.get(reason, reason)}", place=reason)
-    counts = stage.load(person, mill.ingest, mill.ingest).counts
-    published = stage.publish_contacts(person.tenant_id, mill.ingest, now=datetime.now(UTC))
-    answer = {"source": person.name, "new": counts.new, "changed": counts.changed, "contacts": published.rows}
+    imports.complain([done])
+    answer = {name: done[name] for name in ("source", "new", "changed", "contacts")}
     answer_json(answer) if json else answer_table([answer])
 
 

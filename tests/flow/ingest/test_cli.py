@@ -9,6 +9,7 @@ import json
 import pytest
 
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres.audiences import PostgresContacts
 
 
 def test_ingest_says_what_became_of_every_row(mill, mailmill):
@@ -77,6 +78,32 @@ def test_contacts_add_goes_the_same_way_as_every_source(mill, mailmill):
     contact = mill.contacts()["zoe@xn--bcher-kva.example"]
     assert (contact["name"], contact["fields"], contact["country"]) == ("Zoë", {"city": "Rome"}, "AT")
     assert contact["tags"] == ["desk", "vip"]
+    runs = mill.rows("SELECT pipeline_name, status, partition, run_body FROM dagster.runs")
+    assert [(run["pipeline_name"], run["status"], run["partition"]) for run in runs] == [
+        ("ingest", "SUCCESS", "acme|desk")]  # fmt: skip
+    said = [*runs, *mill.rows("SELECT event FROM dagster.event_logs")]
+    assert not any("zoe" in str(row).lower() for row in said), "Dagster keeps no address"
+
+
+def test_contacts_publish_shows_segments_at_once_what_changed_without_a_batch(mill, mailmill):
+    mill.read(mill.source(), "email,name\na@x.org,Ann\nb@x.org,Bob\n")
+    first = json.loads(mailmill("contacts", "publish", "acme", "--json"))
+    assert (first["contacts"], first["files_written"], first["files_kept"]) == (2, 1, 0)
+    again = json.loads(mailmill("contacts", "publish", "acme", "--json"))
+    assert (again["contacts"], again["files_written"], again["files_kept"]) == (2, 0, 1)
+    tenant_id = mill.tenant()
+    mill.rows("UPDATE contacts SET name = 'Anna' WHERE match_key = 'a@x.org' RETURNING id")
+    mill.rows(
+        "INSERT INTO suppressions (tenant_id, address_key, reason) VALUES (%s, 'b@x.org', 'manual') RETURNING id",
+        tenant_id,
+    )
+    assert json.loads(mailmill("contacts", "publish", "acme", "--json"))["files_written"] == 1
+    shown = PostgresContacts(database=mill.database, lake=mill.lake).generation(tenant_id)
+    assert shown is not None
+    assert shown.contacts.select("match_key", "name", "status").sort("match_key").collect().rows() == [
+        ("a@x.org", "Anna", "active"), ("b@x.org", "Bob", "manual")]  # fmt: skip
+    with pytest.raises(Misconfigured, match="nobody"):
+        mailmill("contacts", "publish", "nobody")
 
 
 @pytest.mark.parametrize(

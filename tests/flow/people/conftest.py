@@ -21,5 +21,7 @@ def people(server: EmbeddedServer, database: Database, tmp_path: Path, monkeypat
     monkeypatch.setenv("MAILMILL_DATABASE_URL", server.conninfo("postgres", name))
     monkeypatch.setenv("MAILMILL_PROJECT", str(tmp_path / "project"))
     monkeypatch.setenv("MAILMILL_HOME", str(tmp_path / "home"))
+    for setting in ("DAGSTER_HOME", "MAILMILL_DAGSTER_STORAGE", "DAGSTER_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(setting, "")  # so that what a run sets is taken back
     installation.cache_clear()
     return People(installation())
