@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from dns_server import SOA_MINIMUM, Zone, serving
@@ -55,6 +58,41 @@ def test_F17_what_dns_says_of_a_domain(domain: str, state: str, exchangers: tupl
     with serving(Zone(ZONE)) as port:
         found = one(domain, port)
     assert (found.domain, found.state, found.exchangers, found.problem) == (domain, state, exchangers, None)
+
+
+@pytest.fixture
+def reached() -> Iterator[list[tuple[int, tuple[str, int]]]]:
+    """From which port this process connects or sends to whom, as Python's own audit sees it."""
+    found: list[tuple[int, tuple[str, int]]] = []
+    open_ = True
+
+    def hear(event: str, facts: tuple[Any, ...]) -> None:  # a hook cannot be taken back, only be silent
+        if open_ and event in ("socket.connect", "socket.sendto") and isinstance(facts[1], tuple):
+            found.append((facts[0].getsockname()[1], facts[1][:2]))
+
+    sys.addaudithook(hear)
+    yield found
+    open_ = False
+
+
+@pytest.mark.parametrize(
+    ("records", "state"),
+    [
+        ({"inner.org": [("MX", "10 mail.inner.org")], "mail.inner.org": [("A", "10.0.0.5")]}, "mx"),
+        ({"inner.org": [("MX", "10 mail.inner.org")], "mail.inner.org": [("A", "127.0.0.1")]}, "mx"),
+        ({"inner.org": [("A", "127.0.0.1")]}, "implicit_mx"),
+        ({"inner.org": [("AAAA", "::1")]}, "implicit_mx"),
+        ({"inner.org": [("MX", "10 169.254.169.254")]}, "no_mail"),
+        ({"inner.org": [("MX", "10 localhost")]}, "no_mail"),
+    ],
+)
+def test_F17_whatever_DNS_answers_nobody_is_reached_but_the_DNS_server(
+    reached: list[tuple[int, tuple[str, int]]], records: dict[str, list[tuple[str, str]]], state: str
+) -> None:
+    with serving(Zone(records)) as port:
+        found = one("inner.org", port)
+    assert found.state == state
+    assert {there for own, there in reached if own != port} == {("127.0.0.1", port)}, "but for the server's answers"
 
 
 def test_the_ttl_is_that_of_the_answer_or_of_its_absence() -> None:

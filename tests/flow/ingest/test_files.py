@@ -256,6 +256,20 @@ def test_P01_ten_digits_are_a_number_where_the_source_says_its_country(mill, cou
     assert {contact["country"] for contact in mill.contacts().values()} == {None}
 
 
+def test_the_country_of_a_source_is_that_of_rows_that_name_none_and_have_no_number_of_another(mill):
+    rows = [
+        "email,phone,country", "none@x.org,,", "named@x.org,,Germany", "abroad@x.org,+12025550123,",
+        "here@x.org,01 5337031,", "there@x.org,030 1234567,DE", "odd@x.org,,Atlantis",
+    ]  # fmt: skip
+    mill.run(mill.source(country="AT"), CsvFiles(paths=[mill.file("\n".join(rows))]))
+    shown = mill.generation().sort("email").select("email", "country", "phone").rows()
+    assert shown == [
+        ("abroad@x.org", "US", "+12025550123"), ("here@x.org", "AT", "+4315337031"), ("named@x.org", "DE", None),
+        ("none@x.org", "AT", None), ("odd@x.org", "AT", None), ("there@x.org", "DE", "+49301234567"),
+    ]  # fmt: skip
+    assert mill.contacts()["odd@x.org"]["fields"] == {"country_as_given": "Atlantis"}
+
+
 def test_an_empty_file_is_no_change_of_columns(mill):
     source = mill.source(on_change="hold")
     mill.read(source, "email,name\na@x.org,Ann\n")

@@ -37,6 +37,21 @@ def held(folder: Path) -> dict[str, list[str | None]]:
     return {one.origin: one.table.frame["col:email"].to_list() for one in found if isinstance(one, RawBatch)}
 
 
+def test_a_number_that_stands_as_bare_digits_is_taken_out_by_its_number(people: People) -> None:
+    """A list of `phone_number,name` whose country the source says: +1 202 555 0124 stands there as 2025550124."""
+    numbers = "phone_number,name\n2025550124,Bo\n+12025550123,Al\n(202) 555-0124,Bo again\n12025550124,\nNo number,Bo\n"
+    people.tenant("acme", source="country: US\n", people=numbers)
+    assert people.ask("ingest", "acme/inbox")["contacts"] == 2
+    assert "2025550124" in people.texts(1)
+    assert people.ask("forget", "+12025550124")["proved"]
+    left = people.texts(1)
+    assert "2025550124" not in left and "(202) 555-0124" not in left
+    assert "+12025550123" in left
+    assert people.ask("ingest", "acme/inbox")["contacts"] == 1
+    (people.mill.project / "acme" / "again.csv").write_text("phone_number,name\n202-555-0124,Bo\n")
+    assert people.ask("ingest", "acme/inbox")["reasons"] == {"forgotten": 1}
+
+
 def test_a_person_is_taken_out_of_archives_and_workbooks_and_they_stay_the_batches_they_were(people: People) -> None:
     people.tenant("acme")
     folder, text = people.mill.project / "acme", PEOPLE.encode()
