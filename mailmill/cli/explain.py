@@ -79,6 +79,9 @@ def _show(explanation: Explanation) -> None:
         score = f", score {contact['score']}" if contact["score"] is not None else ""
         print(f"{explanation.tenant}: contact {contact['id']}, {contact['email'] or contact['phone']},"
               f" {contact['verdict']}{reason}{score}, since {contact['created_at']:%Y-%m-%d %H:%M %Z}")  # fmt: skip
+        print(f"consent: {explanation.consent or 'none is recorded'}")
+    if explanation.aliases:
+        print(f"also, by the tenant's merge rule: {', '.join(explanation.aliases)}")
     for title, facts in (
         ("came from", explanation.sources),
         ("each value, and whose word it is: the highest priority wins, then the one seen last", explanation.values),

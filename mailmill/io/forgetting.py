@@ -20,7 +20,7 @@ from mailmill.io import lake_erasure, person_search
 from mailmill.io.forgotten_log import ForgottenLog
 from mailmill.io.lake import Lake
 from mailmill.io.person_proof import Places, Searched
-from mailmill.io.postgres import erasure, ingest, keys, manifest
+from mailmill.io.postgres import aliases, erasure, ingest, keys, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.io.sources import drop_folders
 from mailmill.io.sources.drop_folders import Looked
@@ -84,7 +84,8 @@ class Forgetter:
         try:
             with self.database.transaction() as conn:
                 conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
-                who = erasure.person(conn, tenant_id, before.keys, self._aliases(conn, tenant_id, before.keys))
+                others = erasure.ids_of(conn, tenant_id, aliases.of(conn, self.lake, tenant_id, before.keys))
+                who = erasure.person(conn, tenant_id, before.keys, others)
                 who = who.with_all_of(before)
                 self.log.append(None if everywhere else tenant, erasure.hashes(conn, who.keys), datetime.now(UTC))
                 done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
@@ -105,18 +106,6 @@ class Forgetter:
         done.folder_files += sum(len(folder.rewritten) for folder in folders)
         self._after(tenant_id, tenant, who, folders)
         return who, sources
-
-    def _aliases(self, conn: psycopg.Connection, tenant_id: int, asked: Sequence[str]) -> list[int]:
-        """Contacts that the published generation shows as one person with these keys, by the tenant's own rule."""
-        found: list[int] = []
-        for file in manifest.listed(conn, tenant_id=tenant_id, dataset="contacts"):
-            frame = lake_erasure.scan(self.lake, file.file)
-            if "aliases" not in frame.collect_schema():
-                continue
-            theirs = frame.filter(pl.col("aliases").list.set_intersection(list(asked)).list.len() > 0)
-            keys = theirs.select("aliases").collect(engine="streaming")["aliases"].explode().drop_nulls().to_list()
-            found += erasure.ids_of(conn, tenant_id, keys)
-        return found
 
     def _look(self, conn: psycopg.Connection, who: Person, sources: Sequence[SourceRow], folders: list[Looked]) -> None:
         """Write dropped files anew beside the old ones. Each stays the batch it is, or it would come in twice."""

@@ -11,10 +11,11 @@ import psycopg
 from psycopg.rows import class_row, dict_row
 
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import domains
+from mailmill.io.postgres import aliases, consents, domains, erasure
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest import verdicts
 from mailmill.pipelines.ingest.domains import frame as domain_frame
+from mailmill.pipelines.ingest.persons import CONSENTS
 from mailmill.pipelines.read.explanation import (
     CampaignFacts,
     Explanation,
@@ -63,6 +64,8 @@ def _explain(
     keys = {asked}
     if contact is not None:
         keys |= {contact["match_key"], contact["phone"] or "", (contact["email"] or "").lower()}
+    others = set(aliases.of(conn, lake, tenant_id, sorted(keys - {""}))) - keys
+    keys |= others
     which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": sorted(keys - {""})}
     with conn.cursor(row_factory=class_row(Suppression)) as cursor:
         suppressions = cursor.execute(SQL["suppressions"], which).fetchall()
@@ -79,7 +82,16 @@ def _explain(
         values=told,
         suppressions=suppressions,
         campaigns=_stories(conn, lake, which, contact, suppressions, sightings),
+        aliases=sorted(others),
+        consent=_consent(conn, tenant_id, contact_id, sorted(others)),
     )
+
+
+def _consent(conn: psycopg.Connection, tenant_id: int, contact_id: int | None, others: Sequence[str]) -> str | None:
+    if contact_id is None:
+        return None
+    said = [consents.current(conn, tenant_id, one) for one in (contact_id, *erasure.ids_of(conn, tenant_id, others))]
+    return min((one for one in said if one), key=CONSENTS.index, default=None) if others else said[0]
 
 
 def _weighed(conn: psycopg.Connection, contact: dict[str, Any]) -> dict[str, Any]:

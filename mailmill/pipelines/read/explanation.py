@@ -85,6 +85,7 @@ class Suppression:
     expires_at: datetime | None
     note: str | None
     scope: str = "tenant"  # campaign, tenant, all
+    address: str | None = None  # which of the person's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,11 @@ class Story:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Everything known about one contact of one tenant. `contact` None: only a suppression or a message is left."""
+    """Everything known about one contact of one tenant. `contact` None: only a suppression or a message is left.
+
+    aliases: the person's other addresses and numbers by the tenant's rule; what is suppressed of them counts as well.
+    consent: the lawful basis in force; 'withdrawn' where the person has said so by any of them.
+    """
 
     asked: str
     tenant: str
@@ -126,6 +131,8 @@ class Explanation:
     values: Sequence[Value]
     suppressions: Sequence[Suppression]
     campaigns: Sequence[Story]
+    aliases: Sequence[str] = ()
+    consent: str | None = None
 
 
 def values(

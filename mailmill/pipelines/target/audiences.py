@@ -22,6 +22,7 @@ AUDIENCE_SCHEMA = pl.Schema(
         "domain": pl.String(),
         "merge_values": pl.String(),
         "variant": pl.Int16(),  # which of the campaign's contents they get
+        "aliases": pl.String(),  # the person's other addresses by the tenant's rule, SEPARATOR between; null: none
     }
 )
 SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String()})
@@ -150,6 +151,7 @@ def freeze(
     columns = [pl.col(f"field:{name}").fill_null(ABSENT) for name in template.merge_fields]
     merged = pl.concat_str(columns, separator=SEPARATOR) if columns else pl.lit("")
     frame = values.select("contact_id", "address", "address_key", "domain", "variant", merge_values=merged)
+    frame = frame.join(_other_addresses(recipients), on="contact_id", how="left", maintain_order="left")
     return Audience(recipients=frame, exclusions=count(members, unpublished), members=members.height + unpublished)
 
 
@@ -158,6 +160,14 @@ def merge_value(name: str) -> pl.Expr:
     column = pl.col(name) if name in CONTACT_FIELDS else custom_field(name)
     text = column.str.replace_all(r"[\x00-\x1f\x7f]", "").str.strip_chars()
     return pl.when(text.str.len_bytes() > 0).then(text)
+
+
+def _other_addresses(recipients: pl.DataFrame) -> pl.DataFrame:
+    """contact_id, aliases: a suppression of any of them reaches the person while the campaign runs."""
+    several = recipients.lazy().filter(pl.col("aliases").list.len() > 1).select("contact_id", "address_key", "aliases")
+    other = pl.col("aliases").str.contains("@", literal=True) & (pl.col("aliases") != pl.col("address_key"))
+    each = several.explode("aliases").filter(other).group_by("contact_id")
+    return each.agg(pl.col("aliases").sort().str.join(SEPARATOR)).collect()
 
 
 def _check_fields(values: pl.DataFrame, template: TemplateFacts, contacts: pl.LazyFrame, place: str) -> None:

@@ -48,7 +48,16 @@ def test_the_audience_lies_in_the_lake_as_it_does_in_the_ledger(world):
     world.start()
     (file, facts) = world.rows("SELECT file, facts FROM manifest WHERE dataset = 'audiences' AND part = 'spring'")[0]
     frame = world.lake.scan([file], None).collect()
-    assert frame.columns == ["message_id", "contact_id", "address", "address_key", "domain", "merge_values", "variant"]
+    assert frame.columns == [
+        "message_id",
+        "contact_id",
+        "address",
+        "address_key",
+        "domain",
+        "merge_values",
+        "variant",
+        "aliases",
+    ]
     assert frame["message_id"].to_list() == [1, 2, 3, 4, 5]
     assert facts["exclusions"] == {}
 

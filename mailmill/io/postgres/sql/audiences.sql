@@ -13,10 +13,10 @@ UPDATE message_ids SET next = next + %(n)s RETURNING next - %(n)s;
 -- name: stage_table
 -- Row-level security forbids COPY into the ledger itself.
 CREATE TEMP TABLE staged (message_id bigint, contact_id bigint, address text, address_key text, domain text,
-  merge_values text, variant smallint) ON COMMIT DROP;
+  merge_values text, variant smallint, aliases text) ON COMMIT DROP;
 
 -- name: stage
-COPY staged (message_id, contact_id, address, address_key, domain, merge_values, variant) FROM STDIN
+COPY staged (message_id, contact_id, address, address_key, domain, merge_values, variant, aliases) FROM STDIN
   (FORMAT csv, FORCE_NOT_NULL (address, address_key, domain, merge_values));
 
 -- name: no_nested_loops
@@ -32,14 +32,21 @@ SELECT EXISTS (
      AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
      AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()))
   OR EXISTS (
+  SELECT FROM staged a CROSS JOIN LATERAL string_to_table(a.aliases, E'\x1f') k (alias)
+    JOIN suppressions s ON s.address_key = k.alias
+   WHERE a.aliases IS NOT NULL AND (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email'
+     AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
+     AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()))
+  OR EXISTS (
   SELECT FROM suppressions f
    WHERE f.reason = 'forgotten' AND (f.tenant_id = %(tenant_id)s OR f.tenant_id IS NULL)
      AND f.created_at > clock_timestamp() - interval '1 day')
  AND EXISTS (SELECT FROM staged a LEFT JOIN contacts c ON c.id = a.contact_id WHERE c.id IS NULL);
 
 -- name: fill_ledger
-INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, variant)
-SELECT message_id, %(tenant_id)s, %(campaign_id)s, contact_id, address, address_key, domain, variant FROM staged;
+INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, variant, aliases)
+SELECT message_id, %(tenant_id)s, %(campaign_id)s, contact_id, address, address_key, domain, variant,
+       string_to_array(aliases, E'\x1f') FROM staged;
 
 -- name: fill_fields
 INSERT INTO message_fields (message_id, tenant_id, merge_values)

@@ -122,14 +122,14 @@ INSERT INTO links (campaign_id, ordinal, tenant_id, url)
 SELECT l.campaign_id, l.ordinal, k.tenant_id, l.url FROM mailmill_replaced.links l JOIN kept_campaigns k ON k.id = l.campaign_id
 ON CONFLICT DO NOTHING;
 WITH known AS (
-  INSERT INTO messages AS m (id, tenant_id, campaign_id, contact_id, address, address_key, domain, state, queued, attempt, variant,
-                             transport_id, code, reason, reply, done_at)
-  SELECT o.id, k.tenant_id, k.id, o.contact_id, o.address, o.address_key, o.domain, o.state::text::message_state, o.queued, o.attempt,
+  INSERT INTO messages AS m (id, tenant_id, campaign_id, contact_id, address, address_key, aliases, domain, state, queued, attempt,
+                             variant, transport_id, code, reason, reply, done_at)
+  SELECT o.id, k.tenant_id, k.id, o.contact_id, o.address, o.address_key, o.aliases, o.domain, o.state::text::message_state, o.queued, o.attempt,
          o.variant, o.transport_id, o.code, o.reason, o.reply, o.done_at
     FROM mailmill_replaced.messages o JOIN kept_campaigns k ON k.id = o.campaign_id
   ON CONFLICT (id) DO UPDATE SET state = excluded.state, queued = excluded.queued, attempt = excluded.attempt,
     transport_id = excluded.transport_id, code = excluded.code, reason = excluded.reason, reply = excluded.reply,
-    done_at = excluded.done_at, address = excluded.address, address_key = excluded.address_key
+    done_at = excluded.done_at, address = excluded.address, address_key = excluded.address_key, aliases = excluded.aliases
   WHERE (m.state, m.attempt, m.done_at, m.address) IS DISTINCT FROM (excluded.state, excluded.attempt, excluded.done_at, excluded.address)
   RETURNING 1)
 INSERT INTO restored_facts SELECT 'messages_known', count(*) FROM known;

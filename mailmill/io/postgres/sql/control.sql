@@ -56,7 +56,8 @@ SELECT (SELECT count(*) - count(DISTINCT m.address_key) FROM messages m WHERE m.
        count(s.*) FILTER (WHERE s.created_at >= c.started_at) AS suppressed_since
   FROM campaigns c
   LEFT JOIN messages m ON m.campaign_id = c.id
-  LEFT JOIN suppressions s ON (s.tenant_id = c.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = m.address_key
+  LEFT JOIN LATERAL (SELECT m.address_key AS key UNION ALL SELECT unnest(m.aliases)) k ON true
+  LEFT JOIN suppressions s ON (s.tenant_id = c.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = k.key
         AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = c.id)
         AND (s.expires_at IS NULL OR s.expires_at > c.started_at)
  WHERE c.id = %(campaign_id)s

@@ -63,7 +63,7 @@ ON CONFLICT (tenant_id, channel, address_key, reason, scope_campaign_id) DO NOTH
 -- name: blank_messages
 -- The row stays and is counted; nothing is sent to nobody. A leased row is in a worker's hands, who learns of it within a
 -- second and finds the address gone.
-UPDATE messages m SET address = NULL, reply = NULL,
+UPDATE messages m SET address = NULL, aliases = NULL, reply = NULL,
        address_key = 'forgotten:' || coalesce((SELECT h.hash FROM unnest(%(keys)s::text[], %(hashes)s::text[]) h (key, hash)
                                                 WHERE h.key = m.address_key), (%(hashes)s::text[])[1]),
        state = CASE WHEN queued THEN 'suppressed'::message_state ELSE state END,

@@ -40,7 +40,7 @@ SELECT id, origin FROM batches WHERE tenant_id = %(tenant_id)s AND id = ANY(%(ba
 
 -- name: suppressions
 SELECT reason, CASE WHEN tenant_id IS NULL THEN 'all' WHEN scope_campaign_id IS NULL THEN 'tenant' ELSE 'campaign' END AS scope,
-       scope_campaign_id AS campaign_id, created_at, expires_at, note FROM suppressions
+       scope_campaign_id AS campaign_id, created_at, expires_at, note, address_key AS address FROM suppressions
  WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s) AND channel = ANY(ARRAY['email', 'phone'])
  ORDER BY created_at;
 

@@ -54,6 +54,11 @@ SELECT m.id FROM (SELECT unnest(%(ids)s::bigint[]) AS id OFFSET 0) asked
    SELECT FROM suppressions s
     WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = m.address_key
       AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
+      AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id))
+    OR m.aliases IS NOT NULL AND EXISTS (
+   SELECT FROM suppressions s
+    WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = ANY(m.aliases)
+      AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
       AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id));
 
 -- name: reserve
@@ -76,7 +81,7 @@ UPDATE budgets SET used = greatest(0, used - %(n)s)
 -- Take the next due rows of a running campaign whose transport is not held; other workers skip them. The predicate is on
 -- the locked row itself. Who was suppressed since the planning, or has been deferred too long, is settled instead.
 WITH due AS MATERIALIZED (
-  SELECT m.id, m.address_key, m.attempt, m.address IS NULL AS forgotten FROM messages m
+  SELECT m.id, m.address_key, m.aliases, m.attempt, m.address IS NULL AS forgotten FROM messages m
    WHERE m.campaign_id = %(campaign_id)s AND m.queued AND m.due_at <= now()
      AND EXISTS (SELECT FROM campaigns c JOIN transports t ON t.id = c.transport_id
                   WHERE c.id = %(campaign_id)s AND c.state = 'running' AND t.held_at IS NULL
@@ -84,10 +89,15 @@ WITH due AS MATERIALIZED (
    ORDER BY m.due_at, m.id LIMIT %(limit)s FOR UPDATE SKIP LOCKED),
 judged AS MATERIALIZED (
   SELECT d.id,
-         CASE WHEN d.forgotten THEN 'forgotten' ELSE (SELECT s.reason FROM suppressions s
+         CASE WHEN d.forgotten THEN 'forgotten' ELSE coalesce((SELECT s.reason FROM suppressions s
            WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = d.address_key
              AND (s.expires_at IS NULL OR s.expires_at > now())
-             AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END AS suppressed,
+             AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1),
+           -- few have aliases, and for all others this costs nothing
+           CASE WHEN d.aliases IS NOT NULL THEN (SELECT s.reason FROM suppressions s
+             WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = ANY(d.aliases)
+               AND (s.expires_at IS NULL OR s.expires_at > now())
+               AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END) END AS suppressed,
          d.attempt > 0 AND EXISTS (
            SELECT FROM attempts a WHERE a.message_id = d.id AND a.attempt = 1
               AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AS too_old

@@ -383,6 +383,7 @@ CREATE TABLE messages (
   contact_id bigint NOT NULL,
   address text,                                 -- as it goes to RCPT TO; blank after `forget`
   address_key text NOT NULL,                    -- what a suppression names
+  aliases text[],                               -- the person's other keys by the tenant's rule, which it may name as well
   domain text NOT NULL,
   state message_state NOT NULL DEFAULT 'queued',
   queued boolean NOT NULL DEFAULT true,         -- queued, deferred or held; the claim's index looks at this, so that updates of state stay HOT

@@ -1,0 +1,92 @@
+"""A person with several addresses, by a tenant's rule: a suppression of any of them reaches a campaign that runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from people_world import People
+from send_fixtures import Run
+from send_world import Sink, World, until
+
+from mailmill.io.postgres.audiences import PostgresCampaigns
+from mailmill.pipelines.target.ports import Frozen
+
+LIST = "email,name\nann@people.example,Ann\nAnn+news@people.example,Ann Lee\nbob@people.example,Bob\n"
+ANN, NEWS, BOB = "ann@people.example", "ann+news@people.example", "bob@people.example"
+
+
+@pytest.fixture
+def merged(people: People) -> People:
+    """The tenant's contacts, published as persons."""
+    people.tenant("acme", people=LIST)
+    people.rows("""UPDATE tenants SET spec = spec || '{"merge": {"plus_tags": true}}'""")
+    people.do("ingest", "acme/inbox")
+    return people
+
+
+def test_P07_an_address_suppressed_after_the_audience_was_frozen_keeps_its_persons_other_one_from_being_mailed(
+    merged: People, run: Run
+) -> None:
+    merged.do("campaign", "start", "acme/spring")
+    merged.mill.tick(by="test")
+    [(mailed, aliases)] = merged.rows("SELECT address_key, aliases FROM messages WHERE aliases IS NOT NULL")
+    assert {mailed, *aliases} == {ANN, NEWS}
+    merged.do("suppress", "add", aliases[0], "--tenant", "acme", "--reason", "unsubscribed")
+    assert merged.rows("SELECT count(*) FROM messages") == [(2,)]
+    run()
+    found = merged.rows("SELECT address_key, state::text, reason FROM messages WHERE address_key <> %s", BOB)
+    assert found == [(mailed, "suppressed", "unsubscribed")]
+    merged.do("contacts", "consent", aliases[0], "withdraw", "--tenant", "acme")
+    [told] = merged.ask("explain", mailed)
+    assert (told["aliases"], told["consent"]) == (aliases, "withdrawn")
+    assert [(one["address"], one["reason"]) for one in told["suppressions"]] == [(aliases[0], "unsubscribed")]
+    said = merged.do("explain", mailed)
+    assert "consent: withdrawn" in said and aliases[0] in said
+    merged.ask("forget", mailed)
+    assert merged.rows("SELECT count(*) FROM contacts") == [(1,)]
+    assert merged.rows("SELECT address_key FROM messages WHERE aliases IS NOT NULL") == []
+
+
+def test_P07_an_audience_that_is_overtaken_by_a_suppression_of_an_alias_is_taken_again(
+    merged: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, frozen = PostgresCampaigns.freeze, []
+
+    def freeze(store: PostgresCampaigns, plan: Frozen, *, by: str) -> str:
+        if not frozen:
+            aliases = plan.audience.recipients["aliases"].drop_nulls()
+            merged.do("suppress", "add", aliases[0], "--tenant", "acme")
+        frozen.append(real(store, plan, by=by))
+        return frozen[-1]
+
+    monkeypatch.setattr(PostgresCampaigns, "freeze", freeze)
+    merged.do("campaign", "start", "acme/spring")
+    assert frozen == ["stale", "running"]
+    assert merged.rows("SELECT address_key FROM messages") == [(BOB,)]
+
+
+def test_F43_P07_a_worker_with_the_row_in_hand_hears_of_a_suppressed_alias_within_a_second(
+    people: People, world: World, run: Run
+) -> None:
+    def script(stage: str, recipient: str) -> str | None:
+        return "wait" if stage == "dot" and recipient == "r0@people.example" else None
+
+    with Sink(script) as relay:
+        names = [f"r{n}@people.example" for n in range(8)]
+        terms = {"connections": 1, "messages_per_connection": 1}  # so that nothing follows behind the dot that waits
+        campaign = world.campaign(names, port=relay.port, transport=terms)
+        world.sql("UPDATE messages SET aliases = '{r7+news@people.example}' WHERE address = %s", names[7])
+        worker = threading.Thread(target=run)
+        worker.start()
+        until(lambda: relay.handed)
+        people.do("suppress", "add", "r7+news@people.example", "--tenant", "acme", "--reason", "complained")
+        promised = time.monotonic() + 1.0
+        until(lambda: time.monotonic() > promised)
+        until(lambda: (relay.go(), not worker.is_alive())[1])
+        worker.join()
+        assert names[7] not in relay.copies and relay.copies[names[1]] == 1
+    assert world.sql("SELECT state::text FROM messages WHERE campaign_id = %s AND aliases IS NOT NULL", campaign) == [
+        ("suppressed",)
+    ]
