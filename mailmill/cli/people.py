@@ -22,6 +22,7 @@ from mailmill.io.sources.manual import Typed
 from mailmill.pipelines.configuration.words import SLUG
 from mailmill.pipelines.ingest import rejects, stage
 from mailmill.pipelines.ingest.columns import ALIASES
+from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.ports import SourceRow
 from mailmill.pipelines.read.answers import Tenant
 from mailmill.pipelines.target import windows
@@ -140,9 +141,13 @@ def consent(
         )  # fmt: skip
     moment = windows.moment(at, "UTC") if at else datetime.now(UTC)
     with installation().database.transaction() as conn:
-        one = one_tenant(conn, tenant)
+        one, key = one_tenant(conn, tenant), key_of(address)
+        erasure.keep_away(conn, one.id)
+        known = erasure.forgotten(conn, one.id)
+        if recognised(pl.Series([key]), known.secrets, known.hashes):
+            raise Misconfigured("this person was forgotten and stays out; nothing is kept of them", place="ADDRESS")
         consents.add(
-            conn, one.id, key_of(address), "granted" if status == "grant" else "withdrawn", basis=basis, proof=proof,
+            conn, one.id, key, "granted" if status == "grant" else "withdrawn", basis=basis, proof=proof,
             at=moment, by=person(),
         )  # fmt: skip
     answer_json({"tenant": one.slug, "status": status, "at": moment}) if json else print(f"{one.slug}: recorded")

@@ -63,6 +63,7 @@ def suppress(
     found = mails.zip_with(mails.is_not_null(), numbers)
     unreadable = [n for n, (key, text) in enumerate(zip(found, texts, strict=True), 1) if key is None and text]
     keys = found.drop_nulls().unique(maintain_order=True)
+    erasure.keep_away(conn, tenant_id)
     known = erasure.forgotten(conn, tenant_id or 0)
     gone = recognised(keys, known.secrets, known.hashes) if known else []
     added, kept = 0, [key for key in keys if key not in set(gone)]

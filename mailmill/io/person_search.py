@@ -58,7 +58,7 @@ def _mapped(path: Path, access: int = mmap.ACCESS_READ) -> Iterator[mmap.mmap | 
 
 def _mentions(content: mmap.mmap, who: Person) -> Iterator[tuple[int, int]]:
     """Where a mention stands alone."""
-    for text in {text.encode() for text in (*who.needles, *who.spellings, *who.keys)}:
+    for text in {text.encode() for text in (*who.words, *who.spellings, *who.keys)}:
         at = content.find(text)
         while at >= 0:
             end = at + len(text)

@@ -160,7 +160,7 @@ def _mentioned(columns: Mapping[str, str], of_tenant: bool, table: str) -> sql.C
 
 def _values(tenant_id: int, who: Person) -> dict[str, object]:
     likely = ["%" + re.sub(r"([\\%_])", r"\\\1", needle) + "%" for needle in who.needles]
-    words = "|".join(re.sub(r"([^\w@ ])", r"\\\1", needle) for needle in who.needles)
+    words = "|".join(re.sub(r"([^\w@ ])", r"\\\1", needle) for needle in who.words)
     # of the bytes \ooo the last digit belongs to no word
     pattern = rf"(?<![[:alnum:]._+-])(?:{words})(?![[:alnum:]]|[._-]+[[:alnum:]])"
     return {"tenant_id": tenant_id, "likely": likely, "pattern": pattern, "mask": MASK}
@@ -193,11 +193,16 @@ def number(conn: psycopg.Connection, tenant_id: int) -> int:
     return int(row[0]) if row else 0
 
 
+def keep_away(conn: psycopg.Connection, tenant_id: int | None) -> None:
+    """Keep a forget of this tenant, or of any, away until the transaction ends."""
+    conn.execute(SQL["hold_shared" if tenant_id is not None else "hold_shared_all"], {"tenant_id": tenant_id})
+
+
 def unless_forgotten(conn: psycopg.Connection, tenant_id: int, *, since: int) -> None:
     """Keep a forget of this tenant away until the transaction ends.
 
     Raises: StoreUnavailable when somebody was forgotten `since`: what was read before may name them, so read it again.
     """
-    conn.execute(SQL["hold_shared"], {"tenant_id": tenant_id})
+    keep_away(conn, tenant_id)
     if number(conn, tenant_id) != since:
         raise StoreUnavailable("somebody was forgotten meanwhile; nothing was taken in, and the next run goes on")

@@ -21,6 +21,7 @@ MASK = "***"
 OWN_KEYS = ("match_key", "address_key", "email", "address", "phone")  # columns that say whose row it is
 # datasets whose rows are counted and name nobody: they stay, what they tell of a person does not
 COUNTED: Mapping[str, tuple[str, ...]] = {"messages": (), "attempts": ("reply",), "events": ("ip", "user_agent")}
+FILES = ("csv", "tsv", "txt", "tab", "gz", "xlsx")  # what follows an address in a file's name, and is no domain
 _GAP = r"[\s./()\x{a0}-]{0,3}"
 _WORD = r"\p{L}\p{N}"
 
@@ -77,9 +78,14 @@ class Person:
         return tuple(found)
 
     @cached_property
+    def words(self) -> tuple[str, ...]:
+        """What a mention is as a whole: each needle, and the name of a file that is called so."""
+        return (*self.needles, *(f"{needle}.{suffix}" for needle in self.needles for suffix in FILES))
+
+    @cached_property
     def pattern(self) -> str:
         """A linear-time expression, so without look-around: group 1 before, group 2 after a mention."""
-        words = "|".join(re.escape(needle).replace("\\ ", " ") for needle in self.needles)
+        words = "|".join(re.escape(needle).replace("\\ ", " ") for needle in self.words)
         return rf"(?i)(^|[^{_WORD}._+-])(?:{words})($|[^{_WORD}._-]|[._-]+(?:$|[^{_WORD}._-]))"
 
     @cached_property

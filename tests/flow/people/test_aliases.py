@@ -75,7 +75,8 @@ def test_F43_P07_a_worker_with_the_row_in_hand_hears_of_a_suppressed_alias_withi
 
     with Sink(script) as relay:
         names = [f"r{n}@people.example" for n in range(8)]
-        terms = {"connections": 1, "messages_per_connection": 1}  # so that nothing follows behind the dot that waits
+        # so that nothing follows behind the dot that waits, however long it does
+        terms = {"connections": 1, "messages_per_connection": 1, "final_dot_timeout_s": 120}
         campaign = world.campaign(names, port=relay.port, transport=terms)
         world.sql("UPDATE messages SET aliases = '{r7+news@people.example}' WHERE address = %s", names[7])
         worker = threading.Thread(target=run)

@@ -12,7 +12,6 @@ from send_world import Sink, World, by_address, thread, until
 
 from mailmill.errors import Misconfigured
 from mailmill.io import lake_erasure
-from mailmill.io.postgres import erasure
 from mailmill.io.warehouse import Warehouse
 
 
@@ -83,13 +82,14 @@ def test_a_restore_forgets_again_whom_the_backup_still_held(people: People, tmp_
     assert len(people.rows("SELECT 1 FROM suppressions WHERE reason = 'forgotten'")) == 2
 
 
-@pytest.mark.parametrize("place", ["rewrite", "erase", "clear", "publish"])
-def test_a_forget_that_is_killed_anywhere_is_finished_by_the_next(
+@pytest.mark.parametrize("place", ["clear", "publish"])
+def test_a_forget_that_fails_once_it_has_committed_is_finished_by_the_next(
     people: People, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Where kills rarely fall: tests/faults/people kills the process."""
     people.planned("acme")
     people.do("warehouse", "publish")
-    module = {"rewrite": lake_erasure, "clear": lake_erasure, "erase": erasure, "publish": Warehouse}[place]
+    module = {"clear": lake_erasure, "publish": Warehouse}[place]
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -120,3 +120,13 @@ def test_P07_a_worker_with_the_row_in_hand_does_not_send_to_a_forgotten_person(
         assert relay.copies[names[0]] == 1
     last = "SELECT state::text, address FROM messages WHERE campaign_id = %s ORDER BY id DESC LIMIT 1"
     assert world.sql(last, campaign) == [("suppressed", None)]
+
+
+def test_a_forgotten_person_is_given_no_consent_and_no_suppression(people: People) -> None:
+    people.tenant("acme")
+    people.ask("forget", ANN)
+    with pytest.raises(Misconfigured, match="was forgotten and stays out"):
+        people.do("contacts", "consent", ANN, "withdraw", "--tenant", "acme")
+    assert people.ask("suppress", "add", ANN, "--tenant", "acme")["forgotten"] == 1
+    assert people.rows("SELECT address_key FROM consents UNION SELECT address_key FROM suppressions WHERE reason <> %s",
+                       "forgotten") == []  # fmt: skip

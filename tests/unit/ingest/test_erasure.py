@@ -57,6 +57,12 @@ def test_a_raw_row_is_theirs_by_the_columns_that_say_whose_it_is(cells: tuple[st
     assert raw_rows(ANN, frame, {}) == ([2] if theirs else [])
 
 
+def test_a_file_called_after_the_person_mentions_them() -> None:
+    for name, clean in (("ann@x.org.csv", "***"), ("list ann@x.org.xlsx.", "list ***."), ("ann@x.org.uk.csv", None)):
+        assert erasure.text_mentions(ANN, name) is (clean is not None)
+        assert erasure.mask_text(ANN, name) == (clean or name)
+
+
 def test_counted_rows_stay_and_tell_nothing() -> None:
     who = Person(keys=("ann@x.org",), message_ids=(5,))
     frame = pl.LazyFrame({"message": [5, 6], "kind": ["opened", "opened"], "ip": ["1.2.3.0", "4.5.6.0"]})

@@ -10,6 +10,9 @@ SELECT pg_advisory_xact_lock(hashtextextended('mailmill:forget:' || %(tenant_id)
 -- name: hold_shared
 SELECT pg_advisory_xact_lock_shared(hashtextextended('mailmill:forget:' || %(tenant_id)s::text, 0));
 
+-- name: hold_shared_all
+SELECT pg_advisory_xact_lock_shared(hashtextextended('mailmill:forget:' || t.id::text, 0)) FROM (SELECT id FROM tenants ORDER BY id) t;
+
 -- name: number
 -- Grows with every person that is forgotten for this tenant.
 SELECT coalesce((SELECT max(id) FROM suppressions WHERE reason = 'forgotten' AND tenant_id = %(tenant_id)s), 0)

@@ -1,0 +1,188 @@
+"""A person forgotten while something else holds them in hand: nothing brings them back, and nobody mails them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+from people_world import ANN, PHONE, People
+from send_world import thread, until
+
+from mailmill.errors import StoreUnavailable
+from mailmill.io.postgres.audiences import PostgresCampaigns
+from mailmill.io.postgres.ingest_store import IngestStore
+from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest.ports import BatchRow, Cursor, RawBatch, SourceRow
+from mailmill.pipelines.ingest.raw import CELL, RawTable
+from mailmill.pipelines.target.ports import Frozen
+
+pytestmark = pytest.mark.faults
+BLOCKED = (
+    "SELECT 1 FROM pg_locks WHERE NOT granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+ROWS = [(2, "Ann@People.example", "Ann", PHONE), (3, "bob@people.example", "Bob", None)]
+
+
+class Gate:
+    """Where something waits until it may go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.open.wait(120)
+
+
+def frame() -> pl.DataFrame:
+    rows = [(line, None, None, *cells) for line, *cells in ROWS]
+    texts = ("problem", "raw", f"{CELL}email", f"{CELL}name", f"{CELL}phone")
+    schema = {"line": pl.Int64(), **dict.fromkeys(texts, pl.String())}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@dataclass
+class Feed:
+    """A file that is read slowly."""
+
+    gate: Gate
+
+    def batches(self, cursor: Cursor | None) -> Iterator[RawBatch]:
+        def frames() -> Iterator[pl.DataFrame]:
+            yield frame()
+            self.gate()
+
+        table = RawTable(frames=frames(), columns=("email", "name", "phone"))
+        yield RawBatch(key="slow", origin="slow.csv", seen_at=datetime.now(UTC), table=table)
+
+
+class Gated(IngestStore):
+    """A validation that is held once it has read the batch."""
+
+    def raw(self, source: SourceRow, batch: BatchRow) -> Iterator[pl.DataFrame]:
+        yield from super().raw(source, batch)
+        gates[0]()
+
+
+gates: list[Gate] = []
+
+
+def gone(people: People) -> None:
+    assert people.rows("SELECT count(*) FROM contacts WHERE match_key IN (%s, %s)", ANN, PHONE) == [(0,)]
+    text = people.texts(1).replace("joann@people.example", "")
+    for needle in (ANN, PHONE, "'ann'"):
+        assert needle not in text, needle
+
+
+def source(people: People) -> SourceRow:
+    people.tenant("acme", people="email\n")
+    return people.mill.source("acme/inbox")
+
+
+def run_through(people: People, slow: SourceRow, read: Callable[[], Any]) -> None:
+    """The next run, of whatever step was left."""
+    read()
+    stage.validate(slow, people.mill.ingest)
+    stage.load(slow, people.mill.ingest, people.mill.ingest)
+    stage.publish_contacts(slow.tenant_id, people.mill.ingest, now=datetime.now(UTC))
+    assert people.rows("SELECT match_key FROM contacts") == [("bob@people.example",)]
+    gone(people)
+
+
+def test_P02_a_file_that_is_being_received_when_somebody_in_it_is_forgotten_comes_in_without_them(
+    people: People,
+) -> None:
+    slow, gate = source(people), Gate()
+    with thread(lambda: stage.receive(slow, Feed(gate), people.mill.ingest)) as received:
+        assert gate.reached.wait(60)
+        assert people.ask("forget", ANN)["proved"]
+        gate.open.set()
+        with pytest.raises(StoreUnavailable, match="next run goes on"):
+            received(120)
+    gone(people)
+    run_through(people, slow, lambda: stage.receive(slow, Feed(gate), people.mill.ingest))
+    assert people.rows("SELECT reject_reasons FROM batches") == [({"forgotten": 1},)]
+
+
+def test_P02_a_batch_that_is_being_validated_when_somebody_in_it_is_forgotten_comes_in_without_them(
+    people: People,
+) -> None:
+    slow, ready = source(people), Gate()
+    ready.open.set()
+    stage.receive(slow, Feed(ready), people.mill.ingest)
+    gates[:] = [Gate()]
+    store = Gated(database=people.mill.database, lake=people.mill.lake)
+    with thread(lambda: stage.validate(slow, store)) as validated:
+        assert gates[0].reached.wait(60)
+        assert people.ask("forget", ANN)["proved"]
+        gates[0].open.set()
+        with pytest.raises(StoreUnavailable, match="next run goes on"):
+            validated(120)
+    gone(people)
+    run_through(people, slow, lambda: None)
+
+
+@pytest.mark.parametrize("holding", [None, "contacts"], ids=["waits to be loaded", "is being loaded"])
+def test_P02_a_batch_that_was_validated_when_somebody_in_it_is_forgotten_comes_in_without_them(
+    people: People, holding: str | None
+) -> None:
+    slow, ready = source(people), Gate()
+    ready.open.set()
+    stage.receive(slow, Feed(ready), people.mill.ingest)
+    stage.validate(slow, people.mill.ingest)
+    if holding is None:
+        assert people.ask("forget", ANN)["proved"]
+    else:
+        store = people.mill.ingest
+        with people.mill.database.connect() as holder:
+            holder.execute("LOCK TABLE contacts IN SHARE MODE")
+            with thread(lambda: stage.load(slow, store, store)) as loaded:
+                until(lambda: people.rows(BLOCKED), 120)
+                with thread(lambda: people.mill.forgetter.forget(1, "acme", [ANN])) as forgot:
+                    until(lambda: len(people.rows(BLOCKED)) == 2, 120)
+                    holder.rollback()
+                    loaded(120)
+                    assert forgot(120).proved
+    run_through(people, slow, lambda: None)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it is written", "while it is written"])
+def test_P07_an_audience_that_is_being_frozen_when_somebody_in_it_is_forgotten_is_without_them(
+    people: People, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    people.tenant("acme")
+    people.do("ingest", "acme/inbox")
+    real, frozen, gate = PostgresCampaigns.freeze, [], Gate()
+
+    def freeze(store: PostgresCampaigns, plan: Frozen, *, by: str) -> str:
+        if before and not frozen:
+            gate()
+        frozen.append(real(store, plan, by=by))
+        return frozen[-1]
+
+    monkeypatch.setattr(PostgresCampaigns, "freeze", freeze)
+    with people.mill.database.connect() as holder:
+        holder.execute("LOCK TABLE messages IN SHARE MODE") if not before else None
+        with thread(lambda: people.do("campaign", "start", "acme/spring")) as planned:
+            if before:
+                assert gate.reached.wait(60)
+                assert people.ask("forget", ANN)["proved"]
+                gate.open.set()
+                planned(120)
+            else:
+                until(lambda: people.rows(BLOCKED), 120)
+                with thread(lambda: people.mill.forgetter.forget(1, "acme", [ANN])) as forgot:
+                    until(lambda: len(people.rows(BLOCKED)) == 2, 120)
+                    holder.rollback()
+                    planned(120)
+                    assert forgot(120).proved
+    assert frozen == (["stale", "running"] if before else ["running"])
+    gone(people)
+    open_rows = "SELECT count(*) FROM messages WHERE state = 'queued' AND address IS NOT NULL"
+    assert people.rows(open_rows) == [(3,)]

@@ -1,0 +1,73 @@
+"""No verb and no job writes an address into Dagster's storage, a worker's journal or a log, whatever the data say."""
+
+from __future__ import annotations
+
+import os
+
+import psycopg
+import pytest
+from people_world import ANN, PEOPLE, PHONE, People
+from psycopg import sql
+
+from mailmill.cli.runs import run_job
+from mailmill.errors import Misconfigured
+
+NEEDLES = (ANN, PHONE, "5337031", "bob@people", "cid@people", "zoe@people", "eve@people")
+
+
+def dagster(url: str) -> str:
+    """Every row of every table of Dagster's, as text, in lower case."""
+    found = []
+    with psycopg.connect(url) as conn:
+        tables = conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'dagster'").fetchall()
+        for (table,) in tables:
+            rows = sql.SQL("SELECT r::text FROM {} r").format(sql.Identifier("dagster", table))
+            found += [row for (row,) in conn.execute(rows)]
+    assert len(found) > 50, "it was written to"
+    return "\n".join(found).lower()
+
+
+def test_what_the_data_say_of_people_never_reaches_dagster_or_a_journal(people: People) -> None:
+    people.tenant("acme")
+    folder = people.mill.project / "acme"
+    (folder / "no header.csv").write_text(f"{ANN},Ann\nzoe@people.example,Zoe\n")
+    (folder / "one column.csv").write_text("zoe@people.example\nbroken eve@people.example@\n")
+    (folder / "twice.csv").write_text(f"email,email,{ANN}\nzoe@people.example,eve@people.example,x\n")
+    (folder / "torn.csv").write_bytes(
+        b"email,name\n\xff\xfe" + ANN.encode() + b",\x00\neve@people.example,E,too,many\n"
+    )
+    (folder / "kept.xlsx").write_bytes(b"PK\x03\x04 " + ANN.encode())
+    with pytest.raises(Misconfigured, match="3 could not be read"):
+        people.do("ingest", "acme/inbox")
+    with pytest.raises(Misconfigured, match="not the names of the columns"):
+        people.do("ingest", "acme/inbox", "--file", str(folder / "no header.csv"))
+    people.do("rejects", "retry", "acme/inbox")
+    people.do("contacts", "add", "--tenant", "acme", "--email", "zoe@people.example", "--name", "Zoe")
+    people.do("suppress", "add", "cid@people.example", "--tenant", "acme", "--note", "said cid@people.example")
+    people.do("contacts", "consent", "bob@people.example", "withdraw", "--tenant", "acme")
+    run_job("revalidate", "acme")
+    run_job("segment", "acme|everyone")
+    people.do("campaign", "start", "acme/spring")
+    run_job("campaign", "acme|spring")
+    people.do("forget", "zoe@people.example", code=1)  # what cannot be read as a table was set aside
+    said = dagster(os.environ["MAILMILL_DATABASE_URL"])
+    kept = "\n".join(
+        path.read_bytes().decode("latin-1").lower()
+        for top in ("dagster", "journal")
+        for path in (people.mill.home / top).rglob("*")
+        if path.is_file()
+    )
+    for needle in NEEDLES:
+        assert needle not in said, needle
+        assert needle not in kept, needle
+
+
+def test_a_file_called_after_a_person_is_masked_in_dagster_too(people: People) -> None:
+    people.tenant("acme", people="email\n")
+    file = people.mill.project / f"{ANN}.csv"
+    file.write_text(PEOPLE)
+    people.do("ingest", "acme/inbox", "--file", str(file))
+    assert ANN in dagster(os.environ["MAILMILL_DATABASE_URL"])
+    said = people.ask("forget", ANN)
+    assert said["proved"] and "Dagster" in [found["store"] for found in said["tenants"][0]["searched"]]
+    assert ANN not in dagster(os.environ["MAILMILL_DATABASE_URL"])
