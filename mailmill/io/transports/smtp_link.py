@@ -65,13 +65,15 @@ class SmtpLink(asyncio.Protocol):
 
     # ------------------------------------------------------------ Link
 
-    def wake(self) -> None:
+    def wake(self) -> bool:
         if self._lost:
             self._desk.closed(self)
         elif not self._exchange.busy:
             now = self._now()
             self._begin(now)
             self._flush(now)
+            return self._exchange.busy
+        return False
 
     def tick(self) -> None:
         if self._lost:

@@ -10,6 +10,7 @@ from mailmill.errors import MailmillError, TransportUnavailable
 from mailmill.pipelines.send.ports import Desk, Link, Relay, RouteFacts, RouteRefused
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+ALL = 2**31
 
 
 class Connections:
@@ -114,10 +115,12 @@ class Connections:
         for link in list(self.links):
             link.tick()
 
-    def wake(self) -> None:
-        """There is something to take."""
+    def wake(self, most: int = ALL) -> None:
+        """There is something to take, for at most so many of those that rest."""
         for link in list(self.links):
-            link.wake()
+            if most <= 0:
+                return
+            most -= link.wake()
 
     def closed(self, link: Link) -> None:
         self.links.discard(link)

@@ -47,21 +47,28 @@ class Signer:
             f"v=1; a={kind}-sha256; c=relaxed/relaxed; d={domain};".encode(), f"s={selector}; t=".encode(),
         ]  # fmt: skip
         self._names = [f"h={folded[0]}".encode(), *[one.encode() for one in folded[1:]]]
+        # the relaxed form of what is the same in every signature, around the time and the body's hash
+        self._relaxed = relaxed(self._unsigned(b"@", b"@")).split(b"@")
 
     def line(self, headers: bytes, body_hash: bytes, at: int) -> bytes:
         """The DKIM-Signature line, to be put first.
 
         In: the signed headers in relaxed form and in the order of the names; the body's hash; seconds since 1970.
         """
-        lines = [self._before[0], b"%s%d;" % (self._before[1], at), b":\r\n\t".join(self._names) + b";",
-                 b"bh=" + body_hash + b";", b"b="]  # fmt: skip
-        unsigned = b"DKIM-Signature: " + b"\r\n\t".join(lines)
-        signed = headers + relaxed(unsigned)
+        since = b"%d" % at
+        before, between, after = self._relaxed
+        signed = b"".join([headers, before, since, between, body_hash, after])
         if isinstance(self._key, Ed25519PrivateKey):  # RFC 8463 3: over the hash
             signature = b2a_base64(self._key.sign(hashlib.sha256(signed).digest()), newline=False)
         else:
             signature = b2a_base64(self._key.sign(signed, _PADDING, _SHA256), newline=False)
-        return unsigned + b"\r\n\t ".join([signature[at : at + 72] for at in range(0, len(signature), 72)]) + b"\r\n"
+        folded = b"\r\n\t ".join([signature[at : at + 72] for at in range(0, len(signature), 72)])
+        return self._unsigned(since, body_hash) + folded + b"\r\n"
+
+    def _unsigned(self, at: bytes, body_hash: bytes) -> bytes:
+        lines = [self._before[0], self._before[1] + at + b";", b":\r\n\t".join(self._names) + b";",
+                 b"bh=" + body_hash + b";", b"b="]  # fmt: skip
+        return b"DKIM-Signature: " + b"\r\n\t".join(lines)
 
 
 def body_hash(body: bytes) -> bytes:
@@ -72,7 +79,10 @@ def body_hash(body: bytes) -> bytes:
 def relaxed(line: bytes) -> bytes:
     """A header line in relaxed form (RFC 6376 3.4.2), without a CRLF at its end."""
     name, _, value = line.partition(b":")
-    return name.lower().rstrip(b" \t") + b":" + _WSP.sub(b" ", value.replace(b"\r\n", b"")).strip(b" \t")
+    value = value.replace(b"\r\n", b"")
+    if b"  " in value or b"\t" in value:
+        value = _WSP.sub(b" ", value)
+    return name.lower().rstrip(b" \t") + b":" + value.strip(b" \t")
 
 
 # ---------------------------------------------------------------- keys

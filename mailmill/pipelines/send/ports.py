@@ -180,8 +180,8 @@ class Desk(Protocol):
 class Link(Protocol):
     """One open connection to a relay."""
 
-    def wake(self) -> None:
-        """There may be something to take."""
+    def wake(self) -> bool:
+        """There may be something to take. Out: whether it began something now."""
         ...
 
     def tick(self) -> None:
