@@ -8,12 +8,13 @@ import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import accounts, campaigns, ledger
+from mailmill.io.postgres import accounts, campaigns, keys, ledger
 from mailmill.io.postgres import doubts as ledger_doubts
 from mailmill.io.postgres.ledger import SQL
 from mailmill.io.postgres.suppressions import raise_change_number
 
 Name = Annotated[str, typer.Argument(help="tenant/campaign", metavar="CAMPAIGN")]
+DOUBT = ("campaign", "message", "attempt", "reason", "reply", "outcome", "since", "address")
 RESOLVE = {"sent": "resolve_sent", "failed": "resolve_failed", "resend": "resolve_resend"}
 
 
@@ -48,7 +49,10 @@ def account(campaign: Name, json: Json = False) -> None:
 def doubts(
     campaign: Annotated[str | None, typer.Argument(help="tenant/campaign", metavar="CAMPAIGN")] = None,
     resolve: Annotated[
-        Literal["sent", "failed", "resend"] | None, typer.Option(help="Settle all doubts of this campaign.")
+        Literal["sent", "failed", "resend"] | None, typer.Option(help="Settle the doubts of this campaign.")
+    ] = None,
+    message: Annotated[
+        list[int] | None, typer.Option(help="With --resolve: only this message; may be given many times.")
     ] = None,
     declare_lost: Annotated[
         str | None, typer.Option(metavar="WORKER", help="This worker's journal will not come back.")
@@ -57,6 +61,7 @@ def doubts(
 ) -> None:
     """Messages of which nobody knows whether the relay took them. They are not sent again unless you say so."""
     from mailmill.pipelines.ingest.addresses import mask
+    from mailmill.pipelines.send.tokens import Key, MessageTokens
 
     database = installation().database
     if declare_lost is not None:
@@ -70,19 +75,24 @@ def doubts(
         if resolve is not None:
             if known is None:
                 raise Misconfigured("--resolve needs a campaign", place="doubts", remedy="Name it as tenant/campaign.")
-            n = _resolve(conn, known.id, resolve)
+            n = _resolve(conn, known.id, resolve, message)
             answer_json({"campaign": known.name, resolve: n}) if json else print(f"{n:,} doubts settled as {resolve}")
             return
         found = conn.execute(SQL["doubts"], {"campaign_id": known.id if known else None, "limit": 1000}).fetchall()
-    names = ("campaign", "message", "attempt", "reason", "reply", "outcome", "since", "address")
-    rows = [dict(zip(names, row, strict=True)) for row in found]
-    for row in rows:
-        row["address"] = mask(row["address"]) if row["address"] else None
+        rows = [dict(zip(DOUBT, row[:8], strict=True)) for row in found]
+        makers = {}
+        for tenant, id in {row[8:10] for row in found}:
+            signing = {purpose: Key(*key) for purpose, key in keys.of_campaign(conn, id).items()}
+            makers[id] = MessageTokens(tenant, id, **signing)
+        for row, (*_, id, domain) in zip(rows, found, strict=True):
+            row["address"] = mask(row["address"]) if row["address"] else None
+            # the header, as the relay's log has it
+            row["message_id"] = f"<{makers[id].back(row['message']).decode()}@{domain}>"
     answer_json(rows) if json else answer_table(rows, title="in doubt (the first 1,000)")
 
 
-def _resolve(conn: Any, campaign_id: int, how: str) -> int:
-    n: int = conn.execute(SQL[RESOLVE[how]], {"campaign_id": campaign_id}).rowcount
+def _resolve(conn: Any, campaign_id: int, how: str, messages: list[int] | None) -> int:
+    n: int = conn.execute(SQL[RESOLVE[how]], {"campaign_id": campaign_id, "ids": messages or None}).rowcount
     if (
         how == "resend"
         and n

@@ -263,7 +263,7 @@ def test_F07_a_worker_stopped_past_its_lease_writes_nothing_and_starts_nothing(
         assert world.account(campaign)["in_doubt"] == lost > 30
         sink.script = lambda stage, to: None
         with world.database.transaction() as conn:  # a person has them sent again
-            conn.execute(ledger.SQL["resolve_resend"], {"campaign_id": campaign})
+            conn.execute(ledger.SQL["resolve_resend"], {"campaign_id": campaign, "ids": None})
             campaigns.move(conn, campaign, "reopen", by="test")
         run(worker="w2")
         again = len(sink.handed)

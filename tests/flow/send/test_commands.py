@@ -26,7 +26,11 @@ def test_account_adds_up_and_doubts_are_named_and_settled(world: World, run: Run
     assert {"state": "failed", "reason": "bad_mailbox", "messages": 1} in answer["reasons"]
     (doubt,) = json.loads(mailmill("doubts", "acme/spring", "--json").out)
     assert doubt["address"] == "r***@e***.org" and doubt["reason"] == "no_answer"
-    assert mailmill("doubts", "acme/spring", "--resolve", "resend").code == 0
+    assert doubt["message_id"] == next(one.message_id for one in sink.refused)
+    told = mailmill("doubts", "acme/spring", "--resolve", "resend", "--message", "999999", "--json")
+    assert json.loads(told.out)["resend"] == 0
+    message = str(doubt["message"])
+    assert mailmill("doubts", "acme/spring", "--resolve", "resend", "--message", message).code == 0
     assert world.account(campaign)["queued"] == 1 and world.state(campaign) == "running"
     with Sink(port=sink.port) as again:
         run()

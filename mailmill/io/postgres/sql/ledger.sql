@@ -318,7 +318,8 @@ SELECT m.state::text, coalesce(m.reason, ''), count(*) FROM campaigns c
  GROUP BY 1, 2 ORDER BY 3 DESC;
 
 -- name: doubts
-SELECT t.slug || '/' || c.slug, m.id, m.attempt, m.reason, m.reply, m.outcome, m.done_at, m.address
+SELECT t.slug || '/' || c.slug, m.id, m.attempt, m.reason, m.reply, m.outcome, m.done_at, m.address, c.tenant_id, c.id,
+       c.content ->> 'return_path_domain'
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
   JOIN messages m ON m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned AND m.campaign_id = c.id
  WHERE m.state = 'in_doubt' AND (%(campaign_id)s::int IS NULL OR c.id = %(campaign_id)s)
@@ -327,17 +328,17 @@ SELECT t.slug || '/' || c.slug, m.id, m.attempt, m.reason, m.reply, m.outcome, m
 -- name: resolve_sent
 UPDATE messages m SET state = 'sent', reason = 'settled_by_hand' FROM campaigns c
  WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-   AND m.campaign_id = c.id AND m.state = 'in_doubt';
+   AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s));
 
 -- name: resolve_failed
 UPDATE messages m SET state = 'failed', reason = 'settled_by_hand' FROM campaigns c
  WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-   AND m.campaign_id = c.id AND m.state = 'in_doubt';
+   AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s));
 
 -- name: resolve_resend
 UPDATE messages m SET state = 'queued', queued = true, done_at = NULL, due_at = '-infinity' FROM campaigns c
  WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-   AND m.campaign_id = c.id AND m.state = 'in_doubt';
+   AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s));
 
 -- name: workers
 SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
