@@ -12,6 +12,7 @@ from psycopg.rows import class_row, dict_row
 
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import aliases, consents, domains, erasure
+from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest import verdicts
 from mailmill.pipelines.ingest.domains import frame as domain_frame
@@ -64,7 +65,8 @@ def _explain(
     keys = {asked}
     if contact is not None:
         keys |= {contact["match_key"], contact["phone"] or "", (contact["email"] or "").lower()}
-    others = set(aliases.of(conn, lake, tenant_id, sorted(keys - {""}))) - keys
+    merges = merge_rule(conn, tenant_id).is_on  # else no generation is worth looking through
+    others = set(aliases.of(conn, lake, tenant_id, sorted(keys - {""}))) - keys if merges else set()
     keys |= others
     which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": sorted(keys - {""})}
     with conn.cursor(row_factory=class_row(Suppression)) as cursor:

@@ -34,6 +34,12 @@ _READ: Mapping[str, pl.Schema] = {
 }
 
 
+def merge_rule(conn: psycopg.Connection, tenant_id: int) -> MergeSpec:
+    """What a tenant holds for one person."""
+    row = conn.execute(SQL["merge_rule"], {"tenant_id": tenant_id}).fetchone()
+    return MergeSpec.model_validate(row[0] if row else {})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rows:
     """One tenant's contacts in one snapshot: all of it is read in the caller's transaction (REPEATABLE READ)."""
@@ -49,8 +55,7 @@ class Rows:
         object.__setattr__(self, "domains", domains.table(self.conn))
 
     def rule(self) -> MergeSpec:
-        row = self.conn.execute(SQL["merge_rule"], {"tenant_id": self.tenant_id}).fetchone()
-        return MergeSpec.model_validate(row[0] if row else {})
+        return merge_rule(self.conn, self.tenant_id)
 
     def fingerprints(self, now: datetime) -> dict[int, str]:
         """Bucket -> what it is made of, for each bucket with contacts; first thing to be asked."""

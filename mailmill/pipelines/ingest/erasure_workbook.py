@@ -10,7 +10,7 @@ import html
 import io
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -37,16 +37,18 @@ CALCULATION = "xl/calcChain.xml"  # an order of cells that a program makes anew 
 def without_rows(content: bytes, who: Person, columns: Mapping[str, str], sheet: str | None = None) -> bytes | None:
     """The workbook without the person: itself when it does not hold them, None when that cannot be done safely.
 
+    Their rows go from every sheet that is a table, also from those that no import reads.
     In:     columns and sheet, as the source names them.
     Raises: Misconfigured when it cannot be read.
     """
     before = read_workbook(content, sheet)
-    own = raw_rows(who, before.frame.lazy(), columns)
+    tables = {before.sheet: before.frame, **_unread(content, before.unread)}
+    own = {name: set(raw_rows(who, table.lazy(), columns)) for name, table in tables.items() if table.height}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir()]
         members = {info.filename: archive.read(info) for info in infos}
     try:
-        clean = _without(members, before.sheet, set(own), who)
+        clean = _without(members, {name: lines for name, lines in own.items() if lines}, who)
     except (ElementTree.ParseError, KeyError, UnicodeDecodeError, ValueError):
         return None
     if clean == members:
@@ -56,16 +58,31 @@ def without_rows(content: bytes, who: Person, columns: Mapping[str, str], sheet:
         for info in infos:
             if info.filename in clean:
                 archive.writestr(info, clean[info.filename], compress_type=info.compress_type)
-    rest = before.frame.filter(~pl.col("line").is_in(own))
+    rest = before.frame.filter(~pl.col("line").is_in(list(own.get(before.sheet, ()))))
     return new.getvalue() if _holds(new.getvalue(), sheet, rest, who) else None
+
+
+def _unread(content: bytes, names: Iterable[str]) -> dict[str, pl.DataFrame]:
+    """The other sheets, as far as they are tables."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = read_workbook(content, name).frame
+        except Misconfigured:
+            continue
+    return found
 
 
 def _holds(content: bytes, sheet: str | None, rest: pl.DataFrame, who: Person) -> bool:
     """Whether the new workbook has the rest of the rows, with mentions masked, and none of the person."""
     try:
-        after = read_workbook(content, sheet).frame
+        table = read_workbook(content, sheet)
     except Misconfigured:
         return False
+    after = table.frame
+    for other in _unread(content, table.unread).values():
+        if other.select(persons.mentions(who, other.schema).any()).item():
+            return False
     if rest.is_empty():
         return after.is_empty()
     wanted = rest.with_columns(persons.masked(who, rest.schema))
@@ -73,16 +90,19 @@ def _holds(content: bytes, sheet: str | None, rest: pl.DataFrame, who: Person) -
     return clean and after.columns == wanted.columns and after.equals(wanted, null_equal=True)
 
 
-def _without(members: Members, sheet: str, own: set[int], who: Person) -> Members:
+def _without(members: Members, own: Mapping[str, set[int]], who: Person) -> Members:
+    """In: own, the person's rows by sheet."""
     clean = dict(members)
-    if own:
-        if any(name.startswith("xl/pivotCache/") for name in members):
-            raise ValueError("a pivot table has its own copy of the rows")
+    strings: set[int] = set()
+    if own and any(name.startswith("xl/pivotCache/") for name in members):
+        raise ValueError("a pivot table has its own copy of the rows")
+    for sheet, lines in own.items():
         place = _place(members, sheet)
-        rest, strings = _cut(members[place].decode("utf-8-sig"), own)
-        clean[place] = rest.encode()
-        if strings:
-            clean[STRINGS] = _blanked(clean, strings)
+        rest, named = _cut(members[place].decode("utf-8-sig"), lines)
+        clean[place], strings = rest.encode(), strings | named
+    if strings:
+        clean[STRINGS] = _blanked(clean, strings)
+    if own:
         _forget_calculation(clean)
     for name, content in clean.items():
         if name.endswith((".xml", ".rels", ".vml")):
