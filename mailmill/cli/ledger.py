@@ -60,7 +60,7 @@ def doubts(
     json: Json = False,
 ) -> None:
     """Messages of which nobody knows whether the relay took them. They are not sent again unless you say so."""
-    from mailmill.pipelines.ingest.addresses import mask
+    from mailmill.pipelines.ingest.masks import mask
     from mailmill.pipelines.send.tokens import Key, MessageTokens
 
     database = installation().database

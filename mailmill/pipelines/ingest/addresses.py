@@ -203,12 +203,3 @@ def masked(address: pl.Expr) -> pl.Expr:
     """Addresses and phone numbers so that a person cannot be told from them: a***@e***.org, +49***."""
     mail = address.str.replace(r"^(.?).*@(.?).*?(\.[^.@]*)?$", "$1***@$2***$3")
     return pl.when(address.str.contains("@", literal=True)).then(mail).otherwise(address.str.slice(0, 3) + "***")
-
-
-def mask(address: str) -> str:
-    """One address for metadata, logs and stored replies: 'ann@example.org' -> 'a***@e***.org'."""
-    local, at, domain = address.strip().rpartition("@")
-    if not at:
-        return address[:3] + "***"
-    top = domain.rpartition(".")[2] if "." in domain else ""
-    return f"{local[:1]}***@{domain[:1]}***" + (f".{top}" if top else "")

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from mailmill.pipelines.ingest.addresses import mask
+from mailmill.pipelines.ingest.masks import mask
 from mailmill.pipelines.listen import bounces
 
 Stage = Literal["connect", "banner", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "dot", "render"]

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import polars as pl
+if TYPE_CHECKING:  # who sends, and quick verbs, do without polars
+    import polars as pl
 
-from mailmill.pipelines.target.audiences import Audience
+    from mailmill.pipelines.target.audiences import Audience
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

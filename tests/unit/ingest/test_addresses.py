@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailmill.pipelines.ingest import phones, wordlists
-from mailmill.pipelines.ingest.addresses import check, examine, mask, masked
+from mailmill.pipelines.ingest.addresses import check, examine, masked
+from mailmill.pipelines.ingest.masks import mask
 from mailmill.pipelines.ingest.rejects import REASONS
 from mailmill.pipelines.ingest.verdicts import RISKS
 
