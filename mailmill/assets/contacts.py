@@ -197,7 +197,6 @@ def contacts(
     }
     return dg.MaterializeResult(
         metadata={
-            **publication(published),
             "batches_loaded": counts.batches,
             "batches_withheld": len(loaded.withheld),
             "accepted": counts.accepted,
@@ -205,7 +204,9 @@ def contacts(
             "withdrawn": counts.withdrawn,
             "removed": counts.removed,
             "notes": list(loaded.notes),
-            "chart": reports.bars(what_became, title="what became of accepted rows"),
+            # an empty picture says nothing
+            **({"chart": reports.bars(what_became, title="accepted rows")} if any(what_became.values()) else {}),
+            **publication(published),
         }
     )
 

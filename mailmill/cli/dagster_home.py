@@ -48,6 +48,12 @@ retention:
   schedule: {{purge_after_days: {{skipped: 1, started: 30, success: 7, failure: 30}}}}
 python_logs: {{python_log_level: INFO}}
 """
+# so that people read the product's name where Dagster would show a module's
+_WORKSPACE = """\
+# Written by mailmill; changes here are lost.
+load_from:
+  - python_module: {module_name: mailmill.definitions, location_name: mailmill}
+"""
 
 
 def storage_url(mill: Installation) -> str:
@@ -73,19 +79,23 @@ def instance(home: Path) -> str:
     return _TEMPLATE.format(home=json.dumps(str(home)), logs=json.dumps(str(home / "logs")))
 
 
+def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_text() == text:
+        return
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
 def prepare(mill: Installation | None = None) -> Path:
-    """Write dagster.yaml, and name the folder in this process's environment. Out: the folder."""
+    """Write dagster.yaml and workspace.yaml, and name the folder in this process's environment. Out: the folder."""
     mill = mill or installation()
     home = mill.home / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    path = home / "dagster.yaml"
-    text = instance(home)
-    if not path.exists() or path.read_text() != text:
-        temporary = home / ".dagster.yaml.new"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        temporary.replace(path)
+    _write(home / "dagster.yaml", instance(home))
+    _write(home / "workspace.yaml", _WORKSPACE)
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["MAILMILL_DAGSTER_STORAGE"] = storage_url(mill)
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"

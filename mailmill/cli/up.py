@@ -88,7 +88,8 @@ def _processes(mill: Installation) -> list[Process]:
     settings, logs = mill.settings, mill.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     python = [sys.executable, "-W", "ignore", "-m"]
-    dagster = ["dagster", "dev", "-m", "mailmill.definitions", "-h", settings.bind, "-p", str(settings.dagster_port)]
+    workspace = mill.home / "dagster" / "workspace.yaml"  # dagster_home.prepare wrote it
+    dagster = ["dagster", "dev", "-w", str(workspace), "-h", settings.bind, "-p", str(settings.dagster_port)]
     commands = {
         "dagster": [*python, *dagster, "--log-level", "warning"],
         "listener": [*python, "mailmill", "listen"],

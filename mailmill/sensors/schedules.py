@@ -71,6 +71,7 @@ def source_sync(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mi
 
 
 warehouse_schedule = dg.ScheduleDefinition(
+    name="publication",
     job=jobs.publish,
     cron_schedule="*/10 * * * *",
     execution_timezone="UTC",
@@ -78,6 +79,7 @@ warehouse_schedule = dg.ScheduleDefinition(
     description="Every ten minutes: publish what analysts open.",
 )
 contacts_schedule = dg.ScheduleDefinition(
+    name="contact_refresh",
     job=jobs.refresh,
     cron_schedule="45 * * * *",
     execution_timezone="UTC",

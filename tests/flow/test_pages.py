@@ -88,6 +88,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
         shutil.rmtree((folder / ".mailmill" / "postgres").resolve(), ignore_errors=True)
 
 
+def test_dagster_shows_the_products_name(pages: Pages) -> None:
+    found = pages.graphql("{ workspaceOrError { ... on Workspace { locationEntries { name loadStatus } } } }")
+    assert found["workspaceOrError"]["locationEntries"] == [{"name": "mailmill", "loadStatus": "LOADED"}]
+
+
 def test_the_asset_graph_shows_every_stage(pages: Pages, tmp_path: Path) -> None:
     page = pages.dom(f"{pages.dagster}/asset-groups", tmp_path)
     for group in ("ingest", "target", "send", "listen", "read"):
