@@ -5,9 +5,11 @@ Source: RFC 1870 (SIZE), RFC 6531 (SMTPUTF8), RFC 3461 (DSN).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _DATA = b"DATA\r\n"
+_NOT_XCHAR = re.compile(rb"[^!-~]|[+=]")
 
 
 @dataclass(slots=True, eq=False)
@@ -53,9 +55,16 @@ class Offers:
                 b"RCPT TO:<%b>\r\n" % envelope.recipient,
                 _DATA,
             )
-        known_as = envelope.return_path.partition(b"@")[0]
+        known_as = _xtext(envelope.return_path.partition(b"@")[0])
+        # of an address beyond ASCII the type is another one (RFC 6533), which few relays know
+        asked = b"" if envelope.utf8 else b" ORCPT=rfc822;" + _xtext(envelope.recipient)
         return (
-            b"MAIL FROM:<%b>%b RET=HDRS ENVID=%b\r\n" % (envelope.return_path, options, known_as.replace(b"+", b"+2B")),
-            b"RCPT TO:<%b> NOTIFY=FAILURE,DELAY\r\n" % envelope.recipient,
+            b"MAIL FROM:<%b>%b RET=HDRS ENVID=%b\r\n" % (envelope.return_path, options, known_as),
+            b"RCPT TO:<%b> NOTIFY=FAILURE,DELAY%b\r\n" % (envelope.recipient, asked),
             _DATA,
         )
+
+
+def _xtext(value: bytes) -> bytes:
+    """As RFC 3461 section 4 writes what may hold anything."""
+    return _NOT_XCHAR.sub(lambda found: b"+%02X" % found[0][0], value)

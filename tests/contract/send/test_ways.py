@@ -70,12 +70,12 @@ async def deliver(settings: SmtpConfig, *envelopes: Envelope) -> list[tuple[obje
 @pytest.mark.parametrize("pipelining", [True, False])
 async def test_size_smtputf8_and_dsn_are_said_where_they_are_offered(pipelining: bool) -> None:
     with Sink(pipelining=pipelining, offers=["SIZE 2000", "SMTPUTF8", "DSN"]) as sink:
-        told = await deliver(config(sink.port, dsn=True), envelope("a"), envelope("ü", utf8=True))
-    assert told == [("a", "dot 250"), ("ü", "dot 250")]
+        told = await deliver(config(sink.port, dsn=True), envelope("a+b=c"), envelope("ü", utf8=True))
+    assert told == [("a+b=c", "dot 250"), ("ü", "dot 250")]
     mails = [line for line in sink.lines if line.startswith(("MAIL", "RCPT"))]
     assert mails == [
         "MAIL FROM:<b+token@x.org> SIZE=100 RET=HDRS ENVID=b+2Btoken",
-        "RCPT TO:<a@y.org> NOTIFY=FAILURE,DELAY",
+        "RCPT TO:<a+b=c@y.org> NOTIFY=FAILURE,DELAY ORCPT=rfc822;a+2Bb+3Dc@y.org",
         "MAIL FROM:<b+token@x.org> SIZE=100 SMTPUTF8 RET=HDRS ENVID=b+2Btoken",
         "RCPT TO:<ü@y.org> NOTIFY=FAILURE,DELAY",
     ]
