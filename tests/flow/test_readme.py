@@ -60,7 +60,7 @@ def test_the_README_is_true_for_a_new_user(shop: Reader) -> None:
     shop.end()
 
 
-def test_mailmill_up_serves_takes_in_what_is_dropped_and_leaves_nothing_behind(shop: Reader) -> None:
+def test_mailmill_up_takes_in_what_is_dropped_makes_segments_anew_and_leaves_nothing_behind(shop: Reader) -> None:
     up = shop.start("up", "mailmill up")
     postgres = EmbeddedServer(home=shop.folder / ".mailmill")
     assert postgres.pid() is not None
@@ -72,6 +72,7 @@ def test_mailmill_up_serves_takes_in_what_is_dropped_and_leaves_nothing_behind(s
 
     [explained] = until(known, "the sensor to take in a dropped file", within_s=240, every_s=1)
     assert explained
+    until(lambda: members(postgres, "readers") == 5, "the segment to be made anew with the contacts", within_s=240)
     started = [psutil.Process(up.pid), *psutil.Process(up.pid).children(recursive=True)]
     assert len(started) >= 5, started
     shop.end("up")
@@ -80,6 +81,17 @@ def test_mailmill_up_serves_takes_in_what_is_dropped_and_leaves_nothing_behind(s
     assert not alive
     assert postgres.pid() is None
     assert not left_in(shop.folder)
+
+
+def members(postgres: EmbeddedServer, segment: str) -> int:
+    """How many a segment took in when it was last materialized; it is the daemon that does it."""
+    with postgres.database().transaction() as conn:
+        made = conn.execute(
+            "SELECT sum(rows) FROM manifest WHERE dataset = 'segments' AND part = %s GROUP BY published_at"
+            " ORDER BY published_at DESC LIMIT 1",
+            (segment,),
+        ).fetchone()
+    return int(made[0]) if made else 0
 
 
 def left_in(folder: Path) -> list[str]:
