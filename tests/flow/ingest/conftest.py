@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
@@ -33,6 +34,11 @@ from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.ingest.ports import Feed, Loaded, Received, SourceRow, Validated
 from mailmill.settings import Settings
 
+# what Dagster keeps of runs; its versions and the shapes of jobs, which it would have to make anew, are left
+RUNS = (
+    "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'dagster' AND tablename NOT IN"
+    " ('alembic_version', 'secondary_indexes', 'instance_info', 'kvs', 'snapshots')"
+)
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
@@ -123,8 +129,13 @@ def module_database(cloned: Callable[[], AbstractContextManager[Database]]) -> I
 
 @pytest.fixture
 def database(module_database: Database) -> Database:
-    """Empty for each test; emptied rather than made anew, which takes a second each."""
+    """Empty for each test, Dagster's runs too; emptied rather than made anew, which takes a second each."""
     with module_database.transaction() as conn:
+        runs = conn.execute(RUNS).fetchall()
+        if runs:
+            conn.execute(
+                sql.SQL("TRUNCATE {} CASCADE").format(sql.SQL(", ").join([sql.Identifier(*row) for row in runs]))
+            )
         conn.execute(
             "TRUNCATE tenants, contacts, sightings, lone_sightings, engagement, domains RESTART IDENTITY CASCADE"
         )
