@@ -15,13 +15,14 @@ from mailmill.io.send_worker import run_worker
 def main() -> None:
     conninfo, journal, key, name = sys.argv[1:]
     pem = Path(key).read_text() if key else ""
-    began = time.time()
+    began, cpu_s = time.time(), time.process_time()
     done = run_worker(
         Database(conninfos={"sender": conninfo}), Path(journal), lambda reference: pem, worker=name, until_idle=True,
         patience_s=0, own_process=True,
     )  # fmt: skip
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(json.dumps({"began": began, "ended": time.time(), "rss_mb": peak, "counts": dict(done.report.counts),
+    print(json.dumps({"began": began, "ended": time.time(), "rss_mb": peak,
+                      "cpu_s": time.process_time() - cpu_s, "counts": dict(done.report.counts),
                       "problems": done.report.problems}))  # fmt: skip
 
 
