@@ -11,6 +11,7 @@ import pytest
 from ports import free_port
 from send_fixtures import Run
 from send_oracle import judge
+from send_process import start
 from send_world import Sink, World, by_address, thread, until
 
 from mailmill.io.postgres import keys
@@ -197,3 +198,17 @@ def test_M1_a_message_keeps_its_id_whatever_keys_were_rotated_between_its_attemp
         token = sink.taken[-1].message_id.strip("<>").partition("@")[0]
         assert tokens.verify(token, {newest: keys.usable(conn, "return_path")[newest]}, "return_path") is not None
     assert world.account(later) == {"sent": 1}
+
+
+def test_a_transport_is_followed_while_a_campaign_runs_on_it(world: World, tmp_path: Path) -> None:
+    """Its limits and connections are today's: they are about how mail leaves, not about what is said to whom."""
+    with Sink(by_address({"dot": "slow:0.1"})) as sink:
+        campaign = world.campaign(60, port=sink.port, transport={"per_day": 10, "connections": 1})
+        worker = start(world.database, tmp_path, worker="w1")
+        until(lambda: world.account(campaign).get("sent") == 10)
+        assert sink.most_open == 1
+        world.sql("UPDATE transports SET spec = spec - 'per_day' || '{\"connections\": 3}'")
+        until(lambda: world.state(campaign) == "finished")
+        worker.terminate()
+        worker.communicate(timeout=30)
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 60} and 1 < sink.most_open <= 4
