@@ -78,8 +78,9 @@ def preflight(
     if json:
         answer_json({"identity": identity, "findings": findings})
     else:
-        answer_table(
-            [{"check": one.check, "": one.level, "found": one.found, "publish": one.publish} for one in findings]
-        )
+        answer_table([{"check": one.check, "": one.level, "found": one.found} for one in findings])
+        for one in findings:
+            if one.publish:  # not in the table, which would cut what has to be copied
+                print(f"publish for {one.check}:\n  {one.publish}")
     if any(one.level == "failed" for one in findings):
         raise typer.Exit(1)

@@ -172,6 +172,7 @@ def test_preflight_shows_each_check_and_the_record_to_publish(
         findings = {one["check"]: one for one in json.loads(told.out)["findings"]}
         assert {name for name, one in findings.items() if one["level"] != "ok"} == {"DMARC"}
         assert "_dmarc.acme.example. TXT" in findings["DMARC"]["publish"]
+        assert findings["DMARC"]["publish"] in mailmill("preflight", "acme/news").out
         zone.records["_dmarc.acme.example"] = [("TXT", "v=DMARC1; p=none")]
         assert mailmill("preflight", "acme/news").code == 0
     assert mailmill("preflight", "acme/none").code == 1

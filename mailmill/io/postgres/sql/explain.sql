@@ -64,7 +64,8 @@ SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, nullif(m.due_at
  WHERE m.contact_id = %(contact_id)s AND m.tenant_id = %(tenant_id)s ORDER BY m.id;
 
 -- name: attempts
-SELECT a.message_id, a.attempt, a.at, t.slug AS transport, a.stage, a.code, a.enhanced, a.reply, a.latency_ms
+SELECT a.message_id, a.attempt, a.at, t.slug AS transport, a.connection, a.stage, a.code, a.enhanced, a.reply,
+       a.latency_ms
   FROM attempts a LEFT JOIN transports t ON t.id = a.transport_id
  WHERE a.message_id = ANY(%(message_ids)s) AND a.tenant_id = %(tenant_id)s ORDER BY a.message_id, a.attempt;
 
