@@ -60,8 +60,22 @@ class Installation:
 
     @cached_property
     def database(self) -> Database:
-        """PostgreSQL with the schema this mailmill works with; another one is refused at the first connection."""
+        """PostgreSQL with the schema this mailmill works with; another one is refused at the first connection.
+
+        Raises: Misconfigured while a restore is not through: somebody who was forgotten may be in it again.
+        """
+        if self.restoring.exists():
+            raise Misconfigured(
+                "a restore was begun here and is not through",
+                place=str(self.restoring),
+                remedy="Run it again: `mailmill restore FILE --replace`.",
+            )
         return replace(self.any_database, verify=SchemaCheck())
+
+    @property
+    def restoring(self) -> Path:
+        """Stands in the data folder from the beginning of a restore until whoever was forgotten is so again."""
+        return self.home / "restoring"
 
     @cached_property
     def any_database(self) -> Database:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from mailmill.cli.app import Json, answer_json, app, installation, plain
 from mailmill.composition import Installation
+from mailmill.errors import MailmillError, Misconfigured
 from mailmill.io.backup import About
 
 
@@ -56,11 +57,26 @@ def restore(
     from mailmill.io.restore import restore as put_back
 
     mill = installation()
-    with _Bar() as bar:
-        done = put_back(
-            mill.any_database, mill.lake, file, replace=replace, embedded=mill.server is not None, progress=bar.show
-        )
-    again = mill.forgetter.replay()
+    begun_before = mill.restoring.exists()
+    mill.restoring.unlink(missing_ok=True)  # for this process alone
+    forgetter = mill.forgetter
+    mill.home.mkdir(parents=True, exist_ok=True)
+    mill.restoring.touch()
+    try:
+        with _Bar() as bar:
+            done = put_back(
+                mill.any_database, mill.lake, file, replace=replace, embedded=mill.server is not None, progress=bar.show
+            )
+    except MailmillError:  # then nothing has changed
+        if not begun_before:
+            mill.restoring.unlink()
+        raise
+    try:
+        again = forgetter.replay()
+    except Misconfigured:  # some cannot be recognised; a person has to forget them again, by verbs that have to run
+        mill.restoring.unlink()
+        raise
+    mill.restoring.unlink()
     if json:
         answer_json({**plain(done), "forgotten_again": again})
         raise typer.Exit(0 if all(one.proved for one in again) else 1)

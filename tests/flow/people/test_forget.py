@@ -10,8 +10,10 @@ from people_world import ANN, PHONE, People
 from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
 
+from mailmill.cli.app import installation
 from mailmill.errors import Misconfigured
 from mailmill.io import lake_erasure
+from mailmill.io.forgetting import Forgetter
 from mailmill.io.warehouse import Warehouse
 
 
@@ -80,6 +82,29 @@ def test_a_restore_forgets_again_whom_the_backup_still_held(people: People, tmp_
     # as into an empty installation: the log beside the database tells
     assert people.mill.forgetter.replay() == []
     assert len(people.rows("SELECT 1 FROM suppressions WHERE reason = 'forgotten'")) == 2
+
+
+def test_P07_after_a_restore_that_was_killed_before_it_forgot_again_nothing_runs_until_it_did(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    people.planned("acme")
+    people.do("backup", str(tmp_path / "backup.tar"))
+    assert people.ask("forget", ANN)["proved"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Forgetter, "replay", killed)
+        people.do("restore", str(tmp_path / "backup.tar"), "--replace", code=130)
+    installation.cache_clear()  # as the next process
+    for words in (["campaign", "resume", "acme/spring"], ["send"], ["ingest", "acme/inbox"]):
+        with pytest.raises(Misconfigured, match="is not through"):
+            people.do(*words)
+    installation.cache_clear()
+    said = people.ask("restore", str(tmp_path / "backup.tar"), "--replace")
+    assert [one["contacts"] for one in said["forgotten_again"]] == [1]
+    assert people.ask("ingest", "acme/inbox")["new"] == 0
+    assert ANN not in people.texts(1).replace("joann@people.example", "")
 
 
 @pytest.mark.parametrize("place", ["clear", "publish"])
