@@ -8,7 +8,8 @@ run names nobody, or is found by the next one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,7 +22,7 @@ from mailmill.io.forgotten_log import ForgottenLog
 from mailmill.io.lake import Lake
 from mailmill.io.person_proof import Places, Searched
 from mailmill.io.postgres import aliases, erasure, ingest, keys, manifest
-from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.sources import drop_folders
 from mailmill.io.sources.drop_folders import Looked
 from mailmill.io.warehouse import Warehouse
@@ -69,12 +70,20 @@ class Forgetter:
         Raises: StoreUnavailable when a store fails; running it again goes on.
         """
         done, who = Forgot(tenant=tenant), Person(tuple(asked))
-        for _ in range(PASSES):
-            who, sources = self._once(tenant_id, tenant, who, done, everywhere=everywhere)
-            done.searched = self.places.search(tenant_id, tenant, who, sources)
-            if not any(found.erasable for found in done.searched):
-                break
+        with self._alone(tenant_id):
+            for _ in range(PASSES):
+                who, sources = self._once(tenant_id, tenant, who, done, everywhere=everywhere)
+                done.searched = self.places.search(tenant_id, tenant, who, sources)
+                if not any(found.erasable for found in done.searched):
+                    break
         return done
+
+    @contextmanager
+    def _alone(self, tenant_id: int) -> Iterator[None]:
+        """Two forgets of a tenant come one after the other, to the end: both write its dropped files anew."""
+        with driver_errors(), self.database.connect(autocommit=True) as conn:
+            conn.execute(erasure.SQL["alone"], {"tenant_id": tenant_id})
+            yield
 
     def _once(
         self, tenant_id: int, tenant: str, before: Person, done: Forgot, *, everywhere: bool

@@ -93,7 +93,10 @@ class Places:
         found = (path for top in tops for path in (top, *top.rglob("*")))
         files = sorted(path for path in found if path.is_file())
         hits = tuple(
-            str(path) for path in files if person_search.bytes_hold(path, who) or person_search.store_holds(path, who)
+            str(path)
+            for path in files
+            if person_search.bytes_hold(path, who, folded=path.suffix != ".duckdb")
+            or person_search.store_holds(path, who)
         )
         return Searched(store="data folder", looked_at=len(files), hits=hits)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,10 @@ from pathlib import Path
 import polars as pl
 
 from mailmill.pipelines.ingest import erasure as persons
-from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure import FILES, Person
+
+# what follows belongs to another address; the ending of a file that is called after the person does not
+_GOES_ON = re.compile(rb"(?!\.(?:" + "|".join(FILES).encode() + rb")(?![A-Za-z0-9]))(?:[A-Za-z0-9]|[._-][A-Za-z0-9])")
 
 
 def holds(path: Path, who: Person) -> bool:
@@ -27,16 +31,19 @@ def holds(path: Path, who: Person) -> bool:
         return False  # torn, or no table: its bytes were searched
 
 
-def bytes_hold(path: Path, who: Person) -> bool:
-    """Whether the bytes mention the person. One that another person's address ends with is no hit."""
+def bytes_hold(path: Path, who: Person, *, folded: bool = False) -> bool:
+    """Whether the bytes mention the person. One that another person's address ends with is no hit.
+
+    In: folded, in whatever case: of texts. What is large and read by its values is searched as the stores spell it.
+    """
     with _mapped(path) as content:
-        return content is not None and next(_mentions(content, who), None) is not None
+        return content is not None and next(_mentions(content, who, folded), None) is not None
 
 
 def overwrite(path: Path, who: Person) -> None:
-    """Put stars over every mention in a file that somebody may be appending to: no byte moves."""
+    """Put stars over every mention in a text that somebody may be appending to: no byte moves."""
     with _mapped(path, mmap.ACCESS_WRITE) as content:
-        for start, end in _mentions(content, who) if content is not None else ():
+        for start, end in list(_mentions(content, who, True)) if content is not None else ():
             content[start:end] = b"*" * (end - start)  # type: ignore[index]
 
 
@@ -56,16 +63,24 @@ def _mapped(path: Path, access: int = mmap.ACCESS_READ) -> Iterator[mmap.mmap | 
             yield content
 
 
-def _mentions(content: mmap.mmap, who: Person) -> Iterator[tuple[int, int]]:
+def _mentions(content: mmap.mmap, who: Person, folded: bool) -> Iterator[tuple[int, int]]:
     """Where a mention stands alone."""
-    for text in {text.encode() for text in (*who.words, *who.spellings, *who.keys)}:
+    for start, end in _folded(content, who) if folded else _spelled(content, who):
+        before, after = content[max(0, start - 1) : start], content[end : end + 8]
+        if not (before.isalnum() or before in (b".", b"_", b"+", b"-")) and not _GOES_ON.match(after):
+            yield start, end
+
+
+def _folded(content: mmap.mmap, who: Person) -> Iterator[tuple[int, int]]:
+    texts = sorted((text.encode() for text in who.needles), key=len, reverse=True)
+    return (found.span() for found in re.finditer(b"|".join(map(re.escape, texts)), content, re.IGNORECASE))
+
+
+def _spelled(content: mmap.mmap, who: Person) -> Iterator[tuple[int, int]]:
+    for text in {text.encode() for text in (*who.needles, *who.spellings, *who.keys)}:
         at = content.find(text)
         while at >= 0:
-            end = at + len(text)
-            before, after = content[max(0, at - 1) : at], content[end : end + 2]
-            goes_on = after[:1].isalnum() or (after[:1] in (b".", b"-", b"_") and after[1:].isalnum())
-            if not (before.isalnum() or before in (b".", b"_", b"+", b"-")) and not goes_on:
-                yield at, end
+            yield at, at + len(text)
             at = content.find(text, at + 1)
 
 

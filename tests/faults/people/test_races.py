@@ -152,6 +152,17 @@ def test_P02_a_batch_that_was_validated_when_somebody_in_it_is_forgotten_comes_i
     run_through(people, slow, lambda: None)
 
 
+def test_two_people_forgotten_at_once_are_both_gone_from_a_file_that_held_both(people: People) -> None:
+    people.tenant("acme")
+    people.do("ingest", "acme/inbox")
+    with thread(lambda: people.mill.forgetter.forget(1, "acme", [ANN])) as one:
+        assert people.mill.forgetter.forget(1, "acme", ["bob@people.example"]).proved
+        assert one(120).proved
+    text = (people.mill.project / "acme" / "people.csv").read_text().lower()
+    assert "bob@" not in text and ANN not in text.replace(f"jo{ANN}", "") and "cid@people.example" in text
+    assert people.ask("ingest", "acme/inbox")["known_before"] == 1
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before it is written", "while it is written"])
 def test_P07_an_audience_that_is_being_frozen_when_somebody_in_it_is_forgotten_is_without_them(
     people: People, monkeypatch: pytest.MonkeyPatch, before: bool

@@ -62,12 +62,17 @@ def test_what_the_data_say_of_people_never_reaches_dagster_or_a_journal(people: 
         assert needle not in kept, needle
 
 
-def test_a_file_called_after_a_person_is_masked_in_dagster_too(people: People) -> None:
+def test_a_file_called_after_a_person_is_masked_in_dagster_and_the_sandboxs_log_too(people: People) -> None:
     people.tenant("acme", people="email\n")
     file = people.mill.project / f"{ANN}.csv"
     file.write_text(PEOPLE)
     people.do("ingest", "acme/inbox", "--file", str(file))
+    log = people.mill.home / "sandbox" / "relay.jsonl"
+    log.parent.mkdir()
+    log.write_text(f'{{"to": "jo{ANN}"}}\n{{"to": "Ann@People.example"}}\n{{"to": "{ANN}"}}\n')
     assert ANN in dagster(os.environ["MAILMILL_DATABASE_URL"])
     said = people.ask("forget", ANN)
+    stars = "*" * len(ANN)
+    assert log.read_text() == f'{{"to": "jo{ANN}"}}\n{{"to": "{stars}"}}\n{{"to": "{stars}"}}\n', "no byte moved"
     assert said["proved"] and "Dagster" in [found["store"] for found in said["tenants"][0]["searched"]]
     assert ANN not in dagster(os.environ["MAILMILL_DATABASE_URL"])

@@ -7,6 +7,10 @@ SELECT pg_advisory_xact_lock(hashtextextended('mailmill:forget:' || %(tenant_id)
        pg_advisory_xact_lock(hashtextextended('mailmill:contacts:' || %(tenant_id)s::text, 0)),
        pg_advisory_xact_lock(hashtextextended('mailmill:publish:' || %(tenant_id)s::text, 0));
 
+-- name: alone
+-- Of the session: over all of a forget's transactions and what it does between them.
+SELECT pg_advisory_lock(hashtextextended('mailmill:forgetting:' || %(tenant_id)s::text, 0));
+
 -- name: hold_shared
 SELECT pg_advisory_xact_lock_shared(hashtextextended('mailmill:forget:' || %(tenant_id)s::text, 0));
 

@@ -1,0 +1,36 @@
+"""What killed writers leave in the lake."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from mailmill.errors import StoreUnavailable
+from mailmill.io.lake import Lake, busy
+from mailmill.io.spool import spool
+
+
+def test_what_a_killed_writer_left_goes_and_what_somebody_is_writing_stays(lake: Lake) -> None:
+    kept = lake.write(pl.DataFrame({"n": [1]}), tenant_id=1, dataset="raw")
+    folder = lake.path(kept.file).parent
+    torn, written = folder / ".torn.parquet.tmp", folder / ".written.parquet.tmp"
+    torn.write_bytes(b"PAR1 half of it")
+    dead = lake.root / "1" / ".spool-dead"
+    dead.mkdir()
+    for name in ("busy", "0-0.parquet"):
+        (dead / name).write_bytes(b"")
+    with busy(written), spool(lake.root / "1") as alive:
+        alive.put(0, pl.DataFrame({"n": [2]}))
+        lake.remove_torn(1)
+        assert written.exists() and not torn.exists() and not dead.exists()
+        assert [frame["n"].to_list() for frame in alive.take(0)] == [[2]]
+    lake.remove_torn(1)
+    assert [path.name for path in (lake.root / "1").rglob("*") if path.is_file()] == [lake.path(kept.file).name]
+
+
+def test_a_validation_whose_frames_were_taken_away_says_what_to_do(lake: Lake) -> None:
+    with spool(lake.root / "1") as alive:
+        alive.put(0, pl.DataFrame({"n": [2]}))
+        next(alive.folder.glob("*.parquet")).unlink()
+        with pytest.raises(StoreUnavailable, match="the next run"):
+            list(alive.take(0))
