@@ -14,7 +14,17 @@ gc.set_threshold(50_000, 20, 20)  # every run is a process of its own, and most 
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from mailmill.assets import campaigns, contacts, control, events, lake, segments, validation, warehouse  # noqa: E402
+from mailmill.assets import (  # noqa: E402
+    campaigns,
+    contacts,
+    control,
+    events,
+    generations,
+    lake,
+    segments,
+    validation,
+    warehouse,
+)
 from mailmill.composition import Installation  # noqa: E402
 from mailmill.sensors import jobs, schedules, sensors  # noqa: E402
 from mailmill.sensors.lines import lines  # noqa: E402
@@ -22,7 +32,7 @@ from mailmill.sensors.lines import lines  # noqa: E402
 
 def definitions(mill: Installation) -> dg.Definitions:
     """The definitions over one installation."""
-    modules = [contacts, segments, campaigns, warehouse, lake, validation]
+    modules = [contacts, generations, segments, campaigns, warehouse, lake, validation]
     return dg.Definitions(
         assets=[*dg.load_assets_from_modules(modules, include_specs=True), *events.ALL],
         asset_checks=dg.load_asset_checks_from_modules(modules),

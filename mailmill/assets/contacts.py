@@ -5,16 +5,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import dagster as dg
-import polars as pl
 from pydantic import Field
 
 from mailmill.assets import partitions, reports
 from mailmill.assets.resources import Mill
 from mailmill.errors import MailmillError, TransientError
-from mailmill.io.postgres import generations
-from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.ingest import stage
-from mailmill.pipelines.ingest.ports import Published, SourceRow
+from mailmill.pipelines.ingest.ports import SourceRow
 
 OWNERS = ["team:data"]
 
@@ -206,81 +203,6 @@ def contacts(
             "notes": list(loaded.notes),
             # an empty picture says nothing
             **({"chart": reports.bars(what_became, title="accepted rows")} if any(what_became.values()) else {}),
-            **publication(published),
+            **reports.publication(published),
         }
-    )
-
-
-def publication(published: Published) -> dict[str, dg.MetadataValue | int | float]:
-    """What publishing a generation took, as metadata."""
-    return {
-        "dagster/row_count": published.rows,
-        "as_of": dg.MetadataValue.timestamp(published.as_of),
-        "files_written": published.files_written,
-        "files_kept": published.files_kept,
-        "bytes_written": published.bytes_written,
-        "merged_into_others": published.merged,
-        "largest_person": published.largest_person,
-        "publication_s": round(published.seconds, 2),
-    }
-
-
-# reported, never made: what segments follow when reactions or suppressions changed a tenant's contacts
-published_contacts = dg.AssetSpec(
-    "published_contacts",
-    deps=["contact_generations"],
-    partitions_def=partitions.tenants,
-    group_name="ingest",
-    kinds={"parquet"},
-    owners=OWNERS,
-    description="A tenant's generation that was rewritten without a new batch.",
-)
-
-
-@dg.asset(deps=[contacts], group_name="ingest", kinds={"parquet"}, owners=OWNERS)
-def contact_generations(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.MaterializeResult:
-    """Every tenant's contacts as they are now: reactions and suppressions change them without any new batch."""
-    with mill.database.transaction() as conn:
-        tenants = generations.tenants(conn)
-    now = datetime.now(UTC)
-    published = {slug: stage.publish_contacts(number, mill.ingest, now=now) for slug, number in tenants.items()}
-    for slug, one in published.items():
-        if one.files_written:
-            context.log_event(dg.AssetMaterialization("published_contacts", partition=slug))
-    return dg.MaterializeResult(
-        metadata={
-            "dagster/row_count": sum(one.rows for one in published.values()),
-            "files_written": sum(one.files_written for one in published.values()),
-            "tenants": reports.table(
-                [
-                    {
-                        "tenant": slug, "contacts": one.rows, "merged": one.merged, "files_written": one.files_written,
-                        "files_kept": one.files_kept, "bytes_written": one.bytes_written,
-                        "seconds": round(one.seconds, 2),
-                    }
-                    for slug, one in published.items()
-                ]
-            ),
-        }
-    )  # fmt: skip
-
-
-@dg.asset_check(
-    asset=contacts,
-    blocking=True,
-    partitions_def=partitions.sources,
-    description="In the published generation no two contacts share an address or number they are known by.",
-)
-def contacts_are_unique(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
-    tenant_id = mill.source("/".join(partitions.parts(context.partition_key))).tenant_id
-    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(tenant_id)
-    if generation is None:
-        return dg.AssetCheckResult(passed=False, description="no generation is published")
-    # hashes of them: ten million addresses fit into memory
-    aliases = generation.contacts.select(alias=pl.col("aliases").explode(empty_as_null=False).hash())
-    keys, distinct = aliases.select(keys=pl.len(), distinct=pl.col("alias").n_unique()).collect().row(0)
-    contacts, ids = generation.contacts.select(rows=pl.len(), ids=pl.col("contact_id").n_unique()).collect().row(0)
-    return dg.AssetCheckResult(
-        passed=keys == distinct and contacts == ids and keys >= contacts,
-        metadata={"contacts": contacts, "keys": keys, "distinct_keys": distinct},
     )

@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from mailmill.pipelines.ingest.ports import Published
+
 _ROW, _LABEL, _BAR, _NUMBER = 22, 150, 320, 90  # pixels
 
 
@@ -52,3 +54,17 @@ def _kind(value: Any) -> str:
     if isinstance(value, int):
         return "int"
     return "float" if isinstance(value, float) else "string"
+
+
+def publication(published: Published) -> dict[str, dg.MetadataValue | int | float]:
+    """What publishing a generation took, as metadata."""
+    return {
+        "dagster/row_count": published.rows,
+        "as_of": dg.MetadataValue.timestamp(published.as_of),
+        "files_written": published.files_written,
+        "files_kept": published.files_kept,
+        "bytes_written": published.bytes_written,
+        "merged_into_others": published.merged,
+        "largest_person": published.largest_person,
+        "publication_s": round(published.seconds, 2),
+    }

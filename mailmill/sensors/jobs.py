@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from mailmill.assets import campaigns, contacts, lake, segments, validation, warehouse
+from mailmill.assets import campaigns, contacts, generations, lake, segments, validation, warehouse
 
 ingest = dg.define_asset_job(
     "ingest",
@@ -28,7 +28,7 @@ publish = dg.define_asset_job(
 )
 refresh = dg.define_asset_job(
     "refresh",
-    selection=dg.AssetSelection.assets(contacts.contact_generations),
+    selection=dg.AssetSelection.assets(generations.contact_generations),
     description="Publish every tenant's contacts with what changed without a batch: reactions, suppressions, rules.",
 )
 revalidate = dg.define_asset_job(

@@ -16,15 +16,12 @@ from typing import Any
 
 import httpx
 import orjson
-import polars as pl
 
 from mailmill.errors import Misconfigured, SourceUnavailable
 from mailmill.io.sources import connections
 from mailmill.io.sources.connections import Refused
-from mailmill.io.sources.manual import table_of
+from mailmill.io.sources.http_items import items_table
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
-from mailmill.pipelines.ingest.raw import RawTable
-from mailmill.pipelines.ingest.rejects import WITHDRAWN
 
 _CONTACT = ("email", "name", "phone", "page_url", "domain", "language", "category", "country", "found_at")
 RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path, documented fields
@@ -35,8 +32,6 @@ RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path,
     ),
 }
 _CURSOR_GONE = 410  # the page cursor is too old; the walk begins again
-_DELETED = ("deleted", "deleted_at")
-_FEW = 20  # items that say nothing about a field which all of them lack
 _REFUSED_ATTEMPTS = 3  # where nobody listens; with the default pauses that takes three seconds
 
 
@@ -130,7 +125,7 @@ class HttpFeed:
         return {"updated_since": state["as_of"], "page": None, "as_of": None, "full": full}
 
     def _batch(self, items: list[dict[str, Any]], cursor: Cursor) -> RawBatch:
-        table = self._table(items)
+        table = items_table(items, self._fields)
         missing = [name for name in self._fields if not any(name in item for item in items)]
         key = hashlib.sha256(orjson.dumps(items, option=orjson.OPT_SORT_KEYS)).hexdigest()
         full = cursor["full"]
@@ -144,19 +139,6 @@ class HttpFeed:
             cursor={**cursor, "full": full},
             notes=(f"the API's answer lacks: {', '.join(missing)}",) if missing else (),
         )
-
-    def _table(self, items: list[dict[str, Any]]) -> RawTable:
-        gone = [_says_deleted(item) for item in items]
-        rows = [{name: _text(value) for name, value in item.items() if name not in _DELETED} for item in items]
-        if len(items) < _FEW:  # an API may leave out what is null
-            rows[0] = rows[0] | {name: None for name in self._fields if name not in rows[0]}
-        table = table_of(rows)
-        if not any(gone):
-            return table
-        told = [orjson.dumps(item).decode() if deleted else None for item, deleted in zip(items, gone, strict=True)]
-        raw = pl.Series(told, dtype=pl.String)
-        problem = pl.when(raw.is_not_null()).then(pl.lit(WITHDRAWN)).alias("problem")
-        return RawTable(frames=[table.frame.with_columns(problem, raw=raw)], columns=table.columns)
 
     def _page(self, client: httpx.Client, state: Mapping[str, Any]) -> _Page | None:
         """One page, tried until it comes or the attempts are used up. None: its cursor is gone."""
@@ -257,17 +239,3 @@ class HttpFeed:
 
     def _wrong(self, message: str, remedy: str = "docs/sources.md says what it has to answer.") -> Misconfigured:
         return Misconfigured(message, place=self._place, remedy=remedy)
-
-
-def _says_deleted(item: Mapping[str, Any]) -> bool:
-    deleted = item.get("deleted")
-    return bool(item.get("deleted_at")) or deleted is True or str(deleted).lower() in ("true", "1")
-
-
-def _text(value: Any) -> str | None:
-    """A JSON value as a cell: lists of words joined by semicolons, what is nested as JSON."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return ";".join(value)
-    return orjson.dumps(value).decode()

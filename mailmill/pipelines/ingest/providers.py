@@ -23,7 +23,6 @@ NAMES_SCHEMA = pl.Schema(
 )
 # RFC 2606, 6761, 6762 (local), 7686 (onion), 8375 (home.arpa), 9476 (alt); `internal` was set aside by ICANN in 2024
 RESERVED_TOP = ("test", "invalid", "localhost", "example", "local", "localdomain", "internal", "onion", "alt", "arpa")
-RESERVED_NAMES = ("example.com", "example.net", "example.org")
 _RESERVED = rf"\.(?:{'|'.join(RESERVED_TOP)})$|(?:^|\.)example\.(?:com|net|org)$"
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from mailmill import definitions  # noqa: F401 - its filters silence what Dagster calls preview
-from mailmill.assets import contacts, lake
+from mailmill.assets import generations, lake
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import manifest
 from mailmill.io.postgres.audiences import PostgresContacts
@@ -221,7 +221,7 @@ def test_the_assets_say_what_was_written_kept_and_swept(mill, people):
     old = files(mill, tenant_id)
     run(mill, "UPDATE contacts SET name = 'new' WHERE id = 131072")
     house = Housekeeping(mill.database, mill.lake, mill.store, set())
-    done = dg.materialize([contacts.contact_generations, lake.swept_lake], resources={"mill": house})
+    done = dg.materialize([generations.contact_generations, lake.swept_lake], resources={"mill": house})
     said = {event.asset_key.to_user_string(): event.metadata for event in done.get_asset_materialization_events()
             for event in [event.materialization]}  # fmt: skip
     assert said["contact_generations"]["dagster/row_count"].value == 3
