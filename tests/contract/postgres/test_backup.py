@@ -224,6 +224,7 @@ def test_P09_what_was_sent_since_the_backup_is_known_and_its_links_go_on(
         "INSERT INTO links (campaign_id, ordinal, tenant_id, url)"
         " SELECT id, 0, 1, 'https://x' FROM campaigns WHERE slug = 'late'",
     )
+    execute(database, "INSERT INTO message_fields (message_id, tenant_id, merge_values) VALUES (6, 1, 'Ann')")
     before = query(database, "SELECT id, campaign_id, address_key FROM messages ORDER BY id")
     done = put_back(database, lake, archive, replace=True)
     assert query(database, "SELECT id, campaign_id, address_key FROM messages ORDER BY id") == before
@@ -235,6 +236,7 @@ def test_P09_what_was_sent_since_the_backup_is_known_and_its_links_go_on(
         "draft": "finished", "late": "paused", "running": "paused", "spring": "cancelled",
     }  # fmt: skip
     assert query(database, "SELECT url FROM links") == [("https://x",)]
+    assert query(database, "SELECT message_id, merge_values FROM message_fields") == [(6, "Ann")], "to be sent again"
     assert (done.messages_known, done.in_doubt) == (4, 2)
     execute(database, "INSERT INTO contacts (tenant_id, match_key, phone, provenance) VALUES (1, '+1', '+1', '{}')")
 

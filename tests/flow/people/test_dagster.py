@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,6 +13,7 @@ from psycopg import sql
 
 from mailmill.cli.runs import run_job
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.erasure import Person
 
 NEEDLES = (ANN, PHONE, "5337031", "bob@people", "cid@people", "zoe@people", "eve@people")
 
@@ -76,3 +79,13 @@ def test_a_file_called_after_a_person_is_masked_in_dagster_and_the_sandboxs_log_
     assert log.read_text() == f'{{"to": "jo{ANN}"}}\n{{"to": "{stars}"}}\n{{"to": "{stars}"}}\n', "no byte moved"
     assert said["proved"] and "Dagster" in [found["store"] for found in said["tenants"][0]["searched"]]
     assert ANN not in dagster(os.environ["MAILMILL_DATABASE_URL"])
+
+
+def test_a_hit_in_a_workers_journal_is_named_wherever_it_lies(people: People, tmp_path: Path) -> None:
+    people.tenant("acme")
+    left = tmp_path / "elsewhere" / "w1" / "7.j"
+    left.parent.mkdir(parents=True)
+    left.write_text("H boot 1\nR 5\x1fsent\x1fno such user Ann@people.example\n")
+    places = replace(people.mill.forgetter.places, journal=left.parent.parent)
+    found = places.search(1, "acme", Person(keys=(ANN,)), [])
+    assert [hit for one in found for hit in one.hits] == [str(left)]

@@ -133,6 +133,14 @@ WITH known AS (
   WHERE (m.state, m.attempt, m.done_at, m.address) IS DISTINCT FROM (excluded.state, excluded.attempt, excluded.done_at, excluded.address)
   RETURNING 1)
 INSERT INTO restored_facts SELECT 'messages_known', count(*) FROM known;
+-- what a doubt is made of that a person has sent again
+INSERT INTO message_fields (message_id, tenant_id, merge_values)
+SELECT f.message_id, m.tenant_id, f.merge_values
+  FROM mailmill_replaced.message_fields f JOIN messages m ON m.id = f.message_id JOIN kept_campaigns k ON k.id = m.campaign_id
+ON CONFLICT DO NOTHING;
+INSERT INTO exclusions (campaign_id, tenant_id, reason, n)
+SELECT e.campaign_id, k.tenant_id, e.reason, e.n FROM mailmill_replaced.exclusions e JOIN kept_campaigns k ON k.id = e.campaign_id
+ON CONFLICT DO NOTHING;
 -- A complaint or unsubscription that waits for the fold, about a message. Bytes that are no text must not stop a restore.
 INSERT INTO suppressions (tenant_id, address_key, reason, event_id)
 SELECT DISTINCT ON (t.id, m.address_key, e.kind) t.id, m.address_key, e.kind, substring(v.val FROM '"event_id":"([^"]+)"')

@@ -140,6 +140,7 @@ SELECT match_key FROM contacts WHERE tenant_id = %(tenant_id)s
 UNION SELECT lower(email) FROM contacts WHERE tenant_id = %(tenant_id)s AND email IS NOT NULL
 UNION SELECT phone FROM contacts WHERE tenant_id = %(tenant_id)s AND phone IS NOT NULL
 UNION SELECT address_key FROM messages WHERE tenant_id = %(tenant_id)s AND address IS NOT NULL
+UNION SELECT unnest(aliases) FROM messages WHERE tenant_id = %(tenant_id)s AND aliases IS NOT NULL
 UNION SELECT address_key FROM suppressions WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason <> 'forgotten'
 UNION SELECT address_key FROM suppression_removals WHERE tenant_id = %(tenant_id)s OR tenant_id IS NULL
 UNION SELECT address_key FROM consents WHERE tenant_id = %(tenant_id)s AND address_key IS NOT NULL;
