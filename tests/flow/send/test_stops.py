@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -106,6 +106,34 @@ def test_F43_F45_P07_P12_a_stop_reaches_a_message_whose_data_waits_for_354(world
             "paused": {"queued": 5}, "cancelled": {"cancelled": 5}, "suppressed": {"suppressed": 1, "sent": 4},
             "ended": {"expired": 5},
         }[stop]  # fmt: skip
+
+
+def window_until(end: datetime) -> dict[str, object]:
+    """Open every day until then, in a zone where it is about noon."""
+    hours, days = 12 - end.hour, ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    local = end.astimezone(timezone(timedelta(hours=hours)))
+    return {"days": days, "start": "00:00:00", "end": local.time().isoformat(), "time_zone": f"Etc/GMT{-hours:+d}"}
+
+
+def test_P12_F45_a_window_that_closes_stops_a_message_whose_data_waits_for_354(world: World, run: Run) -> None:
+    """A window is frozen with the campaign, so a machine too slow to begin within it is given a longer one."""
+    for seconds in (3.0, 10.0, 30.0):
+        end = datetime.now(UTC) + timedelta(seconds=seconds)
+        with Sink(lambda stage, to: "wait" if stage == "data" else None) as sink:
+            people = [f"r{n}@w{seconds:.0f}.example" for n in range(5)]
+            campaign = world.campaign(
+                people, port=sink.port, slug=f"w{seconds:.0f}", transport={"connections": 1}, window=window_until(end)
+            )
+            with thread(run) as result:
+                until(lambda: "DATA" in sink.commands or time.time() > end.timestamp())  # noqa: B023
+                begun = "DATA" in sink.commands
+                until(lambda: time.time() > end.timestamp() + 0.1)  # noqa: B023
+                sink.go()
+                result()
+            assert not sink.handed and judge(world, campaign, sink, doubts=0, finished=False) == {"queued": 5}
+        if begun:
+            return
+    raise AssertionError("nothing began within half a minute")
 
 
 def test_P07_F43_an_unsubscribe_reaches_a_running_worker_within_a_second(world: World, run: Run) -> None:
