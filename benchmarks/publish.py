@@ -44,6 +44,9 @@ PEOPLE = (
        SELECT c.id >> 6, s.id, 1, array_agg(c.id ORDER BY c.id), ARRAY[1700000000000000], ARRAY[1700000000000000],
               ARRAY[1], ARRAY[1], ARRAY[1700000000000000], ARRAY[1], array_agg(c.id ORDER BY c.id)
          FROM contacts c, sources s WHERE s.slug = 'fair' OR mod(c.id, 4) = 0 GROUP BY 1, 2""",
+    """INSERT INTO lone_sightings
+       SELECT c.id, s.id, 1, 1700000000000000, 1750000000000000, 1, 2, 1700000000000000, 1, c.id
+         FROM contacts c, sources s WHERE s.slug = 'fair' AND mod(c.id, 20) = 0""",
     """INSERT INTO engagement (contact_id, tenant_id, last_accepted, last_opened)
        SELECT id, 1, 1760000000, CASE WHEN mod(id, 3) = 0 THEN 1760000100 END FROM contacts WHERE mod(id, 2) = 0""",
     """INSERT INTO suppressions (tenant_id, address_key, reason)

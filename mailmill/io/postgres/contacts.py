@@ -88,7 +88,8 @@ def _take_in(
     known, new = rows.filter(pl.col("id").is_not_null()), rows.filter(pl.col("id").is_null())
     new = new.sort("match_key").with_columns(id=_drawn(conn, new.height))
     _add(conn, tenant_id, new)
-    before = sightings.of_contacts(conn, tenant_id, pl.concat([known["id"], new["id"]]))
+    ids = pl.concat([known["id"], new["id"]])
+    before = sightings.of_contacts(conn, tenant_id, ids, batch_id=origin.batch_id)
     mine = pl.col("source_id") == origin.source_id
     seen = compared(before.sightings.filter(mine), pl.concat([known, new]), origin.batch_id)
     doubted = _no_ids()

@@ -10,6 +10,8 @@ _FIXED = {
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "2GB",
+    # with 16 MB, the most it takes by itself, who fills a ledger finds them full 10,000 times a million rows
+    "wal_buffers": "64MB",
     "maintenance_work_mem": "128MB",
     "jit": "off",
     "timezone": "UTC",

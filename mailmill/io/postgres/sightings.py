@@ -1,8 +1,8 @@
 """Sightings in PostgreSQL: blocks of 64 contacts, a row a block and source; and over them the lone ones, a row each.
 
 A batch that names much of a block rewrites it. One that names few of its contacts writes a lone sighting for each that
-the block knows already, so that its cost does not grow with the contacts there are; a block that has collected some is
-rewritten with them. Whoever stands in lone_sightings stands in a block as well.
+the block knows already, so that its cost does not grow with the contacts there are; now and then such a batch rewrites
+the block all the same, with what it has collected. Whoever stands in lone_sightings stands in a block as well.
 
 The caller owns the transaction and holds the tenant's lock (contacts.lock), without which two writers of a block would
 lose one's part.
@@ -26,9 +26,8 @@ from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA
 
 SQL = statements("sightings")
 SHIFT = 6  # contacts.id >> SHIFT is the block
-# Contacts of a block, asked for or alone, from which on it is read and written as a whole: as many lone ones cost about
-# the same. Not the same for all, or a batch that names one of each block would rewrite them all when its turn comes.
-FEW, SPREAD = 8, 8
+FEW = 8  # contacts of a block from which on it is read and written as a whole: as many lone ones cost about the same
+TURNS = 16  # batches of few contacts of a block until one of them rewrites it; not the same one for all blocks
 _COLUMNS = tuple(SIGHTINGS_SCHEMA.names())
 _ARRAYS = _COLUMNS[2:]
 _PIECE = 1_000_000  # bytes of COPY at once
@@ -43,15 +42,15 @@ class Seen:
     whole: pl.Series
 
 
-def of_contacts(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> Seen:
+def of_contacts(conn: psycopg.Connection, tenant_id: int, ids: pl.Series, *, batch_id: int | None = None) -> Seen:
+    """In: batch_id, when what a batch says is to be written: a few blocks whose turn it is are read as a whole."""
     asked = ids.cast(pl.Int64).sort().unique().to_frame("id").with_columns(block=_BLOCK)
-    lone = _lone(conn, tenant_id, asked["block"].unique())
-    whole = _whole(asked, lone)
+    turn = pl.lit(False) if batch_id is None else pl.col("block").hash(seed=batch_id) % TURNS == 0
+    whole = asked.group_by("block").len("named").filter((pl.col("named") >= FEW) | turn)["block"].sort()
     few = asked.filter(~pl.col("block").is_in(whole.implode()))["id"].sort()
     with by_index(conn):
         alone = _columns(conn, "read_elements", {"tenant_id": tenant_id, "ids": few.to_list()})
-    known = pl.concat([_blocks(conn, tenant_id, whole), alone])
-    return Seen(sightings=_with_lone(known, lone), whole=whole)
+    return Seen(sightings=pl.concat([_known(conn, tenant_id, whole), alone]), whole=whole)
 
 
 def of_source(conn: psycopg.Connection, tenant_id: int, source_id: int) -> pl.DataFrame:
@@ -106,40 +105,23 @@ def by_index(conn: psycopg.Connection) -> Iterator[None]:
     conn.execute(SQL["by_index"], {"on": "on"})
 
 
-def _whole(asked: pl.DataFrame, lone: pl.DataFrame) -> pl.Series:
-    """Blocks to be read and written as a whole. In: id and block of contacts, lone ones of these blocks."""
-    others = lone.with_columns(block=_BLOCK).join(asked, on="id", how="anti")
-    collected = others.group_by("block", "source_id").len("lone").group_by("block").agg(pl.col("lone").max())
-    named = asked.group_by("block").len("named").join(collected, on="block", how="left")
-    enough = pl.col("named") + pl.col("lone").fill_null(0) >= FEW + pl.col("block") % SPREAD
-    return named.filter(enough)["block"].sort()
-
-
 # ---------------------------------------------------------------- reading
 
 
 def _known(conn: psycopg.Connection, tenant_id: int, blocks: pl.Series) -> pl.DataFrame:
-    """All that stands in these blocks."""
-    return _with_lone(_blocks(conn, tenant_id, blocks), _lone(conn, tenant_id, blocks))
+    """All that is known of the contacts of these blocks."""
+    if blocks.is_empty():
+        return _empty()
+    facts = {"tenant_id": tenant_id, "blocks": blocks.sort().to_list()}
+    with by_index(conn):
+        lone = _columns(conn, "read_lone", facts)
+    return _with_lone(_read(conn, "read_blocks", facts), lone)
 
 
 def _with_lone(blocks: pl.DataFrame, lone: pl.DataFrame) -> pl.DataFrame:
-    pair = ["id", "source_id"]
     if lone.is_empty():
         return blocks
-    newer = lone.join(blocks, on=pair, how="semi")
-    return pl.concat([blocks.join(newer, on=pair, how="anti"), newer])
-
-
-def _blocks(conn: psycopg.Connection, tenant_id: int, blocks: pl.Series) -> pl.DataFrame:
-    if blocks.is_empty():
-        return _empty()
-    return _read(conn, "read_blocks", {"tenant_id": tenant_id, "blocks": blocks.to_list()})
-
-
-def _lone(conn: psycopg.Connection, tenant_id: int, blocks: pl.Series) -> pl.DataFrame:
-    with by_index(conn):
-        return _columns(conn, "read_lone", {"tenant_id": tenant_id, "blocks": blocks.sort().to_list()})
+    return pl.concat([blocks.join(lone, on=["id", "source_id"], how="anti"), lone])
 
 
 def _empty() -> pl.DataFrame:

@@ -24,16 +24,18 @@ SELECT source_id, array_send(ids), array_send(first_seen), array_send(last_seen)
 -- name: read_elements
 -- Of these contacts alone. OFFSET 0, here and below, keeps each look-up one of its own (see find_known in contacts.sql).
 SELECT array_send(array_agg(a.id)), array_send(array_agg(s.source_id::bigint)),
-       array_send(array_agg(coalesce(s.first_seen[p], s.first_seen[1]))),
-       array_send(array_agg(coalesce(s.last_seen[p], s.last_seen[1]))),
-       array_send(array_agg(coalesce(s.first_batch[p], s.first_batch[1]))),
-       array_send(array_agg(coalesce(s.last_batch[p], s.last_batch[1]))),
-       array_send(array_agg(coalesce(s.said_seen[p], s.said_seen[1]))),
-       array_send(array_agg(coalesce(s.said_batch[p], s.said_batch[1]))),
-       array_send(array_agg(coalesce(s.digest[p], s.digest[1])))
+       array_send(array_agg(coalesce(l.first_seen, s.first_seen[p], s.first_seen[1]))),
+       array_send(array_agg(coalesce(l.last_seen, s.last_seen[p], s.last_seen[1]))),
+       array_send(array_agg(coalesce(l.first_batch, s.first_batch[p], s.first_batch[1]))),
+       array_send(array_agg(coalesce(l.last_batch, s.last_batch[p], s.last_batch[1]))),
+       array_send(array_agg(coalesce(l.said_seen, s.said_seen[p], s.said_seen[1]))),
+       array_send(array_agg(coalesce(l.said_batch, s.said_batch[p], s.said_batch[1]))),
+       array_send(array_agg(coalesce(l.digest, s.digest[p], s.digest[1])))
   FROM unnest(%(ids)s::bigint[]) a (id) CROSS JOIN LATERAL (
     SELECT *, array_position(ids, a.id) AS p FROM sightings
      WHERE block = a.id >> 6 AND tenant_id = %(tenant_id)s OFFSET 0) s
+  LEFT JOIN LATERAL (
+    SELECT * FROM lone_sightings WHERE contact_id = a.id AND source_id = s.source_id OFFSET 0) l ON true
  WHERE p IS NOT NULL;
 
 -- name: read_lone
