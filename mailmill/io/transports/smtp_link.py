@@ -14,7 +14,8 @@ from typing import cast
 
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.envelopes import Envelope, Offers
-from mailmill.pipelines.send.exchange import Answered, Broken, Event, Exchange, Idle, Ready
+from mailmill.pipelines.send.exchange import Exchange
+from mailmill.pipelines.send.exchange_events import Answered, Broken, Event, Idle, Ready
 from mailmill.pipelines.send.ports import Desk
 
 IDLE_S = 20.0  # a connection with nothing to do is closed, long before the relay would

@@ -13,11 +13,11 @@ Source: RFC 5321 sections 4.2 and 4.5.2, RFC 2920 section 3.1.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Literal
 
 from mailmill.pipelines.send.answers import Answer, Stage
 from mailmill.pipelines.send.envelopes import Envelope, Offers
+from mailmill.pipelines.send.exchange_events import Answered, Broken, Event, Idle, Ready
 
 MAX_LINE = 4096  # of a reply; what a longer one has more is dropped
 MAX_REPLY = 16 * 2**10  # kept of a reply with many lines
@@ -27,32 +27,6 @@ _FINAL_DOT = b".\r\n"
 _GOOD: dict[str, bytes] = {"mail": b"250 ", "rcpt": b"250 ", "data": b"354 "}
 
 
-@dataclass(slots=True)
-class Ready:
-    """The relay waits for the body: call `body`, or drop the connection."""
-
-    envelope: Envelope
-
-
-@dataclass(slots=True)
-class Answered:
-    envelope: Envelope
-    answer: Answer
-
-
-@dataclass(slots=True)
-class Idle:
-    """Nothing is under way: call `begin`, or close."""
-
-
-@dataclass(slots=True)
-class Broken:
-    """The connection is of no use any more: the relay says goodbye (421) or speaks no SMTP."""
-
-    why: str
-
-
-Event = Ready | Answered | Idle | Broken
 Expected = Literal["mail", "rcpt", "data", "dot", "rset", "void"]
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailmill.pipelines.send.envelopes import Envelope, Offers
-from mailmill.pipelines.send.exchange import Answered, Broken, Event, Exchange, Idle, Ready
+from mailmill.pipelines.send.exchange import Exchange
+from mailmill.pipelines.send.exchange_events import Answered, Broken, Event, Idle, Ready
 
 BODY = b"Subject: x\r\n\r\nbody\r\n"
 
