@@ -100,8 +100,9 @@ COPY (
          AND (l.contact_id BETWEEN %(first)s AND %(last)s OR l.contact_id = ANY(%(others)s::bigint[]))
     LEFT JOIN withdrawals w ON w.contact_id = u.id AND w.source_id = s.source_id
    WHERE s.tenant_id = %(tenant_id)s
-     AND ((s.block BETWEEN %(first)s::bigint >> 6 AND %(last)s::bigint >> 6 AND u.id BETWEEN %(first)s AND %(last)s)
-          OR (s.block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(others)s::bigint[]) id)) AND u.id = ANY(%(others)s::bigint[])))
+     AND (s.block BETWEEN %(first)s::bigint >> 6 AND %(last)s::bigint >> 6
+          OR s.block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(others)s::bigint[]) id)))
+     AND (u.id BETWEEN %(first)s AND %(last)s OR u.id = ANY(%(others)s::bigint[]))
 ) TO STDOUT (FORMAT csv);
 
 -- name: engagement
