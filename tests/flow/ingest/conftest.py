@@ -34,10 +34,11 @@ from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.ingest.ports import Feed, Loaded, Received, SourceRow, Validated
 from mailmill.settings import Settings
 
-# what Dagster keeps of runs; its versions and the shapes of jobs, which it would have to make anew, are left
+# what Dagster keeps of runs; its versions and the shapes of jobs, which it would have to make anew, are left, and so is
+# what a process made that came with the server's own user
 RUNS = (
     "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'dagster' AND tablename NOT IN"
-    " ('alembic_version', 'secondary_indexes', 'instance_info', 'kvs', 'snapshots')"
+    " ('alembic_version', 'secondary_indexes', 'instance_info', 'kvs', 'snapshots') AND tableowner = current_user"
 )
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
