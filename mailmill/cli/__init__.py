@@ -12,20 +12,17 @@ from importlib import import_module
 from mailmill.cli.app import app
 from mailmill.errors import MailmillError
 
-VERBS = {  # verb or group of verbs -> the module it is in
-    "migrate": "database", "down": "database",
-    "apply": "configuration", "init": "configuration", "tenants": "configuration", "keys": "keys",
-    "backup": "backup", "restore": "backup", "forget": "forget", "export": "forget",
-    "suppress": "suppressions", "unsubscribe": "unsubscribe", "tags": "people",
-    "ingest": "ingest", "contacts": "people", "rejects": "rejects", "sources": "sources",
-    "check": "check", "revalidate": "check",
-    "segment": "campaigns", "campaign": "lifecycle", "preview": "campaigns",
-    "transport": "transports", "preflight": "transports",
-    "send": "send", "account": "ledger", "doubts": "ledger", "workers": "ledger", "why": "ledger", "release": "ledger",
-    "listen": "listen", "dead-letters": "listen",
-    "ingress": "ingress", "sandbox": "sandbox",
+VERBS = {  # verb or group of verbs -> the module it is in, along the way from a new project to its care
+    "init": "configuration", "apply": "configuration", "up": "up", "down": "database", "tenants": "configuration",
+    "ingest": "ingest", "sources": "sources", "rejects": "rejects", "contacts": "people", "tags": "people",
+    "check": "check", "revalidate": "check", "suppress": "suppressions", "unsubscribe": "unsubscribe",
+    "forget": "forget", "export": "forget",
+    "segment": "campaigns", "preview": "campaigns", "campaign": "lifecycle",
+    "transport": "transports", "preflight": "transports", "sandbox": "sandbox",
+    "send": "send", "account": "ledger", "why": "ledger", "doubts": "ledger", "workers": "ledger", "release": "ledger",
+    "ingress": "ingress", "listen": "listen", "dead-letters": "listen",
     "stats": "stats", "explain": "explain", "api": "api", "key": "api", "warehouse": "api",
-    "up": "up", "health": "health",
+    "migrate": "database", "keys": "keys", "backup": "backup", "restore": "backup", "health": "health",
 }  # fmt: skip
 
 

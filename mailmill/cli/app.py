@@ -20,8 +20,20 @@ from rich.text import Text
 
 from mailmill.composition import Installation
 
+
+class AlongTheWay(typer.core.TyperGroup):
+    """Verbs in the order in which somebody comes to need them (VERBS), not in that of modules."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        from mailmill.cli import VERBS
+
+        order = {verb: place for place, verb in enumerate(VERBS)}
+        return sorted(self.commands, key=lambda verb: order.get(verb, len(order)))
+
+
 app = typer.Typer(
     name="mailmill",
+    cls=AlongTheWay,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
