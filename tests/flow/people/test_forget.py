@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import polars as pl
@@ -138,6 +139,8 @@ def test_P07_a_worker_with_the_row_in_hand_does_not_send_to_a_forgotten_person(
         with thread(run) as result:
             until(lambda: relay.handed)
             assert people.ask("forget", names[-1])["proved"]
+            forgotten = time.time()
+            until(lambda: time.time() > forgotten + 2.0 + relay.stalled_s(forgotten), what="the second is over")
             answers.clear()
             relay.go()
             result()
