@@ -140,13 +140,24 @@ class Forgetter:
             self.warehouse.publish(self.database, now=datetime.now(UTC))
         lake_erasure.clear(self.database, self.lake, tenant_id)
         self.lake.remove_torn(tenant_id)
-        with self.database.transaction() as conn:
-            listed = {row[0] for row in conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id})}
-        for path in self.places.lake_files(tenant_id):
-            name = str(path.relative_to(self.lake.root))
-            if name not in listed and person_search.holds(path, who):
-                path.unlink(missing_ok=True)
+        self._remove_unlisted(tenant_id, who)
         self.places.mask_elsewhere(tenant_id, who)
+
+    def _remove_unlisted(self, tenant_id: int, who: Person) -> None:
+        """What nobody lists and holds the person. It is searched first and looked up again under the lock, so that no
+        file goes that an import listed meanwhile; one that lists it later finds it gone (lake_erasure.taking_in)."""
+        with self.database.transaction() as conn:
+            listed = lake_erasure.listed(conn, tenant_id)
+        paths = {str(path.relative_to(self.lake.root)): path for path in self.places.lake_files(tenant_id)}
+        holding = [name for name, path in paths.items() if name not in listed and person_search.holds(path, who)]
+        if not holding:
+            return
+        with self.database.transaction() as conn:
+            conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
+            listed = lake_erasure.listed(conn, tenant_id)
+            for name in holding:
+                if name not in listed:
+                    paths[name].unlink(missing_ok=True)
 
     # ------------------------------------------------------------ after a restore
 

@@ -64,6 +64,11 @@ def _swap(
         manifest.add(conn, new, tenant_id=tenant_id, dataset=dataset, part=part, batch_id=batch_id, facts=counted)
 
 
+def listed(conn: psycopg.Connection, tenant_id: int) -> set[str]:
+    """The files that the tenant's manifest names, but for those written anew."""
+    return {row[0] for row in conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id})}
+
+
 def clear(database: Database, lake: Lake, tenant_id: int) -> None:
     """Remove the files that were rewritten, those of a run that was killed as well, and then their names."""
     with database.transaction() as conn:
@@ -79,15 +84,19 @@ def taking_in(
     database: Database, lake: Lake, tenant_id: int, number: int, *writers: LakeWriter
 ) -> Iterator[psycopg.Connection]:
     """A transaction that lists what was written, unless somebody was forgotten since that `number`: then the files may
-    name them, and go.
+    name them, and go. So they do when a forget has removed one of them already: the number does not grow with somebody
+    who was forgotten before, nor with the later passes.
 
     Raises: StoreUnavailable.
     """
+    paths = [lake.path(file.file) for writer in writers for file in writer.files]
     with database.transaction() as conn:
         try:
             erasure.unless_forgotten(conn, tenant_id, since=number)
+            if not all(path.exists() for path in paths):
+                raise StoreUnavailable(erasure.MEANWHILE)
         except StoreUnavailable:
-            for file in (file for writer in writers for file in writer.files):
-                lake.path(file.file).unlink(missing_ok=True)
+            for path in paths:
+                path.unlink(missing_ok=True)
             raise
         yield conn

@@ -19,6 +19,7 @@ from mailmill.pipelines.ingest import erasure as persons
 from mailmill.pipelines.ingest.erasure import MASK, Person, channel_of
 
 SQL = statements("erasure")
+MEANWHILE = "somebody was forgotten meanwhile; nothing was taken in, and the next run goes on"
 # what the operator wrote in YAML or made by hand: named when it holds the person, never changed behind their back
 CONFIGURATION = ("tenants", "sources", "transports", "identities", "templates", "segments", "campaigns", "links",
                  "tags", "fields", "signing_keys", "api_keys")  # fmt: skip
@@ -205,4 +206,4 @@ def unless_forgotten(conn: psycopg.Connection, tenant_id: int, *, since: int) ->
     """
     keep_away(conn, tenant_id)
     if number(conn, tenant_id) != since:
-        raise StoreUnavailable("somebody was forgotten meanwhile; nothing was taken in, and the next run goes on")
+        raise StoreUnavailable(MEANWHILE)

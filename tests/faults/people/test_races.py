@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -14,9 +15,11 @@ from people_world import ANN, PHONE, People
 from send_world import thread, until
 
 from mailmill.errors import StoreUnavailable
+from mailmill.io import lake_erasure, person_search
 from mailmill.io.postgres.audiences import PostgresCampaigns
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.ports import BatchRow, Cursor, RawBatch, SourceRow
 from mailmill.pipelines.ingest.raw import CELL, RawTable
 from mailmill.pipelines.target.ports import Frozen
@@ -149,6 +152,62 @@ def test_P02_a_batch_that_was_validated_when_somebody_in_it_is_forgotten_comes_i
                     holder.rollback()
                     loaded(120)
                     assert forgot(120).proved
+    run_through(people, slow, lambda: None)
+
+
+def test_P02_a_file_that_names_somebody_forgotten_before_is_read_anew_when_a_forget_removed_it_on_its_way(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, ready, gate = source(people), Gate(), Gate()
+    ready.open.set()
+    people.ask("forget", ANN)  # so that no hash is new when they are forgotten again
+    real = lake_erasure.taking_in
+
+    def taking_in(*args: Any) -> Any:
+        gate()
+        return real(*args)
+
+    monkeypatch.setattr(lake_erasure, "taking_in", taking_in)
+    with thread(lambda: stage.receive(slow, Feed(ready), people.mill.ingest)) as received:
+        assert gate.reached.wait(60)  # the file is written, and nobody lists it
+        assert people.ask("forget", ANN)["proved"]
+        gate.open.set()
+        with pytest.raises(StoreUnavailable, match="next run goes on"):
+            received(120)
+    gone(people)
+    run_through(people, slow, lambda: stage.receive(slow, Feed(ready), people.mill.ingest))
+
+
+def test_P02_a_file_that_is_listed_while_a_forget_searches_it_stays_without_them(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, ready, written, searched = source(people), Gate(), Gate(), Gate()
+    ready.open.set()
+    people.mill.forgetter.forget(1, "acme", [ANN])
+    taking_in, holds = lake_erasure.taking_in, person_search.holds
+
+    def listing(*args: Any) -> Any:
+        written()
+        return taking_in(*args)
+
+    def search(path: Path, who: Person) -> bool:
+        found = holds(path, who)
+        if found:
+            searched()
+        return found
+
+    monkeypatch.setattr(lake_erasure, "taking_in", listing)
+    monkeypatch.setattr(person_search, "holds", search)
+    with thread(lambda: stage.receive(slow, Feed(ready), people.mill.ingest)) as received:
+        assert written.reached.wait(60)
+        with thread(lambda: people.mill.forgetter.forget(1, "acme", [ANN])) as forgot:
+            assert searched.reached.wait(60)  # as a file that nobody lists
+            written.open.set()
+            received(120)
+            searched.open.set()
+            assert forgot(120).proved
+    names = [name for (name,) in people.rows("SELECT file FROM manifest WHERE dataset = 'raw'")]
+    assert names and all(people.mill.lake.path(name).exists() for name in names)
     run_through(people, slow, lambda: None)
 
 
