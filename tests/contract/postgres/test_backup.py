@@ -241,6 +241,79 @@ def test_P09_what_was_sent_since_the_backup_is_known_and_its_links_go_on(
     execute(database, "INSERT INTO contacts (tenant_id, match_key, phone, provenance) VALUES (1, '+1', '+1', '{}')")
 
 
+def test_P09_a_newer_backup_over_an_older_one_put_back_keeps_the_ends_it_recorded(
+    database: Database, lake: Lake, archive: Path, tmp_path: Path
+) -> None:
+    execute(database, "UPDATE campaigns SET first_message_id = 1, planned = 3 WHERE slug = 'running'")
+    older, newer = tmp_path / "older.tar", tmp_path / "newer.tar"
+    back_up(database, lake, older)
+    execute(
+        database,
+        "UPDATE messages SET state = 'sent', queued = false, attempt = 1, done_at = now() WHERE id = 1",
+        "UPDATE messages SET state = 'failed', attempt = 1, done_at = now() WHERE id = 2",
+        "UPDATE campaigns SET state = 'finished', finished_at = now() WHERE slug = 'running'",
+    )
+    rows = "SELECT id, state::text, attempt, reason, done_at FROM messages ORDER BY id"
+    campaign = "SELECT state::text, finished_at FROM campaigns WHERE slug = 'running'"
+    ends = query(database, rows), query(database, campaign)
+    back_up(database, lake, newer)
+    execute(database, "UPDATE messages SET state = 'queued', queued = true, attempt = 0 WHERE id < 3",
+                      "UPDATE campaigns SET state = 'running', finished_at = NULL WHERE slug = 'running'")  # fmt: skip
+    execute(database, "UPDATE messages SET state = 'in_doubt', queued = false, reason = 'restored' WHERE id < 3",
+                      "UPDATE campaigns SET state = 'paused' WHERE slug = 'running'")  # fmt: skip
+    done = put_back(database, lake, newer, replace=True)
+    assert (query(database, rows), query(database, campaign)) == ends
+    assert (done.messages_known, done.in_doubt) == (0, 0)
+    put_back(database, lake, older, replace=True)
+    assert (query(database, rows), query(database, campaign)) == ends, "and an older one takes nothing back either"
+
+
+def test_no_id_of_a_contact_that_is_gone_is_given_again(
+    server: EmbeddedServer, database: Database, lake: Lake, tmp_path: Path
+) -> None:
+    fill(database, lake)
+    add = "INSERT INTO contacts (tenant_id, match_key, phone, provenance) VALUES (1, '+1', '+1', '{}')"
+    execute(database, *[add, "DELETE FROM contacts"] * 3)
+    back_up(database, lake, tmp_path / "backup.tar")
+    with another(server) as empty:
+        put_back(empty, lake, tmp_path / "backup.tar")
+        execute(empty, add)
+        assert query(empty, "SELECT id FROM contacts") == [(4,)], "those of the backup's own database"
+    execute(database, *[add, "DELETE FROM contacts"] * 3)
+    put_back(database, lake, tmp_path / "backup.tar", replace=True)
+    execute(database, add)
+    assert query(database, "SELECT id FROM contacts") == [(7,)], "and of the replaced one"
+
+
+def test_merge_values_and_answers_of_a_forgotten_person_do_not_come_back(
+    database: Database, lake: Lake, tmp_path: Path
+) -> None:
+    fill(database, lake)
+    execute(
+        database,
+        "INSERT INTO transports (tenant_id, slug, kind, spec) VALUES (1, 'relay', 'smtp', '{}')",
+        "UPDATE campaigns SET first_message_id = 1, planned = 3 WHERE slug = 'running'",
+        "INSERT INTO message_fields (message_id, tenant_id, merge_values) VALUES (1, 1, 'Ann'), (2, 1, 'Bob')",
+        """INSERT INTO attempts
+             (message_id, attempt, tenant_id, at, transport_id, connection, stage, code, reply, latency_ms)
+           SELECT n, 1, 1, now(), 1, 'w/1', 'rcpt', 450, 'later', 1 FROM generate_series(1, 2) n""",
+    )
+    back_up(database, lake, tmp_path / "backup.tar")
+    execute(
+        database,
+        """UPDATE messages SET address = NULL, address_key = 'forgotten:x', state = 'suppressed', queued = false
+           WHERE id = 1""",
+        "DELETE FROM message_fields WHERE message_id = 1",
+        "UPDATE attempts SET reply = '' WHERE message_id = 1",
+    )
+    put_back(database, lake, tmp_path / "backup.tar", replace=True)
+    assert query(database, "SELECT state::text, address, address_key FROM messages WHERE id = 1") == [
+        ("suppressed", None, "forgotten:x")
+    ]
+    assert query(database, "SELECT merge_values FROM message_fields") == [("Bob",)]
+    assert query(database, "SELECT reply FROM attempts ORDER BY message_id") == [("",), ("later",)]
+
+
 def test_what_another_installation_sent_is_not_taken_for_ours(
     server: EmbeddedServer, lake: Lake, archive: Path
 ) -> None:

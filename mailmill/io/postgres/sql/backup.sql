@@ -31,7 +31,7 @@ CREATE TEMP TABLE kept_keys ON COMMIT DROP AS SELECT * FROM public.signing_keys;
 CREATE TEMP TABLE kept_numbers ON COMMIT DROP AS
   SELECT (SELECT n FROM public.change_number) AS change, (SELECT next FROM public.message_ids) AS message,
          (SELECT coalesce(max(id), 0) FROM public.campaigns) AS campaign,
-         (SELECT coalesce(max(id), 0) FROM public.tenants) AS tenant, (SELECT coalesce(max(id), 0) FROM public.contacts) AS contact;
+         (SELECT coalesce(max(id), 0) FROM public.tenants) AS tenant, (SELECT last_value FROM public.contacts_id_seq) AS contact;
 -- read by `merge`, and dropped there
 ALTER SCHEMA public RENAME TO mailmill_replaced;
 
@@ -98,7 +98,8 @@ ON CONFLICT (id) DO UPDATE SET retired_at = coalesce(signing_keys.retired_at, ex
 
 -- name: merge_ledger
 -- Mail that went out after the backup has links and a return path that name its row, and whoever got it is not mailed it
--- again: so campaigns keep what the sender recorded of them since. What the fold counted is as of the backup.
+-- again: so campaigns keep what the sender recorded of them since. What the fold counted is as of the backup. Of two records
+-- the one that is further on stands: a doubt that an earlier restore made takes back no recorded end.
 CREATE TEMP TABLE kept_campaigns ON COMMIT DROP AS
   SELECT c.id, t.id AS tenant_id, c.slug, c.spec, c.state::text AS state, c.scheduled_at, c.ends_at, r.id AS transport_id, c.content,
          c.as_of, c.first_message_id, c.planned, c.started_at, c.finished_at
@@ -113,7 +114,9 @@ SELECT id, tenant_id, slug || CASE WHEN EXISTS (SELECT FROM campaigns x WHERE x.
   FROM kept_campaigns k
 ON CONFLICT (id) DO UPDATE SET state = excluded.state, transport_id = coalesce(c.transport_id, excluded.transport_id),
   content = excluded.content, as_of = excluded.as_of, first_message_id = excluded.first_message_id, planned = excluded.planned,
-  started_at = excluded.started_at, finished_at = excluded.finished_at;
+  started_at = excluded.started_at, finished_at = excluded.finished_at
+  -- what was replaced may itself be an older backup put back, with campaigns that its restore paused
+  WHERE c.state NOT IN ('finished', 'cancelled', 'failed', 'missed') OR excluded.state IN ('finished', 'cancelled', 'failed', 'missed');
 INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, at, by, reason)
 SELECT k.tenant_id, k.id, r.from_state::text::campaign_state, r.to_state::text::campaign_state, r.at, r.by, r.reason
   FROM mailmill_replaced.campaign_transitions r JOIN kept_campaigns k ON k.id = r.campaign_id
@@ -127,17 +130,26 @@ WITH known AS (
   SELECT o.id, k.tenant_id, k.id, o.contact_id, o.address, o.address_key, o.aliases, o.domain, o.state::text::message_state, o.queued, o.attempt,
          o.variant, o.transport_id, o.code, o.reason, o.reply, o.done_at
     FROM mailmill_replaced.messages o JOIN kept_campaigns k ON k.id = o.campaign_id
-  ON CONFLICT (id) DO UPDATE SET state = excluded.state, queued = excluded.queued, attempt = excluded.attempt,
+  ON CONFLICT (id) DO UPDATE SET state = excluded.state, queued = excluded.queued, attempt = greatest(m.attempt, excluded.attempt),
     transport_id = excluded.transport_id, code = excluded.code, reason = excluded.reason, reply = excluded.reply,
-    done_at = excluded.done_at, address = excluded.address, address_key = excluded.address_key, aliases = excluded.aliases
-  WHERE (m.state, m.attempt, m.done_at, m.address) IS DISTINCT FROM (excluded.state, excluded.attempt, excluded.done_at, excluded.address)
+    done_at = excluded.done_at
+  WHERE (m.state, m.attempt, m.done_at) IS DISTINCT FROM (excluded.state, excluded.attempt, excluded.done_at)
+    AND (excluded.state = 'sent' OR m.queued OR m.state = 'leased'
+         OR m.state <> 'sent' AND (excluded.attempt > m.attempt OR excluded.attempt = m.attempt
+                                   AND (excluded.state = 'in_doubt' AND excluded.reason = 'restored') IS NOT TRUE))
   RETURNING 1)
 INSERT INTO restored_facts SELECT 'messages_known', count(*) FROM known;
+-- whoever was forgotten stays so
+UPDATE messages m SET address = NULL, address_key = o.address_key, aliases = NULL, reply = NULL
+  FROM mailmill_replaced.messages o JOIN kept_campaigns k ON k.id = o.campaign_id
+ WHERE o.id = m.id AND o.address IS NULL AND m.address IS NOT NULL;
 -- what a doubt is made of that a person has sent again
 INSERT INTO message_fields (message_id, tenant_id, merge_values)
 SELECT f.message_id, m.tenant_id, f.merge_values
   FROM mailmill_replaced.message_fields f JOIN messages m ON m.id = f.message_id JOIN kept_campaigns k ON k.id = m.campaign_id
 ON CONFLICT DO NOTHING;
+DELETE FROM message_fields f USING messages m WHERE m.id = f.message_id AND m.address IS NULL;
+UPDATE attempts a SET reply = '' FROM messages m WHERE m.id = a.message_id AND m.address IS NULL AND a.reply <> '';
 INSERT INTO exclusions (campaign_id, tenant_id, reason, n)
 SELECT e.campaign_id, k.tenant_id, e.reason, e.n FROM mailmill_replaced.exclusions e JOIN kept_campaigns k ON k.id = e.campaign_id
 ON CONFLICT DO NOTHING;
@@ -177,7 +189,8 @@ DELETE FROM workers;
 UPDATE message_ids SET next = greatest(next, (SELECT message FROM kept_numbers)) + 1000000000;
 SELECT setval(pg_get_serial_sequence('campaigns', 'id'), greatest((SELECT coalesce(max(id), 0) FROM campaigns), (SELECT campaign FROM kept_numbers)) + 10000);
 SELECT setval(pg_get_serial_sequence('tenants', 'id'), greatest((SELECT coalesce(max(id), 0) FROM tenants), (SELECT tenant FROM kept_numbers)) + 1000);
-SELECT setval(pg_get_serial_sequence('contacts', 'id'), greatest((SELECT coalesce(max(id), 0) FROM contacts), (SELECT contact FROM kept_numbers), 1));
+-- messages and engagement also name contacts that are gone
+SELECT setval('contacts_id_seq', greatest((SELECT last_value FROM contacts_id_seq), (SELECT contact FROM kept_numbers)));
 SELECT setval(pg_get_serial_sequence('signing_keys', 'id'), (SELECT coalesce(max(id), 0) FROM signing_keys) + 100);
 UPDATE change_number SET n = greatest(n, (SELECT change FROM kept_numbers)) + 1;
 
