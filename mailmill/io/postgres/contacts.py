@@ -119,12 +119,8 @@ def _merge(conn: psycopg.Connection, tenant_id: int, origin: Origin, rows: pl.Da
 
 def _unnamed(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, named: pl.Series) -> pl.Series:
     """Contacts that the batch may have named when it was loaded before, and does not name now."""
-    row = conn.execute(SQL["seen_between"], {"tenant_id": source.tenant_id, "batch_id": batch.id}).fetchone()
-    assert row is not None
-    earliest, latest = row
     seen = sightings.of_source(conn, source.tenant_id, source.id)
-    at_all = (pl.col("first_seen") <= latest) & (pl.col("last_seen") >= earliest)
-    return seen.filter(at_all & ~pl.col("id").is_in(named.implode()))["id"]
+    return sightings.near(conn, source.tenant_id, batch.id, seen).filter(~pl.col("id").is_in(named.implode()))["id"]
 
 
 # ---------------------------------------------------------------- contacts by id

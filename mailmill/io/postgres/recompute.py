@@ -21,7 +21,8 @@ AT_ONCE = 200_000  # contacts made anew; decides how much memory it takes
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recomputed:
     """Contacts that were made anew, those of them whose values differ now, those that nobody names any more, and those
-    left as they are because a batch that may name them cannot be read by its source's columns of today."""
+    left as they are because a batch that may name them cannot be read by its source's columns of today, or was divided
+    anew and is not loaded yet."""
 
     contacts: int
     changed: int
@@ -69,14 +70,18 @@ def _recompute(
     for source_id, first_us, last_us in spans.sort("source_id").iter_rows():
         if source_id == without or source_id not in sources:
             continue
-        source = sources[source_id]
+        source, mine = sources[source_id], seen.filter(pl.col("source_id") == source_id)
         for batch in ingest.naming_batches(conn, source, first_us, last_us, also=also):
+            if batch.state == "validated" and batch.id not in also:
+                # divided anew and not loaded since, withheld perhaps: the contacts have what it said before
+                unsure.append(sightings.near(conn, tenant_id, batch.id, mine)["id"])
+                continue
             origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
             try:
                 files = batch_files.listed(conn, source, batch, "raw")
                 accepted = batch_files.accepted_now(lake, files, source, batch, keys)
             except Misconfigured:
-                unsure.append(seen.filter(pl.col("source_id") == source_id)["id"])
+                unsure.append(mine["id"])
                 continue
             rows = rules.said(accepted, origin, without_tags=without_tags)
             history = history.told(rows.join(keys, on="match_key"), origin)

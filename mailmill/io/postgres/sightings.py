@@ -59,6 +59,14 @@ def of_source(conn: psycopg.Connection, tenant_id: int, source_id: int) -> pl.Da
     return _with_lone(_read(conn, "read_source", facts), _columns(conn, "read_source_lone", facts))
 
 
+def near(conn: psycopg.Connection, tenant_id: int, batch_id: int, seen: pl.DataFrame) -> pl.DataFrame:
+    """Those sightings in which a loaded batch can have a part, by when its rows were seen. In: of its source."""
+    row = conn.execute(SQL["seen_between"], {"tenant_id": tenant_id, "batch_id": batch_id}).fetchone()
+    assert row is not None
+    earliest, latest = row
+    return seen.filter((pl.col("first_seen") <= latest) & (pl.col("last_seen") >= earliest))
+
+
 def write(conn: psycopg.Connection, tenant_id: int, source_id: int, seen: Seen, moved: pl.DataFrame) -> None:
     """Put these in the place of what they were. In: SIGHTINGS_SCHEMA, the source's, each contact once; and what was
     `seen` of these contacts."""

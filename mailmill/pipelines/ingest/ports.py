@@ -130,7 +130,7 @@ class LoadCounts:
     duplicates_across: int = 0
     withdrawn: int = 0  # contacts that the source says it has deleted
     removed: int = 0  # contacts that no batch names any more, by the rules of today
-    left: int = 0  # contacts that are as they were, because a batch that may name them cannot be read any more
+    left: int = 0  # contacts that are as they were, as a batch that may name them is unreadable or waits
 
     def __add__(self, other: LoadCounts) -> LoadCounts:
         names = LoadCounts.__dataclass_fields__

@@ -30,6 +30,7 @@ from mailmill.pipelines.ingest.ports import (
 )
 
 Progress = Callable[[str], None]
+STAY = "a batch that may name them cannot be read any more, or waits to be loaded"
 
 
 def _silent(message: str) -> None:
@@ -221,7 +222,7 @@ def load(
     if again:  # together: who is doubted because of several of them is made anew once
         counts += _load(source, store, contacts, again, progress)
     if counts.left:
-        notes.append(f"{counts.left:,} contacts stay as they were: a batch that may name them cannot be read any more")
+        notes.append(f"{counts.left:,} contacts stay as they were: {STAY}")
     absent, said = _follow_walk(source, store, contacts, force=force)
     return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=(*notes, *said))
 

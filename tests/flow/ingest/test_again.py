@@ -124,6 +124,25 @@ def test_P03_again_changes_accepted_rows_and_says_so(mill, mailmill):
     assert "ann@y.org" in mill.contacts() and "ann@x.org" not in mill.contacts()
 
 
+def test_P03_a_batch_that_is_withheld_keeps_what_it_said_until_it_is_loaded(mill):
+    """Of two batches that are divided anew one has too many bad rows by the columns of today."""
+    texts = (
+        "email,mail,found_at\nbob@x.org,bob@y.org,2026-01-01\neva@x.org,eva@y.org,2026-01-01\n",
+        "email,mail,found_at\nann@x.org,bad,2026-02-01\nbob@x.org,bad,2026-02-01\ncem@x.org,cem@y.org,2026-02-01\n",
+    )
+    for text in texts:
+        mill.read(mill.source(), text)
+    later = mill.source(columns={"email": "mail"})
+    stage.validate_again(later, mill.store)
+    loaded = stage.load(later, mill.store, mill.store)
+    assert [batch.rows_rejected for batch in loaded.withheld] == [2]
+    # bob is in both: who says so now is not known before the second batch is loaded
+    assert list(mill.contacts()) == ["ann@x.org", "bob@x.org", "bob@y.org", "cem@x.org", "eva@y.org"]
+    assert loaded.counts.left == 1 and "waits to be loaded" in loaded.notes[0]
+    stage.load(later, mill.store, mill.store, force=True)
+    assert list(mill.contacts()) == ["bob@y.org", "cem@y.org", "eva@y.org"]
+
+
 def test_P03_one_batch_alone_is_read_again(mill, mailmill):
     source = mill.source(**FIRST)
     for n, text in enumerate(LISTS):

@@ -72,8 +72,3 @@ SELECT loaded_at IS NOT NULL FROM batches WHERE tenant_id = %(tenant_id)s AND id
 
 -- name: deleted_tags
 SELECT slug FROM tags WHERE tenant_id = %(tenant_id)s AND deleted_at IS NOT NULL;
-
--- name: seen_between
--- The earliest and the latest row that a loaded batch can have held, in epoch microseconds.
-SELECT coalesce((extract(epoch FROM seen_from) * 1000000)::bigint, 0), (extract(epoch FROM seen_at) * 1000000)::bigint
-  FROM batches WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s;

@@ -87,3 +87,8 @@ DELETE FROM lone_sightings WHERE ctid = ANY(ARRAY(
   SELECT l.ctid FROM unnest(%(blocks)s::bigint[]) block CROSS JOIN LATERAL (
     SELECT ctid FROM lone_sightings
      WHERE contact_id >= block << 6 AND contact_id < (block + 1) << 6 AND tenant_id = %(tenant_id)s OFFSET 0) l));
+
+-- name: seen_between
+-- The earliest and the latest row that a loaded batch can have held, in epoch microseconds.
+SELECT coalesce((extract(epoch FROM seen_from) * 1000000)::bigint, 0), (extract(epoch FROM seen_at) * 1000000)::bigint
+  FROM batches WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s;
