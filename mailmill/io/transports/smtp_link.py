@@ -109,7 +109,8 @@ class SmtpLink(asyncio.Protocol):
             case Answered(envelope, answer):
                 self._desk.answered(envelope, answer, self._name)
             case Idle():
-                self._begin(now)
+                if not self._exchange.broken:  # 421 right behind the answer
+                    self._begin(now)
             case Broken(why):
                 self._why = why
                 self.abort()

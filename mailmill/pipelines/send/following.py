@@ -62,6 +62,7 @@ class Following:
         self.stopping = self.suspended = False
         self.wanted = asyncio.Event()  # a route is hungry, or there is news of campaigns
         self.unrecorded = asyncio.Event()  # a batch is over
+        self._unlooked = False  # claimed rows were not asked about since the number changed
         self._fresh_until = 0.0
         self._at: tuple[datetime, float] | None = None
         self._offset = 0.0  # of the database's clock to ours, epoch seconds
@@ -135,14 +136,17 @@ class Following:
             await asyncio.sleep(FOLLOW_EVERY_S)
 
     async def _apply(self, look: Look, asked: float) -> None:
-        changed, self.number = self.number != look.number, look.number
+        self._unlooked |= self.number != look.number  # until a look-up succeeds: nothing is fresh before
+        self.number = look.number
         if look.campaigns is not None and look.routes is not None:
             self._apply_routes(look.routes, asked)
             await self._apply_campaigns(look.campaigns)
         for campaign in self.campaigns.values():
             campaign.set_until(look.at, asked)
+        changed = self._unlooked
         if changed:
             await self._drop_suppressed()
+            self._unlooked = False
         self._at, self._offset = (look.at, asked), look.at.timestamp() - asked
         self._fresh_until = asked + FRESH_S
         if changed:

@@ -117,6 +117,24 @@ async def test_a_relay_that_hangs_up_before_a_word_has_not_begun() -> None:
     assert desk.back == ["a"] and not desk.answers
 
 
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_F09_a_goodbye_right_behind_an_answer_begins_no_other_message(pipelining: bool) -> None:
+    """Both in one segment: a message taken between them would be nobody's as long as the worker lives."""
+
+    class Desk(ADesk):
+        def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
+            super().answered(envelope, answer, connection)
+            self.waiting = [Envelope(b"b@x.org", b"next@y.org", "next")]
+
+    desk = Desk("a")
+    with Sink(by_address({"dot": "250 taken\r\n421 4.3.2 closing"}), pipelining=pipelining) as sink:
+        (await SmtpRelay(config(sink.port)).open(desk, "c1")).wake()
+        async with asyncio.timeout(20):
+            await desk.done.wait()
+    assert desk.answers["a"].code == 250
+    assert [one.tag for one in desk.waiting] == ["next"]
+
+
 async def test_a_message_that_must_not_go_any_more_is_not_handed_over() -> None:
     with Sink() as sink:
         desk = await converse(ADesk("a", "stop", refuse="stop"), config(sink.port))

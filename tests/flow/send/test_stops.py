@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -13,8 +14,12 @@ from send_oracle import judge, nothing_later
 from send_process import start
 from send_world import Sink, World, by_address, thread, until
 
+from mailmill.errors import StoreUnavailable
+from mailmill.io import send_worker
 from mailmill.io.postgres import campaigns, doubts
+from mailmill.io.postgres.ledger_ports import PostgresFollower
 from mailmill.io.postgres.suppressions import raise_change_number, suppress
+from mailmill.pipelines.send.ports import Look
 from mailmill.pipelines.target.lifecycle import Move
 
 STEP: dict[str, Move] = {"paused": "pause", "cancelled": "cancel"}
@@ -151,6 +156,39 @@ def test_P07_F43_an_unsubscribe_reaches_a_running_worker_within_a_second(world: 
     nothing_later(sink, committed, keys)
     states = judge(world, campaign, sink, doubts=0)
     assert states.keys() == {"sent", "suppressed"} and states["suppressed"] > 500
+
+
+def test_P07_F43_a_suppression_is_asked_for_until_the_database_has_answered(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look-up that failed is owed: the next look, which sees nothing new, must not let the claimed rows start."""
+    calls: list[str] = []
+
+    class Shaky(PostgresFollower):
+        def look(self, *, everything: bool) -> Look:
+            calls.append("look")
+            return super().look(everything=everything)
+
+        def suppressed(self, campaign_id: int, ids: Sequence[int]) -> set[int]:
+            calls.append("suppressed")
+            if calls.count("suppressed") == 1:
+                raise StoreUnavailable("PostgreSQL did not answer in time")
+            return super().suppressed(campaign_id, ids)
+
+    monkeypatch.setattr(send_worker, "PostgresFollower", Shaky)
+    with Sink(by_address({"dot": "wait"}), pipelining=False) as sink:
+        campaign = world.campaign(20, port=sink.port, transport={"connections": 1, "final_dot_timeout_s": 120})
+        with thread(lambda: run(grace_s=60.0)) as result:
+            until(lambda: len(sink.taken) == 1)
+            calls.clear()
+            with world.database.transaction() as conn:
+                keys = [f"r{n}@example.org" for n in range(20)]
+                suppress(conn, tenant_id=1, address_keys=keys, reason="unsubscribed")
+            until(lambda: "suppressed" in calls and calls[calls.index("suppressed") :].count("look") >= 2)
+            sink.script = lambda stage, to: None
+            sink.go()
+            result()
+    assert world.account(campaign) == {"sent": 1, "suppressed": 19}
 
 
 def test_P07_who_was_suppressed_since_the_planning_is_not_claimed(world: World, run: Run) -> None:
