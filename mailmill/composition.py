@@ -113,6 +113,10 @@ class Installation:
     @cached_property
     def forgetter(self) -> Forgetter:
         """What erases a person from every store."""
+        return self.forgetter_over(self.database)
+
+    def forgetter_over(self, database: Database) -> Forgetter:
+        """The same over another database than the checked one: a restore is not through before it forgot again."""
         from mailmill.io.forgetting import Forgetter
         from mailmill.io.person_proof import DagsterStorage, Places
 
@@ -122,10 +126,10 @@ class Installation:
             assert self.settings.database_url is not None
             dagster = DagsterStorage(conninfo=self.settings.database_url.get_secret_value(), schema="dagster")
         places = Places(
-            database=self.database, lake=self.lake, home=self.home, project=self.project,
+            database=database, lake=self.lake, home=self.home, project=self.project,
             journal=self.settings.journal_path, dagster=dagster,
         )  # fmt: skip
-        return Forgetter(database=self.database, lake=self.lake, warehouse=self.warehouse, places=places)
+        return Forgetter(database=database, lake=self.lake, warehouse=self.warehouse, places=places)
 
     @property
     def public_url(self) -> str:

@@ -3,6 +3,7 @@
 MailmillError
 ├── TransientError            may be tried again
 │   ├── StoreUnavailable      PostgreSQL, the lake or the event log does not answer
+│   │   └── RestoreUnfinished it failed once the database had changed, or may have
 │   ├── SourceUnavailable     a source of contacts does not answer, or asks to slow down
 │   └── TransportUnavailable  nothing was handed over to the relay
 └── TerminalError             trying again changes nothing
@@ -25,6 +26,10 @@ class TransientError(MailmillError):
 
 class StoreUnavailable(TransientError):
     """PostgreSQL, the lake or the event log does not answer."""
+
+
+class RestoreUnfinished(StoreUnavailable):
+    """A restore failed when the database had been replaced, or may have been: it has to be run again."""
 
 
 class SourceUnavailable(TransientError):

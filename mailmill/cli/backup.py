@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from mailmill.cli.app import Json, answer_json, app, installation, plain
 from mailmill.composition import Installation
-from mailmill.errors import MailmillError, Misconfigured
+from mailmill.errors import MailmillError, Misconfigured, RestoreUnfinished
 from mailmill.io.backup import About
 
 
@@ -58,8 +58,7 @@ def restore(
 
     mill = installation()
     begun_before = mill.restoring.exists()
-    mill.restoring.unlink(missing_ok=True)  # for this process alone
-    forgetter = mill.forgetter
+    forgetter = mill.forgetter_over(mill.any_database)
     mill.home.mkdir(parents=True, exist_ok=True)
     mill.restoring.touch()
     try:
@@ -67,8 +66,8 @@ def restore(
             done = put_back(
                 mill.any_database, mill.lake, file, replace=replace, embedded=mill.server is not None, progress=bar.show
             )
-    except MailmillError:  # then nothing has changed
-        if not begun_before:
+    except MailmillError as error:
+        if not begun_before and not isinstance(error, RestoreUnfinished):  # then nothing has changed
             mill.restoring.unlink()
         raise
     try:

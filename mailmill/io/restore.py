@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.errors import MailmillError, Misconfigured, RestoreUnfinished, StoreUnavailable
 from mailmill.io.backup import FORMAT, SQL, About, Hashed, Progress, silent
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import schema, tools
@@ -47,7 +47,7 @@ def restore(
             revoked by, and what its sender recorded are merged in.
     Raises: Misconfigured when the archive is no whole backup or of a newer mailmill, when the installation is not
             empty, or when mailmill runs over it; StoreUnavailable when the database or the disk fails. Then nothing of
-            the database has changed.
+            the database has changed, unless it is RestoreUnfinished.
     """
     about = check(source, progress)
     current = _target(database, replace)
@@ -63,7 +63,12 @@ def restore(
                 said = tools.replay(database, dump, before=before, after=after, log=log, embedded=embedded)
     except OSError as error:
         raise StoreUnavailable(f"the backup cannot be unpacked into {lake.root}: {error.strerror or error}") from error
-    _, now = schema.migrate(database)
+    try:
+        _, now = schema.migrate(database)
+    except MailmillError as error:
+        raise RestoreUnfinished(
+            f"the database is replaced, but its schema could not be brought up to date: {error}"
+        ) from error
     facts = next(line for line in reversed(said.splitlines()) if line.startswith(_FACTS)).removeprefix(_FACTS)
     return Restored(about=about, schema=now, lake_files=about.lake_files, **json.loads(facts))
 
@@ -156,7 +161,7 @@ def _target(database: Database, replace: bool) -> str | None:
     if tenants and not replace:
         raise Misconfigured(
             f"the installation is not empty, it has {tenants} tenant{'s' if tenants > 1 else ''}",
-            remedy="Restore into another MAILMILL_HOME, or use --replace, which keeps its suppressions only.",
+            remedy="Restore into another MAILMILL_HOME, or --replace, which keeps what people said, keys and ledger.",
         )
     if others:
         raise Misconfigured(

@@ -13,11 +13,13 @@ from typing import IO
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.errors import Misconfigured, RestoreUnfinished, StoreUnavailable
 from mailmill.io.postgres.binaries import wheel_binaries
 from mailmill.io.postgres.database import Database, Role
 
 MAJOR = 18
+_COMMITTING = "committing"
+_SCRIPT_FAILED = 3  # psql's exit code: the server refused a statement, and rolled all of it back
 _VERSION = re.compile(r"\b(\d+)(?:\.\d+)?\s*$|\b(\d+)(?:\.\d+)? \(")
 
 
@@ -83,7 +85,7 @@ def replay(
 
     pg_restore writes SQL, psql runs it; the COMMIT is only written once pg_restore has ended well.
     Out:    what psql printed.
-    Raises: StoreUnavailable with the first error.
+    Raises: StoreUnavailable with the first error; RestoreUnfinished when the link was lost at the COMMIT.
     """
     where, env = environment(database.conninfo("owner"))
     psql = [str(tool("psql", embedded=embedded)), "-X", "-q", "-At", "--no-password"]
@@ -104,7 +106,9 @@ def replay(
                 failed = complaints.read().decode(errors="replace").strip() or f"exit code {out.returncode}"
                 into.kill()  # without its COMMIT, whatever it was about to read
             else:  # pg_restore leaves its own settings behind: row security off, an empty search path
-                into.stdin.write(_script(["RESET ALL", "SET search_path = public", *after, "COMMIT"]))
+                into.stdin.write(
+                    _script(["RESET ALL", "SET search_path = public", *after, f"SELECT '{_COMMITTING}'", "COMMIT"])
+                )
             into.stdin.close()
         except BrokenPipeError:  # psql stopped at an error
             out.kill()
@@ -116,6 +120,8 @@ def replay(
     if into.returncode:
         errors = [line for line in said.splitlines() if "ERROR" in line or "FATAL" in line or "error" in line]
         detail = errors[0] if errors else f"exit code {into.returncode}"
+        if into.returncode != _SCRIPT_FAILED and (into.returncode < 0 or _COMMITTING in said.splitlines()):
+            raise RestoreUnfinished(f"psql failed, and nobody knows whether the database was replaced: {detail}")
         raise StoreUnavailable(f"psql failed, nothing was restored: {detail}")
     return said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.errors import Misconfigured, RestoreUnfinished, StoreUnavailable
 from mailmill.io import backup as backups
 from mailmill.io.backup import About
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import keys, manifest, schema, suppressions
+from mailmill.io.postgres import keys, manifest, schema, suppressions, tools
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.io.restore import Restored, check, restore
@@ -143,7 +143,7 @@ def test_no_id_of_a_mail_that_is_out_is_given_again(server: EmbeddedServer, lake
 
 
 def test_an_installation_with_data_is_only_replaced_when_told(database: Database, lake: Lake, archive: Path) -> None:
-    with pytest.raises(Misconfigured, match="not empty, it has 2 tenants"):
+    with pytest.raises(Misconfigured, match=r"not empty, it has 2 tenants(?s:.*)keeps what people said"):
         put_back(database, lake, archive)
     assert query(database, "SELECT count(*) FROM campaigns WHERE state = 'running'") == [(1,)]
 
@@ -345,6 +345,61 @@ def test_a_restore_that_fails_changes_nothing(database: Database, lake: Lake, ar
     with pytest.raises(StoreUnavailable, match="nothing was restored"):
         put_back(database, lake, bad, replace=True)
     assert query(database, "SELECT count(*) FROM campaigns WHERE state = 'running'") == [(1,)]
+
+
+def test_a_link_that_is_lost_at_the_commit_leaves_the_restore_unfinished(
+    database: Database, lake: Lake, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first replay ends its own connection between two statements: before the COMMIT, then as its last word."""
+    lost = "SELECT pg_terminate_backend(pg_backend_pid())"
+    for place, wanted in (("'facts:'", StoreUnavailable), ("committing", RestoreUnfinished)):
+        with monkeypatch.context() as patch:
+            patch.setattr(tools, "_script", ending(tools._script, place, lost))
+            with pytest.raises(StoreUnavailable) as caught:
+                put_back(database, lake, archive, replace=True)
+        assert type(caught.value) is wanted
+
+
+def ending(script: Callable[[Sequence[str]], bytes], place: str, then: str) -> Callable[[Sequence[str]], bytes]:
+    """The same script, with a statement before the first one or after the last one that holds `place`."""
+
+    def changed(statements: Sequence[str]) -> bytes:
+        after = [[one, then] if place == "committing" else [then, one] for one in statements if place in one]
+        return script([part for one in statements for part in (after[0] if place in one else [one])])
+
+    return changed
+
+
+def test_a_restore_whose_schema_cannot_be_migrated_is_unfinished(
+    database: Database, lake: Lake, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(_: Database) -> None:
+        raise StoreUnavailable("the link broke")
+
+    monkeypatch.setattr(schema, "migrate", lost)
+    with pytest.raises(RestoreUnfinished, match=r"is replaced, but .* the link broke"):
+        put_back(database, lake, archive, replace=True)
+
+
+def test_a_restore_forgets_neither_what_limits_have_counted_nor_that_a_route_is_held(
+    database: Database, lake: Lake, tmp_path: Path
+) -> None:
+    fill(database, lake)
+    execute(
+        database,
+        "INSERT INTO transports (tenant_id, slug, kind, spec) VALUES (1, 'relay', 'smtp', '{}')",
+        "INSERT INTO budgets SELECT 1, 1, 'day', date '2026-05-01' + n, 10 FROM generate_series(1, 2) n",
+    )
+    back_up(database, lake, tmp_path / "backup.tar")
+    execute(
+        database,
+        "UPDATE transports SET held_at = now(), held_reason = 'no route'",
+        "UPDATE budgets SET used = CASE WHEN starts_at < '2026-05-03' THEN 30 ELSE 5 END",
+        "INSERT INTO budgets VALUES (1, 1, 'day', '2026-05-04', 7)",
+    )
+    put_back(database, lake, tmp_path / "backup.tar", replace=True)
+    assert query(database, "SELECT used FROM budgets ORDER BY starts_at") == [(30,), (10,), (7,)]
+    assert query(database, "SELECT held_reason FROM transports") == [("no route",)]
 
 
 def test_a_backup_of_a_newer_schema_is_refused(

@@ -12,8 +12,8 @@ from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
 
 from mailmill.cli.app import installation
-from mailmill.errors import Misconfigured
-from mailmill.io import lake_erasure
+from mailmill.errors import Misconfigured, RestoreUnfinished, StoreUnavailable
+from mailmill.io import lake_erasure, restore
 from mailmill.io.forgetting import Forgetter
 from mailmill.io.warehouse import Warehouse
 
@@ -106,6 +106,29 @@ def test_P07_after_a_restore_that_was_killed_before_it_forgot_again_nothing_runs
     assert [one["contacts"] for one in said["forgotten_again"]] == [1]
     assert people.ask("ingest", "acme/inbox")["new"] == 0
     assert ANN not in people.texts(1).replace("joann@people.example", "")
+
+
+@pytest.mark.parametrize(("error", "closed"), [(StoreUnavailable, False), (RestoreUnfinished, True)])
+def test_P07_an_installation_stays_closed_exactly_when_a_failed_restore_may_have_changed_it(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[StoreUnavailable], closed: bool
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error("the link broke")
+
+    people.planned("acme")
+    people.do("backup", str(tmp_path / "backup.tar"))
+    installation.cache_clear()  # as the next process
+    with monkeypatch.context() as patch:
+        patch.setattr(restore, "restore", fails)
+        with pytest.raises(error):
+            people.do("restore", str(tmp_path / "backup.tar"), "--replace")
+    assert people.mill.restoring.exists() == closed
+    with monkeypatch.context() as patch:  # a further one that does not even begin
+        patch.setattr(Forgetter, "__init__", fails)
+        installation.cache_clear()
+        with pytest.raises(error):
+            people.do("restore", str(tmp_path / "backup.tar"), "--replace")
+    assert people.mill.restoring.exists() == closed
 
 
 @pytest.mark.parametrize("place", ["clear", "publish"])
