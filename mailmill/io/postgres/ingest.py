@@ -174,10 +174,11 @@ def naming_batches(
 def mark_loaded(
     conn: psycopg.Connection, source: SourceRow, batch: BatchRow, counts: LoadCounts, seen_from: int | None
 ) -> bool:
-    """False: somebody else loaded it. In: seen_from, the earliest of its rows, epoch microseconds."""
+    """False: somebody else loaded it, or divided it anew. In: seen_from, its earliest row, epoch microseconds."""
     facts = {
         "tenant_id": source.tenant_id,
         "batch_id": batch.id,
+        "rules": batch.rules,
         "within": counts.duplicates_within,
         "across": counts.duplicates_across,
         "new": counts.new,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
@@ -95,6 +96,24 @@ def test_P03_a_batch_divided_by_other_rules_is_divided_anew_before_it_is_loaded(
     assert {key: (row["name"], row["tags"]) for key, row in mill.contacts().items()} == {
         "ann@x.org": ("Ann", ["late"]), "bob@x.org": ("Bob", ["late"])}  # fmt: skip
     assert [line.split()[0] for line in said] == ["validated", "loaded"]
+
+
+def test_P03_a_batch_that_is_divided_anew_while_it_is_loaded_is_loaded_with_the_corrected_rows(mill):
+    first = mill.source(columns={"name": "label"})
+    mill.run_until_validated(first, LISTS[0])
+    later = mill.source(columns={"name": "name"})
+
+    class Corrected(IngestStore):
+        def _take_in(self, *args: Any) -> Any:
+            taken = super()._take_in(*args)
+            assert stage.validate_again(later, mill.store).batches
+            return taken
+
+    store = Corrected(database=mill.database, lake=mill.lake)
+    assert stage.load(first, store, store).counts.new == 0
+    assert mill.contacts() == {}
+    assert stage.load(later, mill.store, mill.store).counts.new == 2
+    assert [row["name"] for row in mill.contacts().values()] == ["Ann", "Bob"]
 
 
 def test_P03_a_batch_that_waits_and_that_the_rules_of_today_cannot_read_is_not_loaded_by_older_ones(mill):

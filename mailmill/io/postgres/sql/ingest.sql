@@ -88,14 +88,15 @@ UPDATE batches SET state = 'validated', rows_accepted = %(accepted)s, rows_rejec
 RETURNING id;
 
 -- name: loaded
--- Compare and set, in the transaction of the contacts. Loading again after a retry of rejects adds to the counts; rows
--- that this batch itself had brought are then no duplicates of another.
+-- Compare and set, in the transaction of the contacts: a batch that was divided by other rules meanwhile waits for the
+-- next load, which has its rows. Loading again after a retry of rejects adds to the counts; rows that this batch itself
+-- had brought are then no duplicates of another.
 UPDATE batches SET state = 'loaded', loaded_at = clock_timestamp(),
        duplicates_within = %(within)s,
        duplicates_across = greatest(0, least(%(across)s, rows_accepted - %(within)s - contacts_new - %(new)s)),
        contacts_new = contacts_new + %(new)s, contacts_changed = contacts_changed + %(changed)s,
        seen_from = least(seen_from, timestamptz 'epoch' + %(seen_from)s::bigint * interval '1 microsecond')
- WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = 'validated'
+ WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = 'validated' AND rules = %(rules)s
 RETURNING id;
 
 -- name: rejected_files
