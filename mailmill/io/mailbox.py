@@ -6,6 +6,7 @@ Source: https://cr.yp.to/proto/maildir.html: `new` holds what nobody has looked 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +26,8 @@ class Letter:
     def done(self, flags: Literal["S", "FS"]) -> None:
         """Move it out of a Maildir's new mail: seen, or flagged too, for a person to look at. A plain file stays."""
         if self.file.parent.name == "new":
-            self.file.rename(self.file.parent.parent / "cur" / f"{self.file.name.partition(':')[0]}:2,{flags}")
+            with suppress(FileNotFoundError):  # another run, or a mail program, was quicker
+                self.file.rename(self.file.parent.parent / "cur" / f"{self.file.name.partition(':')[0]}:2,{flags}")
 
 
 def letters(path: Path) -> Iterator[Letter]:

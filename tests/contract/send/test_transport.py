@@ -135,6 +135,20 @@ async def test_F09_a_goodbye_right_behind_an_answer_begins_no_other_message(pipe
     assert [one.tag for one in desk.waiting] == ["next"]
 
 
+@pytest.mark.parametrize("pipelining", [True, False])
+async def test_F09_a_goodbye_to_MAIL_after_a_message_was_taken_says_nothing_of_the_next(pipelining: bool) -> None:
+    mails = iter(("", "421 4.7.0 enough", "421 4.7.0 enough"))
+
+    def script(stage: str, to: str) -> str | None:
+        return (next(mails) or None) if stage == "mail" else None
+
+    with Sink(script, pipelining=pipelining) as sink:
+        desk = await converse(ADesk("a", "b"), config(sink.port))
+        fresh = await converse(ADesk("b"), config(sink.port))
+    assert desk.answers["a"].code == 250 and desk.back == ["b"] and "b" not in desk.answers
+    assert fresh.answers["b"].code == 421 and not fresh.back
+
+
 async def test_a_message_that_must_not_go_any_more_is_not_handed_over() -> None:
     with Sink() as sink:
         desk = await converse(ADesk("a", "stop", refuse="stop"), config(sink.port))
