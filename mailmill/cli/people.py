@@ -62,9 +62,13 @@ def add(
         found = sources.sources(conn, tenant=tenant, slug=source, kind="manual")
     person = _only(found, tenant)
     # kept here, and the run goes on from there: addresses do not belong into a run's configuration
-    stage.receive(person, Typed(rows=[given], at=datetime.now(UTC)), mill.ingest)
+    received = stage.receive(person, Typed(rows=[given], at=datetime.now(UTC)), mill.ingest)
+    for refusal in received.refused:
+        raise Misconfigured(f"the contact was not taken in: {refusal.message}", place=person.name)
+    (batch,) = received.batches
     done = imports.go_on(mill, person)
-    for reason in done["reasons"]:
+    # of this row alone: the run takes in as well what an earlier one has left
+    for reason in mill.ingest.rejected(batch_id=batch).select("reason").collect()["reason"]:
         raise Misconfigured(f"the contact was not taken in: {rejects.REASONS.get(reason, reason)}", place=reason)
     imports.complain([done])
     answer = {name: done[name] for name in ("source", "new", "changed", "contacts")}

@@ -65,7 +65,8 @@ def retry(
     force: Annotated[bool, typer.Option("--force", help="Load also where more than max_reject_share is bad.")] = False,
     json: Json = False,
 ) -> None:
-    """Read rejected rows again, as the source is applied now, and take in what holds, as a run that the UI shows."""
+    """Divide batches with rejected rows again, as the source is applied now: what holds comes in, and contacts from
+    accepted rows of these batches change, or go, as the rules of today say. A run that the UI shows."""
     mill = installation()
     batch = _scope(what).get("batch_id", 0)
     with mill.database.transaction() as conn:

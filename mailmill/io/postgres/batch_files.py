@@ -36,7 +36,10 @@ def raw(lake: Lake, files: Files) -> Iterator[pl.DataFrame]:
         try:
             yield lake.scan([file], pl.Schema({**RAW_SCHEMA, **names})).collect()
         except FileNotFoundError as error:
-            raise StoreUnavailable("somebody was forgotten while this was read; the next run goes on") from error
+            raise StoreUnavailable(
+                f"{facts['origin']}: its raw file {file} is not in the lake; a forget may just have written it anew: "
+                "run this again, and if it says the same, the file is lost: restore it from a backup"
+            ) from error
 
 
 def validated(lake: Lake, files: Files) -> Iterator[pl.DataFrame]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from datetime import UTC, datetime
 
 import pytest
 
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.postgres.audiences import PostgresContacts
+from mailmill.io.sources.manual import Typed
+from mailmill.pipelines.ingest import stage
 
 
 def test_ingest_says_what_became_of_every_row(mill, mailmill):
@@ -83,6 +86,27 @@ def test_contacts_add_goes_the_same_way_as_every_source(mill, mailmill):
         ("ingest", "SUCCESS", "acme|desk")]  # fmt: skip
     said = [*runs, *mill.rows("SELECT event FROM dagster.event_logs")]
     assert not any("zoe" in str(row).lower() for row in said), "Dagster keeps no address"
+
+
+def test_contacts_add_speaks_of_its_own_row_and_not_of_one_that_was_left(mill, mailmill):
+    desk = mill.source("desk", type="manual")
+    stage.receive(desk, Typed(rows=[{"email": "bad"}], at=datetime(2026, 11, 1, tzinfo=UTC)), mill.store)
+    mailmill("contacts", "add", "--tenant", "acme", "--email", "zoe@x.org")
+    assert list(mill.contacts()) == ["zoe@x.org"]
+    assert len(mill.rejected()) == 1
+
+
+def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
+    source = mill.source()
+    mill.read(source, "email\na@x.org\n")
+    (row,) = mill.rows("SELECT file FROM manifest WHERE dataset = 'raw'")
+    mill.lake.path(row["file"]).unlink()
+    with pytest.raises(StoreUnavailable, match=rf"list-0.csv: its raw file {row['file']} is not in the lake"):
+        stage.validate_again(source, mill.store)
+
+
+def test_rejects_retry_says_that_it_changes_accepted_contacts_too(mailmill):
+    assert "contacts from accepted rows" in " ".join(mailmill("rejects", "retry", "--help").replace("│", "").split())
 
 
 def test_contacts_publish_shows_segments_at_once_what_changed_without_a_batch(mill, mailmill):
