@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from mailmill.pipelines.send.calls import Report
 from mailmill.pipelines.send.loop import Sender
 
 TICK_EVERY_S = 30.0
+logger = logging.getLogger(__name__)
 
 
 @app.command()
@@ -64,7 +66,7 @@ def send(
         rows = [{"what": what, "messages": n} for what, n in sorted(report.counts.items()) if n]
         answer_table(rows, title=f"worker {done.worker}: {report.ended}")
         for what, why in report.problems.items():
-            print(f"{what}: {why}", file=sys.stderr)
+            _say(f"{what}: {why}")
     if report.failed or report.problems:
         raise typer.Exit(1)
 
@@ -80,7 +82,7 @@ def _metrics(name: str, sender: Sender) -> Iterator[None]:
 
     metrics = SendMetrics(name, sender.report, lambda: sender.doing)
     with serving(metrics, bind=settings.bind, port=settings.metrics_port) as port:
-        print(f"metrics: http://{settings.bind}:{port}/metrics", file=sys.stderr)
+        _say(f"metrics: http://{settings.bind}:{port}/metrics")
         yield
 
 
@@ -106,12 +108,20 @@ class _Ticks:
             try:
                 self._tick()
             except MailmillError as error:  # the next one tries again
-                print(f"starting due campaigns: {error}", file=sys.stderr)
+                _say(f"starting due campaigns: {error}")
 
     @staticmethod
     def _tick() -> None:
         for planned in installation().tick(by="mailmill send"):
-            print(f"{planned.name}: {planned.state} {planned.reason or ''}".rstrip(), file=sys.stderr)
+            _say(f"{planned.name}: {planned.state} {planned.reason or ''}".rstrip())
+
+
+def _say(text: str, *, end: str = "\n") -> None:
+    """To a person on stderr; a log of JSON gets an object like everything else there."""
+    if installation().settings.log_format == "json":
+        logger.info(text.strip())
+    else:
+        print(text, end=end, file=sys.stderr)
 
 
 class _Progress:
@@ -127,7 +137,7 @@ class _Progress:
         now = time.monotonic()
         for what, why in report.problems.items():
             if self._said.get(what) != why:
-                print(f"\r{what}: {why}", file=sys.stderr)
+                _say(f"\r{what}: {why}")
         self._said = dict(report.problems)
         if now < self._next:
             return
@@ -137,4 +147,4 @@ class _Progress:
         self._sent, self._at = sent, now
         told = ", ".join(f"{n:,} {what}" for what, n in report.counts.items() if n) or "nothing yet"
         line = f"{told} ({rate:,.0f} messages/s)"
-        print(f"\r{line:<100}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
+        _say(f"\r{line:<100}" if self._terminal else line, end="" if self._terminal else "\n")

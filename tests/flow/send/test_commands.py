@@ -12,7 +12,10 @@ from send_fixtures import Run
 from send_world import HTML, TEXT, Sink, World, by_address, thread, until
 from verbs import Verb
 
+from mailmill.cli.app import installation
+from mailmill.cli.send import _Progress
 from mailmill.io import send_worker
+from mailmill.pipelines.send.calls import Report
 
 
 def test_account_adds_up_and_doubts_are_named_and_settled(world: World, run: Run, mailmill: Verb) -> None:
@@ -176,6 +179,18 @@ def test_preflight_shows_each_check_and_the_record_to_publish(
         zone.records["_dmarc.acme.example"] = [("TXT", "v=DMARC1; p=none")]
         assert mailmill("preflight", "acme/news").code == 0
     assert mailmill("preflight", "acme/none").code == 1
+
+
+def test_with_a_log_of_json_every_line_of_a_worker_is_an_object(
+    world: World, mailmill: Verb, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MAILMILL_LOG_FORMAT", "json")
+    installation.cache_clear()
+    with caplog.at_level("INFO"):
+        _Progress()(Report(problems={"acme/relay": "away"}))
+    installation.cache_clear()
+    assert "acme/relay: away" in caplog.messages and not capsys.readouterr().err
 
 
 def test_stats_compares_the_variants_of_a_campaign(world: World, run: Run, mailmill: Verb) -> None:
