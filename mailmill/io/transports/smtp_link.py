@@ -33,7 +33,8 @@ class SmtpLink(asyncio.Protocol):
         self._left = config.messages_per_connection
         self._since = self._now()  # it was last heard of, or began to rest
         self._closing = self._lost = self._resting = self._clogged = False
-        self._used = False  # it took a message
+        self.used = False
+        self.turned_away: str | None = None
         self._why = "the connection was lost"
 
     # ------------------------------------------------------------ asyncio.Protocol
@@ -108,10 +109,9 @@ class SmtpLink(asyncio.Protocol):
                 if not self._exchange.broken:
                     self._hand_over(envelope, now)
             case Answered(envelope, answer):
-                if answer.code == 421 and answer.stage == "mail" and self._used:
-                    self._desk.returned(envelope)  # it has had enough of this connection; nothing of the recipient
-                    return
-                self._used = self._used or (answer.stage == "dot" and answer.code == 250)
+                if answer.code == 421 and not self.used:
+                    self.turned_away = answer.reply
+                self.used = self.used or (answer.stage == "dot" and answer.code == 250)
                 self._desk.answered(envelope, answer, self._name)
             case Idle():
                 if not self._exchange.broken:  # 421 right behind the answer

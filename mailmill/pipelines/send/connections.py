@@ -1,4 +1,9 @@
-"""The connections of one route: opened while something waits for them, more slowly while the relay keeps us out."""
+"""The connections of one route: as many as something waits for and as the relay serves.
+
+How many it serves shows when it fails to serve one more, at its greeting or by 421 before it took a message: those that
+are open then are `_allowed`, and opened at once whenever they are missing. One more is tried at a time, ever more
+slowly while that fails; once a message was taken over it, it is allowed as well, and the next is tried.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +38,11 @@ class Connections:
         self.failing_since: float | None = None
         self._relay: Relay | None = None
         self._opening: set[asyncio.Task[None]] = set()
+        self._allowed = ALL
+        self._tried: object = None  # the one connection beyond those, from its opening until a message was taken
         self._retry_at = 0.0
-        self._failures = 0
-        self._goodbyes = 0  # 421 with no message taken between
+        self._failures = 0  # of such tries, one behind the other
+        self._sent_away = False  # it says hello, but 421 before a message is taken
         self._opened = 0
 
     @property
@@ -43,76 +50,100 @@ class Connections:
         return int(self._facts.spec.get("connections", 4))
 
     @property
-    def failing(self) -> bool:
-        """Whether the relay let nobody in, or sent everybody away, when last asked."""
-        return self._failures > 0
+    def served(self) -> int:
+        """How many may be open at once, as far as we know."""
+        return max(1, min(self.most, self._allowed))
 
     @property
     def away(self) -> bool:
+        """Whether the relay let nobody in, or sent everybody away, when last asked."""
         return self.failing_since is not None and not self.links
 
     def heard(self, facts: RouteFacts) -> None:
         """A changed spec is for the connections opened from now on."""
         if facts.spec != self._facts.spec:
-            self._relay, self._retry_at = None, 0.0
+            self._relay, self._allowed, self._retry_at, self._failures = None, ALL, 0.0, 0
         self._facts = facts
 
     # ------------------------------------------------------------ opening
 
     def open(self, now: float, waiting: int, *, needed: bool) -> None:
-        """Open what `waiting` messages lack. A relay that keeps us out is tried by one at a time while `needed`."""
-        if now < self._retry_at:
+        """Open what `waiting` messages lack; with none waiting, one to a relay that keeps us out while `needed`."""
+        missing = min(self.most, waiting) - self._under_way
+        at_once = max(0, min(missing, self._allowed - self._under_way))
+        for _ in range(at_once):
+            self._begin()
+        if self._tried is not None or now < self._retry_at:
             return
-        missing = min(self.most, waiting) - len(self.links) - len(self._opening)
-        if self._failures and needed:
-            missing = 1 - len(self._opening)
-        for _ in range(max(0, missing)):
-            task = asyncio.create_task(self._open())
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+        if missing > at_once or (needed and self.away and not self._opening):
+            self._tried = self._begin()
+            self._pause(now)
+
+    @property
+    def _under_way(self) -> int:
+        return len(self.links) + len(self._opening)
+
+    def _begin(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._open())
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return task
 
     async def _open(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         self._opened += 1
         try:
             if self._relay is None:
                 self._relay = self._make(self._facts)
             link = await self._relay.open(self._desk, f"{self._facts.name}#{self._opened}")
-        except RouteRefused as error:
-            if error.permanent:
-                self._refused(str(error))
-            self._failed(error)
         except MailmillError as error:  # also a secret that cannot be read: a person mends it while we wait
-            self._failed(error)
-        else:
-            self._failures, self.failing_since, self.last_error = 0, None, None
-            self.links.add(link)
-            link.wake()
+            self._opening.discard(task)
+            if isinstance(error, RouteRefused) and error.permanent:
+                self._refused(str(error))
+            self._failed(error, task)
+            return
+        self._opening.discard(task)
+        if self._tried is task:
+            self._tried = link
+        if not self._sent_away:
+            self.failing_since = self.last_error = None
+        self.links.add(link)
+        link.wake()
 
-    def _failed(self, error: MailmillError) -> None:
+    def _failed(self, error: MailmillError, which: object) -> None:
+        """The relay serves no more than are open."""
         now = self._now()
         self.last_error = str(error)
         self._counts["connect_failures"] += 1
-        self.failing_since = self.failing_since or now
+        if not self.links:
+            self.failing_since = self.failing_since or now
+        if self._under_way < self._allowed:
+            self._allowed, self._failures = self._under_way, 0
+        else:
+            self._failures += 1
+        if which is self._tried:
+            self._tried = None
+        self._pause(now)
+
+    def _pause(self, now: float) -> None:
         self._retry_at = now + min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** min(self._failures, 10))
-        self._failures += 1
 
-    def said_goodbye(self, reply: str) -> None:
-        """One 421 ends a connection that was used enough; from each connection they ask us to come more slowly."""
-        self._goodbyes += 1
-        over = self._goodbyes - self.most
-        if over > 0:
-            self._failed(TransportUnavailable(f"the relay says goodbye to every connection: 421 {reply}"))
-            self._retry_at = self._now() + min(LONGEST_PAUSE_S, SHORTEST_PAUSE_S * 2 ** min(over, 10))
-
-    def took_one(self) -> None:
-        """A message was accepted."""
-        self._goodbyes = 0
+    def _serves(self, link: Link) -> None:
+        """A message was taken over it."""
+        self.failing_since = self.last_error = None
+        self._sent_away = False
+        if link is self._tried:
+            self._tried, self._retry_at, self._failures = None, 0.0, 0
+            self._allowed += 1
 
     # ------------------------------------------------------------ open ones
 
     def tick(self) -> None:
         """Let those close that have waited too long."""
         for link in list(self.links):
+            if link.used:
+                self._serves(link)
             link.tick()
 
     def wake(self, most: int = ALL) -> None:
@@ -123,7 +154,16 @@ class Connections:
             most -= link.wake()
 
     def closed(self, link: Link) -> None:
+        if link not in self.links:
+            return
         self.links.discard(link)
+        if link.used:
+            self._serves(link)
+        elif link.turned_away is not None:
+            self._sent_away = True
+            self._failed(TransportUnavailable(f"the relay turns connections away: 421 {link.turned_away}"), link)
+        elif link is self._tried:
+            self._tried = None
 
     def close(self) -> None:
         """Each finishes what is under way."""

@@ -75,7 +75,7 @@ def _bound_by(route: Route, campaigns: list[Running], now: float) -> str:
         return "held"
     if route.away:
         return "relay away"
-    if len(route.stock) and len(route.connections.links) >= route.connections.most:
+    if len(route.stock) and len(route.connections.links) >= route.connections.served:
         return "connections"  # all of them are busy: the relay's answers set the pace
     if len(route.stock):
         return "connecting"

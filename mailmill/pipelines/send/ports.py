@@ -178,7 +178,10 @@ class Desk(Protocol):
 
 
 class Link(Protocol):
-    """One open connection to a relay."""
+    """One open connection to a relay. `turned_away`: its words where it said 421 before it took a message."""
+
+    used: bool  # a message was taken over it
+    turned_away: str | None
 
     def wake(self) -> bool:
         """There may be something to take. Out: whether it began something now."""

@@ -72,7 +72,7 @@ class Route:
     @property
     def wants(self) -> bool:
         """Whether to claim for it: fewer wait than a batch's half, and its relay lets us in."""
-        if self.held is not None or self.connections.failing:
+        if self.held is not None or self.connections.away:
             return False
         return len(self.stock) < max(self.connections.most, self.batch_size // 2)
 
@@ -149,6 +149,9 @@ class Route:
         item = _item(envelope)
         self.begun.discard(item)
         self.flying.discard(item)
+        if answer.code == 421 and answer.stage == "mail":  # it is about the connection, and nothing of the recipient
+            self._unbegun(item, self.stock.put_behind)
+            return
         decision = decide(answer, attempt=item.attempt, patience=item.batch.campaign.patience, spread=item.id)
         self._settle(item, decision, answer, connection)
         if decision.holds_route:
@@ -159,10 +162,6 @@ class Route:
                 self._hold(f"{self._faults} refusals in a row, the last {decision.reason}: {answer.reply}")
         elif answer.code:
             self._faults = 0
-        if answer.code == 421:
-            self.connections.said_goodbye(answer.reply)
-        elif decision.state == "sent":
-            self.connections.took_one()
 
     def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
         item = _item(envelope)
@@ -173,12 +172,16 @@ class Route:
         item = _item(envelope)
         self.begun.discard(item)
         item.returned += 1
-        if item.dropped:
-            self._settle(item, Decision("suppressed", "suppressed"))
-        elif item.returned > RETURNS:
+        if item.returned > RETURNS and not item.dropped:
             self.answered(envelope, Answer("mail", 0, "the relay hung up before it answered"), "")
         else:
-            self.stock.put_back(item)
+            self._unbegun(item, self.stock.put_back)
+
+    def _unbegun(self, item: Item, put: Callable[[Item], None]) -> None:
+        if item.dropped:
+            self._settle(item, Decision("suppressed", "suppressed"))
+        else:
+            put(item)
 
     def closed(self, link: Link) -> None:
         self.connections.closed(link)

@@ -48,6 +48,11 @@ class Stock:
         item.message = None
         self._pool.appendleft(item)
 
+    def put_behind(self, item: Item) -> None:
+        """As `put_back`, behind all others."""
+        item.message = None
+        self._pool.append(item)
+
     def take(self) -> Item | None:
         """The next item with its message, or why it has none, in `message`; None when none is made yet."""
         if self._made:

@@ -29,6 +29,7 @@ class ADesk:
         self.waiting = [Envelope(b"b@x.org", name.encode() + b"@y.org", name) for name in names]
         self.answers: dict[object, Answer] = {}
         self.back: list[object] = []
+        self.over: list[Link] = []
         self.refuse, self.links = refuse, 1
         self.done = asyncio.Event()
 
@@ -48,6 +49,7 @@ class ADesk:
         self.back.append(envelope.tag)
 
     def closed(self, link: Link) -> None:
+        self.over.append(link)
         self.done.set()
 
 
@@ -136,17 +138,17 @@ async def test_F09_a_goodbye_right_behind_an_answer_begins_no_other_message(pipe
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
-async def test_F09_a_goodbye_to_MAIL_after_a_message_was_taken_says_nothing_of_the_next(pipelining: bool) -> None:
+async def test_F09_a_goodbye_before_a_message_was_taken_is_told_apart_from_one_after_it(pipelining: bool) -> None:
     mails = iter(("", "421 4.7.0 enough", "421 4.7.0 enough"))
 
     def script(stage: str, to: str) -> str | None:
         return (next(mails) or None) if stage == "mail" else None
 
     with Sink(script, pipelining=pipelining) as sink:
-        desk = await converse(ADesk("a", "b"), config(sink.port))
+        used = await converse(ADesk("a", "b"), config(sink.port))
         fresh = await converse(ADesk("b"), config(sink.port))
-    assert desk.answers["a"].code == 250 and desk.back == ["b"] and "b" not in desk.answers
-    assert fresh.answers["b"].code == 421 and not fresh.back
+    assert [answer.code for answer in (*used.answers.values(), *fresh.answers.values())] == [250, 421, 421]
+    assert [(one.used, one.turned_away) for one in (*used.over, *fresh.over)] == [(True, None), (False, "4.7.0 enough")]
 
 
 async def test_a_message_that_must_not_go_any_more_is_not_handed_over() -> None:

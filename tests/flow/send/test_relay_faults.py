@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -97,15 +99,16 @@ DEFERS = {
     f"{stage}{code}": Case({stage: f"{code} 4.3.2 later"}) for stage in ("mail", "rcpt", "data", "dot")
     for code in (421, 450)
 }  # fmt: skip
+GOODBYE = {"goodbye": DEFERS.pop("mail421")}  # before a recipient was named, on a connection that took no message
 
 
 def test_F09_a_4xx_at_any_stage_is_tried_again(world: World, run: Run, trusted: tuple[ssl.SSLContext, Path]) -> None:
     """Before MAIL it is about us: nobody's attempt is used. Later it defers that message."""
-    with relays(world, ABOUT_US_FOR_NOW | DEFERS, trusted) as found:
+    with relays(world, ABOUT_US_FOR_NOW | GOODBYE | DEFERS, trusted) as found:
         run(patience_s=1.0)
-        for name in ABOUT_US_FOR_NOW:
+        for name in ABOUT_US_FOR_NOW | GOODBYE:
             assert set(found[name].rows(world)) == {("queued", None, 0)}, name
-            assert "MAIL" not in found[name].sink.commands
+            assert ("MAIL" in found[name].sink.commands) == (name in GOODBYE)
         for name in DEFERS:
             assert {(state, n) for state, _, n in found[name].rows(world)} == {("deferred", 1)}, name
         assert {event["kind"] for event in world.events()} == {"deferred"}
@@ -122,12 +125,56 @@ def test_F09_a_relay_that_says_goodbye_to_every_connection_is_asked_more_slowly(
         report = run(until=lambda: sink.connections >= 4).report
         assert time.monotonic() - began > sink.connections / 4, "a new one at once after each"
         assert "421" in str(report.problems)
-        rows = world.rows(campaign).values()
-        assert sum(attempt for _, _, attempt in rows) <= sink.connections  # nearly nobody's attempt was used
+        assert set(world.rows(campaign).values()) == {("queued", None, 0)}
         answers.clear()
-        world.due_now()
         run()
         assert judge(world, campaign, sink, doubts=0) == {"sent": 200}
+
+
+class Serving:
+    """Script of a relay that serves so many connections at once, and says 421 to the others at `stage`."""
+
+    def __init__(self, stage: str, most: int) -> None:
+        self.stage, self.most, self.seen = stage, most, 0  # the most at once
+        self._served: set[object] = set()
+
+    def __call__(self, stage: str, to: str) -> str | None:
+        connection = asyncio.current_task()
+        if stage == self.stage and connection not in self._served:
+            self._served = {one for one in self._served if not one.done()}  # type: ignore[attr-defined]
+            if len(self._served) >= self.most:
+                return "421 4.7.0 too many connections"
+            self._served.add(connection)
+            self.seen = max(self.seen, len(self._served))
+        return "slow:0.02" if stage == "dot" else None  # for the others to be missed
+
+
+@pytest.mark.parametrize("stage", ["banner", "mail"])
+def test_P13_F09_a_relay_that_serves_some_connections_is_sent_to_over_those(world: World, run: Run, stage: str) -> None:
+    script = Serving(stage, 5)
+    with Sink(script) as sink:
+        campaign = world.campaign(600, port=sink.port, transport={"connections": 20, "messages_per_connection": 40})
+        began = time.monotonic()
+        report = run().report
+        tries = 4 + math.log2(1 + time.monotonic() - began)
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 600}
+    assert {row[2] for row in world.rows(campaign).values()} == {1}, "an attempt for a 421"
+    assert world.sql("SELECT count(*) FROM attempts") == [(600,)]
+    assert script.seen == 5 and not report.problems
+    assert sink.connections <= 20 + 600 / 40 + 5 + 2 * tries, "opened again and again"
+
+
+def test_P13_F09_a_relay_that_serves_more_than_before_is_found_out(world: World, run: Run) -> None:
+    script = Serving("mail", 1)
+    with Sink(script) as sink:
+
+        def more() -> bool:
+            if len(sink.taken) > 20:
+                script.most = 3
+            return script.seen == 3
+
+        world.campaign(20_000, port=sink.port, transport={"connections": 4})
+        run(until=more)
 
 
 ABOUT_US = {
