@@ -38,9 +38,9 @@ up: $(STAMP)  ## servers and user interface over what the demo made; Ctrl-C stop
 	@cd $(DEMO) && ../../$(BIN)/mailmill up
 
 test: $(STAMP)  ## unit, contract and flow tests over real services
-	@$(BIN)/python -m pytest -q -n 4 --dist loadfile -m "not system and not faults"
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "not system and not faults"
 
-test-system: $(STAMP)  ## what needs Debian packages: pages in a real browser
+test-system: $(STAMP)  ## whole installations: deploy/, mailmill up, pages in a real browser
 	@scripts/debian.sh chromium=chromium
 	@$(BIN)/python -m pytest -q -m system
 

@@ -22,13 +22,16 @@ from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
 
 NUMBERED = re.compile(r"_F\d\d_")  # a fault of the list that has to be survived
+# a process takes whole files (--dist loadfile): a long one that came late would be waited for by all others
+LONGEST = ("test_whole_way.py", "test_docs.py", "test_server.py", "test_forget.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make faults` runs what shows a fault survived over real sockets and services, wherever it lies."""
+    """`make faults` runs what shows a fault survived over real sockets and services, wherever it lies; the longest first."""
     for item in items:
         if NUMBERED.search(item.name) and not {"unit", "faults"} & set(item.path.parts):
             item.add_marker("numbered")
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 pytest_plugins = ["kafka_service", "send_fixtures", "verbs"]

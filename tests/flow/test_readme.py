@@ -60,6 +60,7 @@ def test_the_README_is_true_for_a_new_user(shop: Reader) -> None:
     shop.end()
 
 
+@pytest.mark.system
 def test_mailmill_up_takes_in_what_is_dropped_makes_segments_anew_and_leaves_nothing_behind(shop: Reader) -> None:
     up = shop.start("up", "mailmill up")
     postgres = EmbeddedServer(home=shop.folder / ".mailmill")

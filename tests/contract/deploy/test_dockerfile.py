@@ -57,6 +57,7 @@ def copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+@pytest.mark.system
 def test_the_image_runs_mailmill_from_its_own_packages(image: Path) -> None:
     script = "import mailmill, importlib.metadata as m; print(mailmill.__file__, m.version('mailmill'))"
     done = subprocess.run([str(image / "venv/bin/python"), "-c", script], capture_output=True, text=True, cwd="/")
@@ -70,6 +71,7 @@ def test_the_image_runs_mailmill_from_its_own_packages(image: Path) -> None:
     assert helped.returncode == 0 and "apply" in helped.stdout, helped.stderr
 
 
+@pytest.mark.system
 def test_the_package_carries_what_is_no_python(image: Path) -> None:
     package = image / "venv/lib" / python_folder() / "site-packages/mailmill"
     names = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
@@ -79,6 +81,7 @@ def test_the_package_carries_what_is_no_python(image: Path) -> None:
     assert Path("cli/example_project/inbox/contacts.csv") in names
 
 
+@pytest.mark.system
 def test_the_image_has_dagsters_files_and_folders_for_the_volumes(image: Path) -> None:
     assert {path.name for path in (image / "dagster").iterdir()} == {"dagster.yaml", "workspace.yaml", "dagster.sh"}
     assert os.access(image / "dagster" / "dagster.sh", os.X_OK)

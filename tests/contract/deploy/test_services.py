@@ -25,6 +25,7 @@ from ports import free_port
 from mailmill.io.postgres.binaries import wheel_binaries
 from mailmill.io.postgres.server import EmbeddedServer
 
+pytestmark = pytest.mark.system
 BIN = Path(sys.executable).parent
 PORTS = {"8025": "MAILMILL_INGRESS_PORT", "8026": "MAILMILL_STATS_PORT"}
 
