@@ -27,7 +27,7 @@ LONGEST = ("test_whole_way.py", "test_docs.py", "test_server.py", "test_forget.p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make faults` runs what shows a fault survived over real sockets and services, wherever it lies; the longest first."""
+    """The longest first; `make faults` runs what shows a fault survived over real services, wherever it lies."""
     for item in items:
         if NUMBERED.search(item.name) and not {"unit", "faults"} & set(item.path.parts):
             item.add_marker("numbered")
