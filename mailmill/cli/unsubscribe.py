@@ -15,7 +15,6 @@ from mailmill.composition import Installation
 from mailmill.io.mailbox import letters
 from mailmill.io.postgres import ingress, keys
 from mailmill.pipelines.listen import arrivals, leaving
-from mailmill.pipelines.listen.events import event_id
 from mailmill.pipelines.listen.ports import EventLog
 from mailmill.pipelines.send import tokens
 from mailmill.pipelines.send.tokens import Token
@@ -58,13 +57,7 @@ def _leave(mill: Installation, log: EventLog, token: Token) -> Literal["unsubscr
     """Suppress at once, then let the event be counted. Raises: StoreUnavailable; the mail stays new."""
     with mill.database.transaction("ingress") as conn:
         ingress.bind(conn, tenant_id=token.tenant)
-        known = ingress.unsubscribe(
-            conn,
-            tenant_id=token.tenant,
-            campaign_id=token.campaign,
-            message_id=token.message,
-            event_id=event_id("unsubscribed", token.message),
-        )
+        known = ingress.unsubscribe(conn, token)
     if known:
         log.append([arrivals.unsubscription(token, at_ms=int(time.time() * 1000))])
     return "unsubscribed" if known else "unknown"

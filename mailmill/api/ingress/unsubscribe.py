@@ -96,13 +96,7 @@ async def _unsubscribe(live: Services, token: Token) -> bool:
 
 def _suppress(live: Services, token: Token) -> bool:
     with live.pool.transaction(tenant_id=token.tenant) as conn:
-        return ingress.unsubscribe(
-            conn,
-            tenant_id=token.tenant,
-            campaign_id=token.campaign,
-            message_id=token.message,
-            event_id=event_id("unsubscribed", token.message),
-        )
+        return ingress.unsubscribe(conn, token)
 
 
 def replay(live: Services, events: list[bytes]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg
+from psycopg.rows import class_row
 
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.ledger import SQL
@@ -50,20 +51,27 @@ def campaign(conn: psycopg.Connection, name: str) -> Campaign:
     Raises: Misconfigured when there is none of this name.
     """
     tenant, slash, slug = name.partition("/")
-    row = conn.execute(SQL["campaign"], {"tenant": tenant, "slug": slug, "campaign_id": None}).fetchone()
-    if row is None or not slash:
+    found = _campaign(conn, tenant=tenant, slug=slug)
+    if found is None or not slash:
         raise Misconfigured(
             f"there is no campaign {name!r}", remedy="Name it as tenant/campaign; `mailmill apply` makes it."
         )
-    return Campaign(**dict(zip(Campaign.__slots__, row, strict=True)))
+    return found
+
+
+def _campaign(
+    conn: psycopg.Connection, *, tenant: str | None = None, slug: str | None = None, campaign_id: int | None = None
+) -> Campaign | None:
+    with conn.cursor(row_factory=class_row(Campaign)) as cursor:
+        facts = {"tenant": tenant, "slug": slug, "campaign_id": campaign_id}
+        return cursor.execute(SQL["campaign"], facts).fetchone()
 
 
 def account(conn: psycopg.Connection, campaign_id: int) -> Account:
     """Raises: Misconfigured when there is no such campaign."""
-    row = conn.execute(SQL["campaign"], {"tenant": None, "slug": None, "campaign_id": campaign_id}).fetchone()
-    if row is None:
+    known = _campaign(conn, campaign_id=campaign_id)
+    if known is None:
         raise Misconfigured(f"there is no campaign {campaign_id}")
-    known = Campaign(**dict(zip(Campaign.__slots__, row, strict=True)))
     by_state = {state: int(n) for state, n in conn.execute(SQL["account"], {"campaign_id": campaign_id})}
     return Account(
         campaign=known.name,

@@ -6,6 +6,8 @@ import psycopg
 
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import suppress
+from mailmill.pipelines.listen.events import event_id
+from mailmill.pipelines.send.tokens import Token
 
 SQL = statements("ingress")
 
@@ -38,11 +40,12 @@ def tenant_name(conn: psycopg.Connection, *, tenant_id: int) -> str | None:
     return None if row is None else str(row[0])
 
 
-def unsubscribe(conn: psycopg.Connection, *, tenant_id: int, campaign_id: int, message_id: int, event_id: str) -> bool:
+def unsubscribe(conn: psycopg.Connection, token: Token) -> bool:
     """Suppress the recipient of a message. Out: False when the ledger has no such message (any more)."""
-    named = {"tenant_id": tenant_id, "campaign_id": campaign_id, "message_id": message_id}
+    named = {"tenant_id": token.tenant, "campaign_id": token.campaign, "message_id": token.message}
     row = conn.execute(SQL["address_key"], named).fetchone()
     if row is None:
         return False
-    suppress(conn, tenant_id=tenant_id, address_keys=[row[0]], reason="unsubscribed", event_id=event_id)
+    event = event_id("unsubscribed", token.message)
+    suppress(conn, tenant_id=token.tenant, address_keys=[row[0]], reason="unsubscribed", event_id=event)
     return True

@@ -71,12 +71,10 @@ def _archive(content: bytes, archive: zipfile.ZipFile, spec: SourceSpec, who: Pe
     changed = False
     for info in infos:
         old = archive.read(info)
-        new = old if info.is_dir() else cleaned(old, info.filename, spec, who, depth=depth + 1)
-        if isinstance(new, Cleaned):
-            changed |= new.content != old
-            done.keys += new.keys
-            new = new.content
-        members.append((info, new))
+        new = Cleaned(old) if info.is_dir() else cleaned(old, info.filename, spec, who, depth=depth + 1)
+        changed |= new.content != old
+        done.keys += new.keys
+        members.append((info, new.content))
     if changed:
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as target:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -226,47 +225,6 @@ class ContactStore(Protocol):
     def publish(self, tenant_id: int, now: datetime) -> Published:
         """Put a CONTACTS generation in the place of the last; its files that are still true stay."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """What a source gave."""
-
-    batches: tuple[int, ...] = ()  # ids of what is new
-    known: int = 0  # batches whose content had come before
-    rows: int = 0
-    refused: tuple[Refusal, ...] = ()
-    held: tuple[Held, ...] = ()  # of this import and of earlier ones
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Validated:
-    """What became of raw rows. read = accepted + rejected."""
-
-    batches: tuple[int, ...] = ()
-    read: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    sample: tuple[Mapping[str, Any], ...] = ()  # a few accepted rows, masked
-
-    def __add__(self, other: Validated) -> Validated:
-        return Validated(
-            batches=self.batches + other.batches, read=self.read + other.read, accepted=self.accepted + other.accepted,
-            rejected=self.rejected + other.rejected, reasons=dict(Counter(self.reasons) + Counter(other.reasons)),
-            notes=self.notes + other.notes, sample=self.sample or other.sample,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """What became of accepted rows."""
-
-    counts: LoadCounts
-    withheld: tuple[BatchRow, ...] = ()  # more of them was rejected than the source allows
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,21 +12,19 @@ from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest import addresses, validation, withdrawals
 from mailmill.pipelines.ingest.columns import changed, mapped
 from mailmill.pipelines.ingest.duplicates import Buckets
+from mailmill.pipelines.ingest.outcomes import Loaded, Received, Validated
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchStore,
     ContactStore,
     Feed,
     LoadCounts,
-    Loaded,
     Published,
     RawBatch,
     RawStore,
-    Received,
     Refusal,
     ReportingFeed,
     SourceRow,
-    Validated,
 )
 
 Progress = Callable[[str], None]

@@ -24,6 +24,8 @@ from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.io.restore import Restored, check, restore
 
+RELAY = "INSERT INTO transports (tenant_id, slug, kind, spec) VALUES (1, 'relay', 'smtp', '{}')"
+
 
 @contextmanager
 def another(server: EmbeddedServer) -> Iterator[Database]:
@@ -291,7 +293,7 @@ def test_merge_values_and_answers_of_a_forgotten_person_do_not_come_back(
     fill(database, lake)
     execute(
         database,
-        "INSERT INTO transports (tenant_id, slug, kind, spec) VALUES (1, 'relay', 'smtp', '{}')",
+        RELAY,
         "UPDATE campaigns SET first_message_id = 1, planned = 3 WHERE slug = 'running'",
         "INSERT INTO message_fields (message_id, tenant_id, merge_values) VALUES (1, 1, 'Ann'), (2, 1, 'Bob')",
         """INSERT INTO attempts
@@ -387,7 +389,7 @@ def test_a_restore_forgets_neither_what_limits_have_counted_nor_that_a_route_is_
     fill(database, lake)
     execute(
         database,
-        "INSERT INTO transports (tenant_id, slug, kind, spec) VALUES (1, 'relay', 'smtp', '{}')",
+        RELAY,
         "INSERT INTO budgets SELECT 1, 1, 'day', date '2026-05-01' + n, 10 FROM generate_series(1, 2) n",
     )
     back_up(database, lake, tmp_path / "backup.tar")

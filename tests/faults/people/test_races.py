@@ -98,17 +98,22 @@ def run_through(people: People, slow: SourceRow, read: Callable[[], Any]) -> Non
     gone(people)
 
 
-def test_P02_a_file_that_is_being_received_when_somebody_in_it_is_forgotten_comes_in_without_them(
-    people: People,
-) -> None:
-    slow, gate = source(people), Gate()
-    with thread(lambda: stage.receive(slow, Feed(gate), people.mill.ingest)) as received:
+def interrupted(people: People, gate: Gate, step: Callable[[], Any]) -> None:
+    """A step that stands at the gate while somebody is forgotten, and must not go on with what it has read."""
+    with thread(step) as done:
         assert gate.reached.wait(60)
         assert people.ask("forget", ANN)["proved"]
         gate.open.set()
         with pytest.raises(StoreUnavailable, match="next run goes on"):
-            received(120)
+            done(120)
     gone(people)
+
+
+def test_P02_a_file_that_is_being_received_when_somebody_in_it_is_forgotten_comes_in_without_them(
+    people: People,
+) -> None:
+    slow, gate = source(people), Gate()
+    interrupted(people, gate, lambda: stage.receive(slow, Feed(gate), people.mill.ingest))
     run_through(people, slow, lambda: stage.receive(slow, Feed(gate), people.mill.ingest))
     assert people.rows("SELECT reject_reasons FROM batches") == [({"forgotten": 1},)]
 
@@ -121,13 +126,7 @@ def test_P02_a_batch_that_is_being_validated_when_somebody_in_it_is_forgotten_co
     stage.receive(slow, Feed(ready), people.mill.ingest)
     gates[:] = [Gate()]
     store = Gated(database=people.mill.database, lake=people.mill.lake)
-    with thread(lambda: stage.validate(slow, store)) as validated:
-        assert gates[0].reached.wait(60)
-        assert people.ask("forget", ANN)["proved"]
-        gates[0].open.set()
-        with pytest.raises(StoreUnavailable, match="next run goes on"):
-            validated(120)
-    gone(people)
+    interrupted(people, gates[0], lambda: stage.validate(slow, store))
     run_through(people, slow, lambda: None)
 
 
@@ -168,13 +167,8 @@ def test_P02_a_file_that_names_somebody_forgotten_before_is_read_anew_when_a_for
         return real(*args)
 
     monkeypatch.setattr(lake_erasure, "taking_in", taking_in)
-    with thread(lambda: stage.receive(slow, Feed(ready), people.mill.ingest)) as received:
-        assert gate.reached.wait(60)  # the file is written, and nobody lists it
-        assert people.ask("forget", ANN)["proved"]
-        gate.open.set()
-        with pytest.raises(StoreUnavailable, match="next run goes on"):
-            received(120)
-    gone(people)
+    # the file is written, and nobody lists it
+    interrupted(people, gate, lambda: stage.receive(slow, Feed(ready), people.mill.ingest))
     run_through(people, slow, lambda: stage.receive(slow, Feed(ready), people.mill.ingest))
 
 

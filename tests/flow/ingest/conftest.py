@@ -31,7 +31,8 @@ from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
-from mailmill.pipelines.ingest.ports import Feed, Loaded, Received, SourceRow, Validated
+from mailmill.pipelines.ingest.outcomes import Loaded, Received, Validated
+from mailmill.pipelines.ingest.ports import Feed, SourceRow
 from mailmill.settings import Settings
 
 # what Dagster keeps of runs; its versions and the shapes of jobs, which it would have to make anew, are left, and so is

@@ -305,8 +305,8 @@ SELECT c.state::text, coalesce(c.planned, 0), clock_timestamp() AS now,
  WHERE c.id = %(campaign_id)s GROUP BY c.id;
 
 -- name: campaign
-SELECT c.id, c.tenant_id, t.slug || '/' || c.slug, c.state::text, coalesce(c.planned, 0), c.scheduled_at, c.started_at,
-       c.finished_at, r.held_reason
+SELECT c.id, c.tenant_id, t.slug || '/' || c.slug AS name, c.state::text, coalesce(c.planned, 0) AS planned,
+       c.scheduled_at, c.started_at, c.finished_at, r.held_reason AS held
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id LEFT JOIN transports r ON r.id = c.transport_id
                                                                AND r.held_at IS NOT NULL
  WHERE (t.slug = %(tenant)s::text AND c.slug = %(slug)s::text) OR c.id = %(campaign_id)s::int;
