@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -13,7 +14,7 @@ import psycopg
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
-from mailmill.pipelines.send.orders import LINE, Claimed, Order
+from mailmill.pipelines.send.orders import LINE, Claimed, Order, Window
 from mailmill.pipelines.send.ports import CampaignFacts, Look, RouteFacts
 
 SQL = statements("ledger")
@@ -54,11 +55,13 @@ def suppressed(conn: psycopg.Connection, ids: Sequence[int]) -> set[int]:
 def claim(conn: psycopg.Connection, order: Order) -> Claimed:
     """Rows of one campaign under a new lease, within what its transport's limits have left."""
     limit, holds, retry = order.limit, None, None
+    reserved: list[Window] = []
     for period, cap in zip(PERIODS, (order.per_minute, order.per_day), strict=True):
         if cap is None:
             continue
-        granted, left_s = _reserve(conn, order, period, cap, limit)
-        _unreserve(conn, order, limit - granted, before=period)
+        granted, left_s, starts_at = _reserve(conn, order, period, cap, limit)
+        _unreserve(conn, order, limit - granted, reserved)
+        reserved.append(Window(period, starts_at))
         limit, holds = granted, left_s if holds is None else min(holds, left_s)
         if granted == 0:
             retry = left_s
@@ -80,11 +83,11 @@ def claim(conn: psycopg.Connection, order: Order) -> Claimed:
             binary=True,
         )
     )
-    _unreserve(conn, order, limit - leased)
-    return Claimed(rows=rows or b"", leased=leased, settled=settled, budget_s=holds)
+    _unreserve(conn, order, limit - leased, reserved)
+    return Claimed(rows=rows or b"", leased=leased, settled=settled, budget_s=holds, reserved=reserved)
 
 
-def _reserve(conn: psycopg.Connection, order: Order, period: str, cap: int, want: int) -> tuple[int, float]:
+def _reserve(conn: psycopg.Connection, order: Order, period: str, cap: int, want: int) -> tuple[int, float, datetime]:
     arguments = {
         "transport_id": order.transport_id,
         "tenant_id": order.tenant_id,
@@ -92,17 +95,14 @@ def _reserve(conn: psycopg.Connection, order: Order, period: str, cap: int, want
         "want": want,
         "cap": cap,
     }
-    granted, left_s = _row(conn.execute(SQL["reserve"], arguments))
-    return int(granted), float(left_s)
+    granted, left_s, starts_at = _row(conn.execute(SQL["reserve"], arguments))
+    return int(granted), float(left_s), starts_at
 
 
-def _unreserve(conn: psycopg.Connection, order: Order, n: int, *, before: str | None = None) -> None:
-    """Give back what was reserved, in the periods that come before `before`, in all without it."""
-    for period, cap in zip(PERIODS, (order.per_minute, order.per_day), strict=True):
-        if period == before:
-            return
-        if cap is not None and n > 0:
-            conn.execute(SQL["unreserve"], {"transport_id": order.transport_id, "period": period, "n": n})
+def _unreserve(conn: psycopg.Connection, order: Order, n: int, reserved: Sequence[Window]) -> None:
+    """Give back what was reserved, to the windows it was reserved in, which may be over."""
+    for window in reserved if n > 0 else ():
+        conn.execute(SQL["unreserve"], {"transport_id": order.transport_id, "n": n, **window._asdict()})
 
 
 def renew(conn: psycopg.Connection, worker: str, tokens: Sequence[int], lease_s: float) -> set[int]:
@@ -110,11 +110,10 @@ def renew(conn: psycopg.Connection, worker: str, tokens: Sequence[int], lease_s:
     return {int(token) for (token,) in conn.execute(SQL["renew"], {"tokens": list(tokens), "lease_s": lease_s})}
 
 
-def give_back(conn: psycopg.Connection, token: int, ids: Sequence[int], order: Order | None = None) -> int:
-    """Rows that were not started, back to the queue, and what they had reserved back to the limits."""
-    n = conn.execute(SQL["give_back"], {"token": token, "ids": list(ids)}).rowcount
-    if order is not None:
-        _unreserve(conn, order, n)
+def give_back(conn: psycopg.Connection, order: Order, ids: Sequence[int], reserved: Sequence[Window]) -> int:
+    """Rows that were not started, back to the queue, and what they had reserved back to its windows."""
+    n = conn.execute(SQL["give_back"], {"token": order.token, "ids": list(ids)}).rowcount
+    _unreserve(conn, order, n, reserved)
     return n
 
 

@@ -14,7 +14,7 @@ from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.postgres import campaigns, doubts, keys, ledger
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.pipelines.send.messages import SigningKeys
-from mailmill.pipelines.send.orders import Claimed, Order
+from mailmill.pipelines.send.orders import Claimed, Order, Window
 from mailmill.pipelines.send.ports import Look
 from mailmill.pipelines.send.tokens import Key
 
@@ -110,8 +110,8 @@ class PostgresLedger:
     def renew(self, tokens: Sequence[int], lease_s: float) -> set[int]:
         return self._run(lambda conn: ledger.renew(conn, self._worker, tokens, lease_s))
 
-    def give_back(self, token: int, ids: Sequence[int], order: Order | None) -> int:
-        return self._run(lambda conn: ledger.give_back(conn, token, ids, order))
+    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window]) -> int:
+        return self._run(lambda conn: ledger.give_back(conn, order, ids, reserved))
 
     def give_back_all(self, token: int) -> int:
         """A lease whose claim was not acknowledged."""

@@ -14,7 +14,7 @@ from typing import Any
 from mailmill.pipelines.configuration.specs import WindowSpec
 from mailmill.pipelines.send.answers import SANDBOX_PATIENCE, Answer, Decision, Patience, masked
 from mailmill.pipelines.send.messages import Composer, Outgoing, Unrenderable
-from mailmill.pipelines.send.orders import FIELD, LINE, Order, Outcome
+from mailmill.pipelines.send.orders import FIELD, LINE, Order, Outcome, Window
 from mailmill.pipelines.send.ports import BatchJournal, CampaignFacts
 from mailmill.pipelines.target.windows import opening
 
@@ -90,6 +90,7 @@ class Batch:
     journal: BatchJournal
     until: float  # of the lease, with a margin: nothing starts after it
     budget_until: float  # of what was reserved of the transport's limits
+    reserved: Sequence[Window] = ()
     left: int = 0  # items not settled
     lines: list[bytes] = field(default_factory=list)  # results that the ledger does not have yet
     back: list[int] = field(default_factory=list)  # rows to give back

@@ -100,7 +100,9 @@ class Claiming:
         self._report.counts["settled_at_claim"] += claimed.settled
         campaign.limited_s = claimed.retry_s or 0.0
         if claimed.leased:
-            await self._take_in(route, Batch(order, campaign, journal, *self._until(claimed, asked)), claimed, number)
+            await self._take_in(
+                route, Batch(order, campaign, journal, *self._until(claimed, asked), claimed.reserved), claimed, number
+            )
         else:
             self._nothing_claimed(campaign, journal, claimed)
 

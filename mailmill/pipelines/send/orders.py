@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 from mailmill.pipelines.send.answers import Answer, State
@@ -26,11 +28,18 @@ class Order:
     per_day: int | None = None
 
 
+class Window(NamedTuple):
+    """The minute or day of a limit, by the database's clock, in which messages are counted."""
+
+    period: str
+    starts_at: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
     """Rows under a lease: id, contact, attempt, variant, address, value …, FIELD between them, LINE between rows.
 
-    `settled` rows were suppressed or expired instead. `budget_s`: how long what was reserved of a limit holds;
+    `settled` rows were suppressed or expired instead. `budget_s`: how long what was `reserved` of limits holds;
     `retry_s`: the limit has nothing left until then.
     """
 
@@ -39,6 +48,7 @@ class Claimed:
     settled: int
     budget_s: float | None = None
     retry_s: float | None = None
+    reserved: Sequence[Window] = ()
 
 
 class Outcome(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from mailmill.errors import TransportUnavailable
 from mailmill.pipelines.send.answers import Answer, Stage
 from mailmill.pipelines.send.envelopes import Envelope
-from mailmill.pipelines.send.orders import Claimed, Order
+from mailmill.pipelines.send.orders import Claimed, Order, Window
 
 
 class RouteRefused(TransportUnavailable):
@@ -90,8 +90,8 @@ class Claims(Protocol):
         """Out: the tokens that are still ours. Also says that this worker lives."""
         ...
 
-    def give_back(self, token: int, ids: Sequence[int], order: Order | None) -> int:
-        """Rows that were not started, back to the queue, and what they had reserved back to the limits."""
+    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window]) -> int:
+        """Rows that were not started, back to the queue, and what they had reserved back to its windows."""
         ...
 
 

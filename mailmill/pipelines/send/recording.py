@@ -54,7 +54,7 @@ class Recording:
         back, batch.back = batch.back, []
         order, last = batch.order, not batch.left
         if back:
-            await self._written(lambda: self._ledger.give_back(order.token, back, order))
+            await self._written(lambda: self._ledger.give_back(order, back, batch.reserved))
         resend = batch.campaign.resend_after_s
         changed = await self._written(lambda: self._ledger.record(order, lines, resend_after_s=resend, last=last))
         if changed < len(lines):

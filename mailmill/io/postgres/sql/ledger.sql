@@ -69,13 +69,12 @@ VALUES (%(transport_id)s, %(tenant_id)s, %(period)s, date_trunc(%(period)s, cloc
 ON CONFLICT (transport_id, period, starts_at)
 DO UPDATE SET used = greatest(b.used, least(b.used + %(want)s::bigint, %(cap)s::bigint))
 RETURNING new.used - coalesce(old.used, 0),
-  extract(epoch FROM new.starts_at + ('1 ' || %(period)s)::interval - clock_timestamp())::float8;
+  extract(epoch FROM new.starts_at + ('1 ' || %(period)s)::interval - clock_timestamp())::float8, new.starts_at;
 
 -- name: unreserve
--- What was not used goes back, while its window lasts.
+-- What was not used goes back to the window that counted it.
 UPDATE budgets SET used = greatest(0, used - %(n)s)
- WHERE transport_id = %(transport_id)s AND period = %(period)s
-   AND starts_at = date_trunc(%(period)s, clock_timestamp(), 'UTC');
+ WHERE transport_id = %(transport_id)s AND period = %(period)s AND starts_at = %(starts_at)s;
 
 -- name: claim
 -- Take the next due rows of a running campaign whose transport is not held; other workers skip them. The predicate is on
