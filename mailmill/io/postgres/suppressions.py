@@ -14,6 +14,7 @@ from mailmill.io.postgres.sql import statements
 
 SQL = statements("suppressions")
 Reason = Literal["unsubscribed", "complained", "bounced", "imported", "manual", "forgotten"]
+ENDLESS = ("unsubscribed", "complained", "forgotten")  # the table's CHECK: a person's own word has no end
 
 
 def suppress(
@@ -28,26 +29,28 @@ def suppress(
     note: str | None = None,
     expires_at: datetime | None = None,
 ) -> int:
-    """Suppress addresses (as contacts.match_key) and tell running workers. Out: how many rows are new.
+    """Suppress addresses (as contacts.match_key) and tell running workers. Out: how many are new or last longer.
 
     In: tenant_id None, for every tenant.
 
     Raises: psycopg's CheckViolation where an unsubscription or complaint is given an end.
     """
-    row = conn.execute(
-        SQL["suppress"],
-        {
-            "tenant_id": tenant_id,
-            "channel": channel,
-            "address_keys": list(address_keys),
-            "reason": reason,
-            "scope_campaign_id": scope_campaign_id,
-            "event_id": event_id,
-            "note": note,
-            "expires_at": expires_at,
-        },
-    ).fetchone()
-    added = int(row[0]) if row else 0
+    what = {
+        "tenant_id": tenant_id,
+        "channel": channel,
+        "address_keys": list(address_keys),
+        "reason": reason,
+        "scope_campaign_id": scope_campaign_id,
+        "event_id": event_id,
+        "note": note,
+        "expires_at": expires_at,
+    }
+    prolonged = 0
+    if reason not in ENDLESS:  # nor may the ingress, which knows unsubscriptions alone, change rows
+        conn.execute(SQL["bury_ended"], what)
+        prolonged = conn.execute(SQL["prolong"], what).rowcount
+    row = conn.execute(SQL["suppress"], what).fetchone()
+    added = prolonged + (int(row[0]) if row else 0)
     if added:
         raise_change_number(conn)
     return added

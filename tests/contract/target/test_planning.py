@@ -117,6 +117,29 @@ def test_P07_a_suppression_for_another_campaign_an_expired_one_and_another_tenan
     assert world.start()[0].planned == 5
 
 
+def test_P07_a_suppression_said_again_lifts_an_earlier_end_and_an_ended_one_begins_anew(world):
+    now, key = datetime.now(UTC), "p1@x1.example"
+    day = timedelta(days=1)
+    ends = {"yesterday": now - day, "tomorrow": now + day, "next week": now + 7 * day, "never": None}
+    # of the first word, of the second, which of them holds, how many the second changed
+    cases = [
+        ("yesterday", "never", "never", 1), ("yesterday", "tomorrow", "tomorrow", 1), ("tomorrow", "never", "never", 1),
+        ("tomorrow", "next week", "next week", 1), ("next week", "tomorrow", "next week", 0),
+        ("never", "tomorrow", "never", 0),
+    ]  # fmt: skip
+    for number, (first, second, holds, changed) in enumerate(cases):
+        said = {"tenant_id": 1, "address_keys": [key], "reason": "manual", "scope_campaign_id": number}
+        with world.database.transaction() as conn:
+            assert suppressions.suppress(conn, **said, expires_at=ends[first], note="first") == 1
+            assert suppressions.suppress(conn, **said, expires_at=ends[second]) == changed
+        row = "SELECT expires_at, note FROM suppressions WHERE scope_campaign_id = %s"
+        with world.database.transaction() as conn:
+            note = None if first == "yesterday" else "first"
+            assert conn.execute(row, [number]).fetchall() == [(ends[holds], note)], cases[number]
+    kept = "SELECT scope_campaign_id, removed_at, removed_by FROM suppression_removals ORDER BY 1"
+    assert world.rows(kept) == [(0, ends["yesterday"], "its end"), (1, ends["yesterday"], "its end")]
+
+
 def test_P07_somebody_suppressed_while_the_audience_is_taken_is_not_in_it(world, monkeypatch):
     freeze, tries = world.campaigns.freeze, []
 

@@ -1,5 +1,22 @@
+-- name: bury_ended
+-- Those that ended are history before they are said again.
+WITH ended AS (
+  DELETE FROM suppressions
+   WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND channel = %(channel)s AND address_key = ANY(%(address_keys)s::text[])
+     AND reason = %(reason)s AND scope_campaign_id IS NOT DISTINCT FROM %(scope_campaign_id)s AND expires_at <= clock_timestamp()
+  RETURNING *)
+INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, suppressed_at, removed_at, removed_by)
+SELECT tenant_id, channel, address_key, reason, scope_campaign_id, created_at, expires_at, 'its end' FROM ended;
+
+-- name: prolong
+-- An end is put off or lifted by a later word, and never brought nearer.
+UPDATE suppressions SET expires_at = %(expires_at)s, note = coalesce(%(note)s, note)
+ WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND channel = %(channel)s AND address_key = ANY(%(address_keys)s::text[])
+   AND reason = %(reason)s AND scope_campaign_id IS NOT DISTINCT FROM %(scope_campaign_id)s
+   AND expires_at < coalesce(%(expires_at)s::timestamptz, 'infinity');
+
 -- name: suppress
--- One row per address that was not suppressed for this reason yet; an earlier end is lifted by a later word.
+-- One row per address that is not suppressed for this reason.
 WITH added AS (
   INSERT INTO suppressions (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, expires_at)
   SELECT %(tenant_id)s, %(channel)s, key, %(reason)s, %(scope_campaign_id)s, %(event_id)s, %(note)s, %(expires_at)s
