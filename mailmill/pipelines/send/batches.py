@@ -138,7 +138,7 @@ class Batch:
             self.back += [item.id for item in items]
 
     def may_start(self, now: float) -> bool:
-        return now < self.until and now < self.campaign.until
+        return now < self.until and now < self.budget_until and now < self.campaign.until
 
     @property
     def settled(self) -> bool:

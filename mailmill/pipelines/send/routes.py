@@ -114,7 +114,7 @@ class Route:
             if item.dropped:
                 self._settle(item, Decision("suppressed", "suppressed"))
                 continue
-            if now >= batch.budget_until or not batch.may_start(now):
+            if not batch.may_start(now):
                 item.message = None
                 batch.give_back([item])
                 continue
@@ -202,7 +202,7 @@ class Route:
         gone = everything or unreachable or self.held is not None
 
         def unfit(item: Item) -> bool:
-            return gone or now >= item.batch.budget_until or not item.batch.may_start(now)
+            return gone or not item.batch.may_start(now)
 
         for batch, items in self.stock.take_out(unfit).items():
             batch.give_back(items)

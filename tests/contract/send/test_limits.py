@@ -1,11 +1,14 @@
-"""What a transport's limits count: a message in the window in which it was reserved, whenever it is given back."""
+"""What a transport's limits count: a message, in the window in which it is handed over."""
 
 from __future__ import annotations
 
 import time
 from datetime import timedelta
 
-from send_world import World, until
+import pytest
+from send_fixtures import Run
+from send_oracle import judge
+from send_world import Sink, World, thread, until
 
 from mailmill.io.postgres import ledger
 from mailmill.pipelines.send.orders import FIELD, LINE, Claimed, Order
@@ -46,3 +49,34 @@ def test_P11_what_was_reserved_before_a_window_turned_makes_no_room_after_it(wor
     spent = claim(3)
     assert (spent.leased, world.sql(used)) == (0, [("day", 16), ("minute", 6), ("minute", 10)])
     assert spent.retry_s is not None and 0 < spent.retry_s <= 60
+
+
+def test_P11_what_is_begun_as_a_window_ends_counts_for_the_next(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay lets us wait for 354 until the window has turned."""
+    monkeypatch.setattr(ledger, "PERIODS", ("second", "day"))  # a minute is long
+    world.sql("ALTER TABLE budgets DROP CONSTRAINT budgets_period_check")
+    begun: list[str] = []
+
+    def script(stage: str, to: str) -> str | None:
+        if stage == "data":
+            begun.append(to)
+        return "wait" if stage == "data" and waits else None
+
+    waits = True
+    with Sink(script) as sink:
+        campaign = world.campaign(4, port=sink.port, transport={"connections": 3, "per_minute": 3})
+        with thread(lambda: run(patience_s=5.0)) as result:
+            until(lambda: begun)
+            early, seen = begun[0], time.time()
+            until(lambda: time.time() > seen + 1.1)
+            waits = False
+            assert not sink.handed
+            sink.go()
+            result()
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 4}
+    assert begun.count(early) == 2, "handed over when its window was over"
+    assert {row[2] for row in world.rows(campaign).values()} == {1}
+    used = [n for (n,) in world.sql("SELECT used FROM budgets WHERE period = 'second'")]
+    assert sum(used) == 4 and max(used) <= 3
