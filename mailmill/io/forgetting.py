@@ -181,6 +181,7 @@ class Forgetter:
                 found = recognised(everyone, secrets, hashes)
                 with self.database.transaction() as conn:
                     erasure.keep_hashes(conn, tenant_id if scope else None, hashes)
+                    found = erasure.without_others(conn, tenant_id, found)
                 if found:
                     done.append(self.forget(tenant_id, tenant, found, everywhere=scope is None))
         if lost:

@@ -63,6 +63,14 @@ def ids_of(conn: psycopg.Connection, tenant_id: int, match_keys: Sequence[str]) 
     return [contact for (contact,) in rows]
 
 
+def without_others(conn: psycopg.Connection, tenant_id: int, match_keys: Sequence[str]) -> list[str]:
+    """These keys but for numbers that only other people's contacts have by now: a row elsewhere named the number."""
+    theirs = {
+        phone for (phone,) in conn.execute(SQL["others_numbers"], {"tenant_id": tenant_id, "keys": list(match_keys)})
+    }
+    return [key for key in match_keys if key not in theirs]
+
+
 def hashes(conn: psycopg.Connection, found: Sequence[str]) -> list[str]:
     """'<key id>:<hash>' of each key, by the key that signs today."""
     number, secret = next(iter(keys.usable(conn, "suppression").items()))

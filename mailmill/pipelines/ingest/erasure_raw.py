@@ -68,7 +68,10 @@ def _by_phone(person: Person, frame: pl.LazyFrame, header: str, land: str | None
 
 
 def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str], country: str | None = None) -> set[str]:
-    """Every match key that the rows of a raw batch give. In: as raw_rows; the source's country."""
+    """Every match key that the rows of a raw batch give: a number where there is no address.
+
+    In: as raw_rows; the source's country.
+    """
     schema = frame.collect_schema()
     names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
     try:
@@ -79,7 +82,9 @@ def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str], country: str | None
     rows = frame.select(CELL + header for header in wanted).unique().collect(engine="streaming") if wanted else None
     found: set[str] = set()
     if rows is not None and "email" in known:
-        found |= set(addresses.examine(rows[CELL + known["email"]])["address_key"].drop_nulls())
+        mails = addresses.examine(rows[CELL + known["email"]])["address_key"]
+        found |= set(mails.drop_nulls())
+        rows = rows.filter(mails.is_null())
     if rows is not None and "phone" in known:
         land = rows[CELL + known["country"]] if "country" in known else pl.Series([None] * rows.height, dtype=pl.String)
         region = land.str.strip_chars().str.to_lowercase()

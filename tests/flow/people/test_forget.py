@@ -83,6 +83,12 @@ def test_a_restore_forgets_again_whom_the_backup_still_held(people: People, tmp_
     # as into an empty installation: the log beside the database tells
     assert people.mill.forgetter.replay() == []
     assert len(people.rows("SELECT 1 FROM suppressions WHERE reason = 'forgotten'")) == 2
+    # who shares the land line was never forgotten, and comes in after it
+    (people.mill.project / "acme" / "two.csv").write_text(f"email,name,phone\nmum@people.example,Mum,{PHONE}\n")
+    assert people.ask("ingest", "acme/inbox")["new"] == 1
+    assert people.mill.forgetter.replay() == [], "as after a restore of a backup that is made now"
+    assert people.rows("SELECT phone FROM contacts WHERE match_key LIKE 'mum@%%'") == [(PHONE,)]
+    assert PHONE in (people.mill.project / "acme" / "two.csv").read_text()
 
 
 def test_P07_after_a_restore_that_was_killed_before_it_forgot_again_nothing_runs_until_it_did(

@@ -40,6 +40,11 @@ SELECT id FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = ANY(%(ke
 SELECT DISTINCT phone FROM contacts
  WHERE tenant_id = %(tenant_id)s AND phone = ANY(%(phones)s) AND id <> ALL(%(ids)s);
 
+-- name: others_numbers
+-- Of these keys the numbers that belong to contacts with other keys alone.
+SELECT phone FROM contacts WHERE tenant_id = %(tenant_id)s AND phone = ANY(%(keys)s) AND match_key <> ALL(%(keys)s)
+EXCEPT SELECT match_key FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = ANY(%(keys)s);
+
 -- name: messages
 SELECT id, address FROM messages
  WHERE tenant_id = %(tenant_id)s AND (contact_id = ANY(%(ids)s) OR address_key = ANY(%(keys)s)) ORDER BY id;
@@ -135,10 +140,10 @@ UPDATE batches SET key = %(new)s WHERE tenant_id = %(tenant_id)s AND source_id =
    AND NOT EXISTS (SELECT FROM batches b WHERE b.source_id = %(source_id)s AND b.key = %(new)s);
 
 -- name: every_key
--- Whatever a tenant's people are known by: compared with the hashes after a restore.
+-- Whatever a tenant's people are known by: compared with the hashes after a restore. The number of a contact that has an
+-- address is not: others may share it, and were taken in with it after one of them was forgotten.
 SELECT match_key FROM contacts WHERE tenant_id = %(tenant_id)s
 UNION SELECT lower(email) FROM contacts WHERE tenant_id = %(tenant_id)s AND email IS NOT NULL
-UNION SELECT phone FROM contacts WHERE tenant_id = %(tenant_id)s AND phone IS NOT NULL
 UNION SELECT address_key FROM messages WHERE tenant_id = %(tenant_id)s AND address IS NOT NULL
 UNION SELECT unnest(aliases) FROM messages WHERE tenant_id = %(tenant_id)s AND aliases IS NOT NULL
 UNION SELECT address_key FROM suppressions WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason <> 'forgotten'
