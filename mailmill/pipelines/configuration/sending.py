@@ -47,8 +47,8 @@ class TransportSpec(TenantOwned):
             raise ValueError("auth xoauth2 needs username, and password referring to the access token")
         if self.proxy is not None and not re.match(r"^(env:|file:|socks5h?://[^@/]+:\d+$)", self.proxy):
             raise ValueError("proxy is socks5://host:port, or env: or file: referring to such a URL with credentials")
-        if self.username and self.tls == "none" and self.type == "smtp":
-            raise ValueError("a password is not sent in the clear: set tls to required or implicit")
+        if self.username and self.tls in ("none", "opportunistic") and self.type == "smtp":
+            raise ValueError(f"tls: {self.tls} may send the password in the clear: set tls to required or implicit")
         return self
 
 

@@ -80,6 +80,8 @@ def unstructured(name: str, text: str) -> bytes:
         folded = _folded(f"{name}: {text}")
         if folded is not None:
             return folded
+    if not text:
+        return f"{name}:\r\n".encode()  # an encoded word holds at least one character (RFC 2047 section 2)
     words = _encoded_words(text)
     start = f"{name}: ".encode() if len(name) + 2 + len(words[0]) <= LINE else f"{name}:\r\n ".encode()
     return start + b"\r\n ".join(words) + b"\r\n"

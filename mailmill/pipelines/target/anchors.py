@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 _JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*>", re.IGNORECASE)
-_HREF = re.compile(r"(?:^|[\s\"'/])href\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))", re.IGNORECASE)
 _MASK = "\ue000"  # stands for Jinja2 while HTML is read, character for character, so that places stay what they are
+# an attribute's name and value, as HTML's tokenizer parts them; what Jinja2 says between two belongs to neither
+_ATTRIBUTE = re.compile(rf"([^\s\"'>/={_MASK}]+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
+_UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
 _UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*-?\}\}$")
 _BAD = re.compile(r"[\x00-\x20\x7f\\]")
 
@@ -37,21 +39,27 @@ def without_comments(html: str) -> str:
 
 
 def anchors(html: str) -> list[Anchor]:
-    """Every `<a href>` of a template's HTML source, in its order; those in comments are none."""
+    """Every `<a href>` of a template's HTML source that leads to the web, in its order; those in comments are none.
+
+    A tag may have several, in branches of a condition. `#place`, `mailto:`, `tel:` and `sms:` are left as they stand.
+    """
     masked = _JINJA.sub(lambda found: _MASK * len(found[0]), without_comments(html))
     found = []
     for tag in _ANCHOR.finditer(masked):
-        href = _HREF.search(tag[0], 2)
-        if href is None:
-            continue
-        group = href.lastindex or 1
-        start, end = tag.start() + href.start(group), tag.start() + href.end(group)
-        url = unescape(html[start:end]).strip()
-        dynamic = _MASK in masked[start:end]
-        problem = None if _UNSUBSCRIBE.match(url) else _problem(unescape(masked[start:end]).strip())
-        line = html.count("\n", 0, start) + 1
-        found.append(Anchor(url=url, start=start, end=end, line=line, dynamic=dynamic, problem=problem))
+        for attribute in _ATTRIBUTE.finditer(tag[0], 2):
+            group = attribute.lastindex or 1
+            if attribute[1].lower() == "href" and group > 1 and not _UNTRACKED.match(attribute[group].strip()):
+                start, end = tag.start() + attribute.start(group), tag.start() + attribute.end(group)
+                found.append(_anchor(html, masked, start, end))
     return found
+
+
+def _anchor(html: str, masked: str, start: int, end: int) -> Anchor:
+    url, shape = unescape(html[start:end]).strip(), unescape(masked[start:end]).strip()
+    return Anchor(
+        url=url, start=start, end=end, line=html.count("\n", 0, start) + 1, dynamic=_MASK in shape,
+        problem=None if _UNSUBSCRIBE.match(url) else _problem(shape),
+    )  # fmt: skip
 
 
 def _problem(url: str) -> str | None:

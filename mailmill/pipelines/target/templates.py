@@ -167,9 +167,9 @@ def links(html: str) -> tuple[str, ...]:
 
 
 def checked_anchors(html: str) -> list[Anchor]:
-    """Every `<a href>` of the HTML source.
+    """Every `<a href>` of the HTML source that leads to the web.
 
-    Raises: Misconfigured for a link that is not http(s), or whose host depends on a merge field.
+    Raises: Misconfigured for one that is not http(s), or whose host depends on a merge field.
     """
     found = anchors(html)
     for anchor in found:

@@ -49,6 +49,9 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
          "start: a time needs its offset, such as 2026-12-01T09:00:00+01:00"),
         ("kind: transport\ntenant: a\nslug: b\ntype: smtp\nusername: x\npassword: hunter2\n", 6,
          "password: a secret is a reference, env:NAME or file:path, never the value itself"),
+        *[(f"kind: transport\ntenant: a\nslug: b\ntype: smtp\nusername: x\npassword: env:P\ntls: {tls}\n", 1,
+           f"tls: {tls} may send the password in the clear: set tls to required or implicit")
+          for tls in ("none", "opportunistic")],
         (TENANT + "---\n" + TENANT, 6, "tenant acme stands at a.yaml:1 already"),
         ("\n\na: [1\n", 4, "not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\na: 2\n", 2, 'not valid YAML: found duplicate key "a" with value "2" (original value: "1")'),

@@ -143,7 +143,7 @@ def test_F40_a_value_cannot_add_a_header(evil: str) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=300))
+@given(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=300))
 def test_a_subject_comes_back_as_it_was(text: str) -> None:
     sent = compose([text, "x"], subject="{{ first }}")
     assert read(sent)["Subject"] == text

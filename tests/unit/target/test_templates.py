@@ -194,7 +194,7 @@ def test_a_html_comment_shows_nothing():
 @pytest.mark.parametrize(
     "href",
     [
-        "javascript:alert(1)", "JaVaScRiPt:x", "data:text/html,x", "//evil.example/", "/relative", "mailto:a@b.example",
+        "javascript:alert(1)", "JaVaScRiPt:x", "data:text/html,x", "//evil.example/", "/relative", "telnet:a",
         "{{ url }}", "https://{{ host }}/", "https://a.example@evil.example/", "https://a.example/ b", "https://",
         "https://a.example/\\b", "http://[", "java&#115;cript:x", "ftp://a.example/", "{{ unsubscribe_url }}.evil",
     ],
@@ -210,6 +210,25 @@ def test_links_are_found_once_each_in_their_order_without_the_recipients_own():
     <a title="a > b" href="https://b.example/x?a=1&b=2">again</a><a href="https://a.example/?e={{ email|e }}">e</a>
     <a href="{{ unsubscribe_url }}">u</a>"""
     assert facts(html).links == ("https://b.example/x?a=1&b=2", "https://a.example/")
+
+
+@pytest.mark.parametrize("href", ["mailto:a@b.example?subject=x", "tel:+1-202-555-0100", "SMS:+12025550100", "#top"])
+def test_a_link_that_leads_to_no_web_page_is_left_as_it_stands(href):
+    assert facts(f'<a href="{href}">x</a><a href="https://a.example/">y</a>').links == ("https://a.example/",)
+
+
+@pytest.mark.parametrize(
+    ("tag", "urls"),
+    [
+        ("""<a title="href=evil" href="https://ok.example">""", ["https://ok.example"]),
+        ("""<a title=" href='https://ok.example/'" href="javascript:alert(1)">""", ["javascript:alert(1)"]),
+        ("""<a data-href="x" xhref='y' href=https://ok.example/z>""", ["https://ok.example/z"]),
+        ("""<a {% if vip %}href="https://a.example"{% else %}href="ftp://b.example"{% endif %}>""",
+         ["https://a.example", "ftp://b.example"]),
+    ],
+)  # fmt: skip
+def test_the_address_of_a_link_is_its_own_attribute_not_what_another_says(tag, urls):
+    assert [one.url for one in anchors(tag)] == urls
 
 
 def test_an_anchor_knows_its_place_in_the_source():
