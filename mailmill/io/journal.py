@@ -18,12 +18,20 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.send.answers import State
 from mailmill.pipelines.send.ports import JournalFailed
 
 _FILE = re.compile(r"(\d{1,19})\.j")
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What the ledger can take: one line it cannot would keep every worker of the machine from starting.
+_ATTEMPT = re.compile(rb"\d{1,18}")
+_RESULT = re.compile(
+    rb"(\d{1,18})\x1f(?:%b)\x1f[a-z0-9_]*\x1f\d{1,9}\x1f[a-z]*\x1f\d{1,3}\x1f[\d.]*\x1f\d{1,9}\x1f\d{1,15}"
+    rb"\x1f[^\0-\x1f]*\x1f[^\0-\x1f]*" % "|".join(get_args(State)).encode()
+)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -119,17 +127,27 @@ class FolderJournal:
         return batch
 
     def left(self) -> list[Left]:
-        """What earlier processes left behind, in no order."""
+        """What earlier processes left behind, in no order.
+
+        Raises: Misconfigured when a file cannot be read.
+        """
         found = []
         for path in self.folder.iterdir():
             name = _FILE.fullmatch(path.name)
             if name:
-                found.append(read(path, int(name[1])))
+                try:
+                    found.append(read(path, int(name[1])))
+                except OSError as error:
+                    raise Misconfigured(
+                        f"a worker's journal cannot be read: {error.strerror}",
+                        place=str(path),
+                        remedy=f"If it is lost, remove it and `mailmill doubts --declare-lost {self.folder.name}`.",
+                    ) from error
         return found
 
 
 def read(path: Path, token: int) -> Left:
-    """One file; a torn last line is ignored."""
+    """One file; a torn last line is ignored, and any other that is not whole makes the file incomplete."""
     lines = path.read_bytes().split(b"\n")[:-1]
     header = lines[0].split(b" ") if lines else []
     unclean = len(header) != 3 or header[0] != b"H" or header[1].decode("ascii", "replace") != boot_id()
@@ -137,11 +155,10 @@ def read(path: Path, token: int) -> Left:
     answered: dict[int, bytes] = {}
     for line in lines[1:]:
         kind, _, rest = line.partition(b" ")
-        identity = rest.split(b"\x1f", 1)[0]
-        if kind == b"A" and identity.isdigit():
-            attempted[int(identity)] = None
-        elif kind == b"R" and identity.isdigit() and rest.count(b"\x1f") == 10:
-            answered[int(identity)] = rest
+        if kind == b"A" and _ATTEMPT.fullmatch(rest):
+            attempted[int(rest)] = None
+        elif kind == b"R" and (result := _RESULT.fullmatch(rest)):
+            answered[int(result[1])] = rest
         else:
             unclean = True  # a hole that a power loss left
     return Left(path, token, list(answered.values()), [id for id in attempted if id not in answered], unclean)

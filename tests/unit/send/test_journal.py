@@ -57,6 +57,47 @@ def test_P09_a_journal_of_another_boot_or_with_holes_is_doubted(folder: FolderJo
     assert left(folder).incomplete
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        LINE + b"\0" * 64 + b"k",  # a hole that a power loss left
+        LINE.replace(b"sent", b"sen\0"),
+        LINE.replace(b"sent", b"send"),
+        LINE.replace(b"250", b"25x"),
+        LINE.replace(b"250", b"99999"),  # no smallint
+        LINE.replace(b"5", b"9" * 19, 1),  # no bigint
+        LINE.replace(b"\x1f1\x1f", b"\x1f\x1f"),
+        LINE + b"\x1f",
+    ],
+)
+def test_P09_a_damaged_answer_is_none_and_doubts_what_it_was_for(folder: FolderJournal, damaged: bytes) -> None:
+    """The ledger could not take it, and no worker of this machine would start again."""
+    batch = folder.open(77)
+    for line in (b"A 5", b"R " + damaged, b"A 6", b"R " + LINE.replace(b"5", b"6", 1)):
+        batch.append(line)
+    found = left(folder)
+    assert (found.answered, found.attempted) == ([LINE.replace(b"5", b"6", 1)], [5]) and found.incomplete
+
+
+def test_every_answer_that_is_written_is_read(folder: FolderJournal) -> None:
+    batch = folder.open(77)
+    lines = [
+        Outcome(7, "deferred", "no_answer", 14400, Answer("mail", 0, "é" * 99, 2**20), 2**44, "a-1/b_2#3").line(
+            "é" * 99
+        ),
+        Outcome(8, "failed", "bad_mailbox", 0, Answer("rcpt", 550, "5.1.1 <…>: no"), 1, "a/b#1").line("5.1.1 <…>: no"),
+    ]
+    for line in lines:
+        batch.append(b"R " + line)
+    assert left(folder).answered == lines and not left(folder).incomplete
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: FolderJournal) -> None:
+    (folder.folder / "77.j").mkdir()
+    with pytest.raises(Misconfigured, match=r"77\.j.*\n.*--declare-lost w1"):
+        folder.left()
+
+
 def test_one_process_a_folder(folder: FolderJournal, tmp_path: Path) -> None:
     second = folder_of(tmp_path, "w1")
     assert not second.acquire()
