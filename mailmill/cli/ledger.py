@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import accounts, campaigns, keys, ledger
+from mailmill.io.postgres import accounts, keys, ledger
 from mailmill.io.postgres import doubts as ledger_doubts
 from mailmill.io.postgres.ledger import SQL
-from mailmill.io.postgres.suppressions import raise_change_number
 
 Name = Annotated[str, typer.Argument(help="tenant/campaign", metavar="CAMPAIGN")]
 DOUBT = ("campaign", "message", "attempt", "reason", "reply", "outcome", "since", "address")
-RESOLVE = {"sent": "resolve_sent", "failed": "resolve_failed", "resend": "resolve_resend"}
 
 
 @app.command()
@@ -49,7 +47,7 @@ def account(campaign: Name, json: Json = False) -> None:
 def doubts(
     campaign: Annotated[str | None, typer.Argument(help="tenant/campaign", metavar="CAMPAIGN")] = None,
     resolve: Annotated[
-        Literal["sent", "failed", "resend"] | None, typer.Option(help="Settle the doubts of this campaign.")
+        ledger_doubts.Resolution | None, typer.Option(help="Settle the doubts of this campaign.")
     ] = None,
     message: Annotated[
         list[int] | None, typer.Option(help="With --resolve: only this message; may be given many times.")
@@ -75,7 +73,7 @@ def doubts(
         if resolve is not None:
             if known is None:
                 raise Misconfigured("--resolve needs a campaign", place="doubts", remedy="Name it as tenant/campaign.")
-            n = _resolve(conn, known.id, resolve, message)
+            n = ledger_doubts.resolve(conn, known.id, resolve, message, by=person())
             answer_json({"campaign": known.name, resolve: n}) if json else print(f"{n:,} doubts settled as {resolve}")
             return
         found = conn.execute(SQL["doubts"], {"campaign_id": known.id if known else None, "limit": 1000}).fetchall()
@@ -89,17 +87,6 @@ def doubts(
             # the header, as the relay's log has it
             row["message_id"] = f"<{makers[id].back(row['message']).decode()}@{domain}>"
     answer_json(rows) if json else answer_table(rows, title="in doubt (the first 1,000)")
-
-
-def _resolve(conn: Any, campaign_id: int, how: str, messages: list[int] | None) -> int:
-    n: int = conn.execute(SQL[RESOLVE[how]], {"campaign_id": campaign_id, "ids": messages or None}).rowcount
-    if (
-        how == "resend"
-        and n
-        and not campaigns.move(conn, campaign_id, "reopen", by=person(), reason="doubts are sent again")
-    ):
-        raise_change_number(conn)  # it runs already
-    return n
 
 
 @app.command()

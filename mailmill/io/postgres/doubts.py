@@ -8,16 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import psycopg
 
 from mailmill.errors import Misconfigured
 from mailmill.io.journal import Left
+from mailmill.io.postgres import campaigns
 from mailmill.io.postgres.ledger import SQL, end_lease, record
+from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.orders import Outcome
 
 RESEND_AFTER_S = 300
+
+Resolution = Literal["sent", "failed", "resend"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,20 @@ def _refuse_unknown(conn: psycopg.Connection, worker: str) -> None:
             place="--declare-lost",
             remedy=f"Known are: {', '.join(known)}." if known else "No worker is known; none has left a lease.",
         )
+
+
+def resolve(
+    conn: psycopg.Connection, campaign_id: int, how: Resolution, messages: Sequence[int] | None, by: str
+) -> int:
+    """Settle a campaign's doubts, all or these, as a person knows. Out: how many; an end has its event as well."""
+    facts = {"campaign_id": campaign_id, "ids": messages or None}
+    if how != "resend":
+        row = conn.execute(SQL["resolve_ended"], {**facts, "state": how}).fetchone()
+        return int(row[0]) if row else 0
+    n = conn.execute(SQL["resolve_resend"], facts).rowcount
+    if n and not campaigns.move(conn, campaign_id, "reopen", by=by, reason="doubts are sent again"):
+        raise_change_number(conn)  # it runs already
+    return n
 
 
 def lose(conn: psycopg.Connection, token: int) -> int:

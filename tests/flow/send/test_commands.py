@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from hashlib import md5
 
 import pytest
 from dns_server import Zone, serving
@@ -38,6 +40,31 @@ def test_account_adds_up_and_doubts_are_named_and_settled(world: World, run: Run
     with Sink(port=sink.port) as again:
         run()
     assert again.copies == {"r0@example.org": 1} and world.state(campaign) == "finished"
+
+
+def test_a_doubt_that_a_person_settles_counts_as_if_its_worker_had_known(
+    world: World, run: Run, mailmill: Verb
+) -> None:
+    with Sink(by_address({f"dot r{n}": "cut" for n in range(3)})) as sink:
+        campaign = world.campaign(5, port=sink.port)
+        run()
+    assert world.account(campaign) == {"sent": 2, "in_doubt": 3} and len(world.events()) == 2
+    doubts = {row["message"]: row for row in json.loads(mailmill("doubts", "--json").out)}
+    sent, failed, held = doubts
+    for message, how, n in ((sent, "sent", 1), (failed, "failed", 1), (sent, "sent", 0), (sent, "failed", 0)):
+        told = mailmill("doubts", "acme/spring", "--resolve", how, "--message", str(message), "--json")
+        assert json.loads(told.out)[how] == n, told.err
+    told_events = {event["message"]: event for event in world.events()}
+    assert len(world.events()) == len(told_events) == 4 and held not in told_events
+    for message, kind in ((sent, "accepted"), (failed, "failed")):
+        event = told_events[message]
+        assert (event["kind"], event["reason"], event["code"]) == (kind, "settled_by_hand", None)
+        assert event["event_id"] == md5(f"{kind}:{message}:1".encode(), usedforsecurity=False).hexdigest()
+        at = datetime.fromtimestamp(event["at"] / 1000, UTC)
+        assert abs(at - datetime.fromisoformat(doubts[message]["since"])) < timedelta(milliseconds=1)
+    assert mailmill("listen", "--until-idle").code == 0
+    facts = world.sql("SELECT count(at_accepted), count(at_failed) FROM messages")
+    assert facts == [(3, 1)] and not world.sql("SELECT 1 FROM dead_letters")
 
 
 def test_send_works_until_idle_and_tells_what_it_did(world: World, mailmill: Verb) -> None:

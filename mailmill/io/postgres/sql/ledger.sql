@@ -324,15 +324,32 @@ SELECT t.slug || '/' || c.slug, m.id, m.attempt, m.reason, m.reply, m.outcome, m
  WHERE m.state = 'in_doubt' AND (%(campaign_id)s::int IS NULL OR c.id = %(campaign_id)s)
  ORDER BY m.id LIMIT %(limit)s;
 
--- name: resolve_sent
-UPDATE messages m SET state = 'sent', reason = 'settled_by_hand' FROM campaigns c
- WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-   AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s));
-
--- name: resolve_failed
-UPDATE messages m SET state = 'failed', reason = 'settled_by_hand' FROM campaigns c
- WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-   AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s));
+-- name: resolve_ended
+-- A doubt that a person settles as sent or failed, with the event that its worker would have written: under the same id and
+-- of the time of the doubt, so that it counts once whoever tells it.
+WITH told AS (
+  UPDATE messages m SET state = %(state)s::message_state, reason = 'settled_by_hand' FROM campaigns c
+   WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+     AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s))
+  RETURNING m.id, m.tenant_id, m.campaign_id, m.attempt, m.transport_id, coalesce(m.done_at, clock_timestamp()) AS at,
+            (m.id %% 4)::smallint AS part, CASE m.state WHEN 'sent' THEN 'accepted' ELSE 'failed' END AS kind),
+per_part AS MATERIALIZED (SELECT part, count(*) AS n FROM told GROUP BY part),
+locked AS MATERIALIZED (
+  SELECT h.part FROM log_heads h WHERE h.topic = 'delivery-events' AND h.part IN (SELECT part FROM per_part)
+   ORDER BY h.part FOR UPDATE),
+heads AS (
+  UPDATE log_heads h SET next = h.next + p.n FROM per_part p JOIN locked l ON l.part = p.part
+   WHERE h.topic = 'delivery-events' AND h.part = p.part RETURNING h.part, h.next - p.n AS first),
+logged AS (
+  INSERT INTO log (topic, part, off, val)
+  SELECT 'delivery-events', t.part, h.first + row_number() OVER (PARTITION BY t.part ORDER BY t.id) - 1, convert_to(
+         '{"event_id":"' || md5(t.kind || ':' || t.id || ':' || t.attempt) || '","tenant":' || t.tenant_id
+         || ',"campaign":' || t.campaign_id || ',"message":' || t.id || ',"kind":"' || t.kind || '","at":'
+         || floor(extract(epoch FROM t.at) * 1000)::bigint || ',"link":null,"user_agent":null,"ip":null,"code":null'
+         || ',"reason":"settled_by_hand","attempt":' || t.attempt
+         || ',"transport":' || coalesce(t.transport_id::text, 'null') || '}', 'UTF8')
+    FROM told t JOIN heads h ON h.part = t.part)
+SELECT count(*) FROM told;
 
 -- name: resolve_resend
 UPDATE messages m SET state = 'queued', queued = true, done_at = NULL, due_at = '-infinity' FROM campaigns c
