@@ -20,7 +20,7 @@ import dns.rdtypes.ANY.TXT
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.domains import Answer
-from mailmill.pipelines.target.preflight import DnsSilent, Kind, Question
+from mailmill.pipelines.target.records import DnsSilent, Kind, Question
 
 PORT = 53
 SETTING = "MAILMILL_RESOLVER"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.configuration.sending import IdentitySpec
-from mailmill.pipelines.target.preflight import DkimRecord, Finding, Records, Sender, check, failures, told
+from mailmill.pipelines.target.preflight import DkimRecord, Finding, Sender, check, failures, told
+from mailmill.pipelines.target.records import Records
 
 
 def sender_of(identity: IdentitySpec, record: Callable[[str], str], public_url: str) -> Sender:

@@ -11,30 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 from urllib.parse import urlsplit
 
-from mailmill.errors import TransientError
+from mailmill.pipelines.target import spf
+from mailmill.pipelines.target.records import Question, Records, of_version
 
-Kind = Literal["TXT", "MX", "A", "AAAA"]
-Question = tuple[str, Kind]
 Level = Literal["ok", "warning", "failed"]
 MOST_LABELS = 8  # of a From domain that are looked at for a DMARC record
-
-
-class DnsSilent(TransientError):
-    """No server answered a question; that says nothing about the identity."""
-
-
-class Records(Protocol):
-    """Where DNS is asked."""
-
-    def records(self, questions: Sequence[Question]) -> Mapping[Question, Sequence[str]]:
-        """Every question's records as text (an MX as its host, '.' for none); empty where there are none.
-
-        Raises: DnsSilent.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +54,10 @@ def check(sender: Sender, dns: Records) -> list[Finding]:
     """Every check, in the order in which one sets a domain up. Raises: DnsSilent."""
     questions = _questions(sender)
     said = dns.records(questions)
-    policies = [(name, _one(said[name, "TXT"], "v=DMARC1")) for name in _policy_names(sender.from_domain)]
+    policies = [(name, of_version(said[name, "TXT"], "v=DMARC1")) for name in _policy_names(sender.from_domain)]
     return [
         _return_path(sender, said),
-        _spf(sender, said[sender.return_path_domain, "TXT"]),
+        _spf(sender, said[sender.return_path_domain, "TXT"], dns),
         *_dkim(sender, said),
         _dmarc(sender, policies),
         _tracking(sender, said),
@@ -105,12 +89,6 @@ def _policy_names(domain: str) -> list[str]:
     return [f"_dmarc.{'.'.join(labels[at:])}" for at in range(max(1, len(labels) - 1))]
 
 
-def _one(texts: Sequence[str], version: str) -> str | None:
-    """The record of this version; None without one, or with several, which counts as none (RFC 7208 4.5)."""
-    found = [text for text in texts if re.match(rf"{re.escape(version)}(?:[\s;]|$)", text, re.IGNORECASE)]
-    return found[0] if len(found) == 1 else None
-
-
 def _return_path(sender: Sender, said: Mapping[Question, Sequence[str]]) -> Finding:
     domain, hosts = sender.return_path_domain, said[sender.return_path_domain, "MX"]
     if not aligned(domain, sender.from_domain):
@@ -129,21 +107,12 @@ def _return_path(sender: Sender, said: Mapping[Question, Sequence[str]]) -> Find
     )
 
 
-def _spf(sender: Sender, texts: Sequence[str]) -> Finding:
-    domain = sender.return_path_domain
-    record = _one(texts, "v=spf1")
-    several = sum(text.lower().startswith("v=spf1") for text in texts) > 1
-    if record is not None and not re.search(r"(?:^|\s)\+?all(?:\s|$)", record, re.IGNORECASE):
-        return Finding(check="SPF", level="ok", found=record)
-    found = (
-        f"{domain} has several SPF records, which count as none"
-        if several
-        else f"{domain} lets everybody send: {record}"
-        if record
-        else f"{domain} has no SPF record"
-    )
-    publish = f'{domain}. TXT "v=spf1 <ip4:… or include:… of the relay> -all"'
-    return Finding(check="SPF", level="failed", found=found, publish=publish)
+def _spf(sender: Sender, texts: Sequence[str], dns: Records) -> Finding:
+    wrong = spf.problem(sender.return_path_domain, texts, dns)
+    if wrong is None:
+        return Finding(check="SPF", level="ok", found=of_version(texts, "v=spf1")[0])
+    publish = f'{sender.return_path_domain}. TXT "v=spf1 <ip4:… or include:… of the relay> -all"'
+    return Finding(check="SPF", level="failed", found=wrong, publish=publish)
 
 
 def _dkim(sender: Sender, said: Mapping[Question, Sequence[str]]) -> list[Finding]:
@@ -185,16 +154,29 @@ def _tag(record: str, name: str) -> str | None:
     return None
 
 
-def _dmarc(sender: Sender, policies: Sequence[tuple[str, str | None]]) -> Finding:
-    for name, record in policies:
-        if record is not None and (_tag(record, "p") or "").lower() in ("none", "quarantine", "reject"):
-            return Finding(check="DMARC", level="ok", found=f"{name}: {record}")
-    return Finding(
-        check="DMARC",
-        level="failed",
-        found=f"neither {sender.from_domain} nor a domain above it has a policy",
-        publish=f'_dmarc.{sender.from_domain}. TXT "v=DMARC1; p=none; rua=mailto:dmarc@{sender.from_domain}"',
-    )
+def _dmarc(sender: Sender, policies: Sequence[tuple[str, Sequence[str]]]) -> Finding:
+    publish = f'_dmarc.{sender.from_domain}. TXT "v=DMARC1; p=none; rua=mailto:dmarc@{sender.from_domain}"'
+    found = f"neither {sender.from_domain} nor a domain above it has a policy"
+    for name, records in policies:
+        if len(records) > 1:  # nobody looks further up then (RFC 7489 6.6.3)
+            found = f"{name} has several policies, which count as none"
+            break
+        if records and (_tag(records[0], "p") or "").lower() in ("none", "quarantine", "reject"):
+            if _passes(sender, records[0]):
+                return Finding(check="DMARC", level="ok", found=f"{name}: {records[0]}")
+            found = f"{name} asks for strict alignment, but no DKIM domain and no return path is {sender.from_domain}"
+            publish = f'{name}. TXT "{records[0]}" without adkim=s, or sign as {sender.from_domain}'
+            break
+    return Finding(check="DMARC", level="failed", found=found, publish=publish)
+
+
+def _passes(sender: Sender, policy: str) -> bool:
+    """Whether a signature or the return path is as close to the From domain as the policy asks (RFC 7489 3.1).
+
+    Of an identity that names neither a key nor a relay's selector only the return path is known.
+    """
+    ways = [("adkim", one.domain) for one in sender.dkim] + [("aspf", sender.return_path_domain)]
+    return any((_tag(policy, tag) or "r").lower() != "s" or domain == sender.from_domain for tag, domain in ways)
 
 
 def _tracking(sender: Sender, said: Mapping[Question, Sequence[str]]) -> Finding:

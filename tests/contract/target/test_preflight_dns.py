@@ -6,7 +6,8 @@ import pytest
 from dns_server import Zone, serving
 
 from mailmill.io.dns import DnsResolver, servers
-from mailmill.pipelines.target.preflight import DkimRecord, DnsSilent, Sender, check, failures
+from mailmill.pipelines.target.preflight import DkimRecord, Sender, check, failures
+from mailmill.pipelines.target.records import DnsSilent
 
 KEY = DkimRecord(name="m1._domainkey.acme.example", domain="acme.example", text=f"v=DKIM1; k=rsa; p={'Ab9+' * 98}")
 SENDER = Sender(
@@ -97,7 +98,7 @@ def test_a_campaign_of_an_identity_that_is_set_up_starts(world, dkim):
     """Who names no key and no selector is told with the start what nobody could look up."""
     to_a_relay(world, *dkim)
     ready = Zone(records={
-        "b.acme.example": [("TXT", "v=spf1 -all"), ("MX", "10 mx.acme.example")],
+        "b.acme.example": [("TXT", "v=spf1 mx -all"), ("MX", "10 mx.acme.example")],
         "m1._domainkey.acme.example": [("TXT", "v=DKIM1; k=ed25519; p=key")],
         "s1._domainkey.acme.example": [("CNAME", "s1.relay.example")],
         "s1.relay.example": [("TXT", "k=rsa; p=whatever")],

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mailmill.pipelines.target.preflight import DkimRecord, Finding, Question, Sender, aligned, check, failures
+from mailmill.pipelines.target.preflight import DkimRecord, Finding, Sender, aligned, check, failures
+from mailmill.pipelines.target.records import Question
 
 KEY = DkimRecord(name="m1._domainkey.acme.example", domain="acme.example", text="v=DKIM1; k=ed25519; p=AbC+/=")
 SENDER = Sender(
@@ -17,6 +18,7 @@ SENDER = Sender(
 GOOD: dict[Question, list[str]] = {
     ("bounce.acme.example", "MX"): ["mx.acme.example"],
     ("bounce.acme.example", "TXT"): ["verification=1", "v=spf1 include:relay.example -all"],
+    ("relay.example", "TXT"): ["v=spf1 ip4:192.0.2.0/24 ip6:2001:db8::/32 ~all"],
     ("m1._domainkey.acme.example", "TXT"): ["v=DKIM1; k=ed25519; p=AbC +/="],
     ("_dmarc.acme.example", "TXT"): ["v=DMARC1; p=quarantine"],
     ("t.acme.example", "A"): ["192.0.2.7"],
@@ -64,6 +66,64 @@ def test_what_is_missing_fails_and_names_the_record(
     findings = found(table={question: records})
     assert {check for check, one in findings.items() if one.level != "ok"} == {name}
     assert publish in findings[name].publish and name in failures(list(findings.values()))
+
+
+@pytest.mark.parametrize(
+    ("record", "others", "words"),
+    [("v=spf1 -all", {}, "lets nobody send"),
+     ("v=spf1 include:a.example -all", {"a.example": "v=spf1 -all"}, "lets nobody send"),
+     ("v=spf1 include:bounce.acme.example -all", {}, "more than 10 look-ups"),
+     ("v=spf1 " + "mx " * 11 + "-all", {}, "more than 10 look-ups"),
+     ("v=spf1 include:a.example -all", {}, "a.example has no SPF record"),
+     ("v=spf1 include: -all", {}, "cannot be read at 'include:'"),
+     ("v=spf1 ip4:999.1 -all", {}, "cannot be read at 'ip4:999.1'"),
+     ("v=spf1 ip5:192.0.2.1 -all", {}, "cannot be read at 'ip5:192.0.2.1'"),
+     ("v=spf1 ip4:0.0.0.0/0 -all", {}, "lets everybody send"),
+     ("v=spf1 redirect=a.example", {"a.example": "v=spf1 all"}, "lets everybody send")],
+)  # fmt: skip
+def test_an_spf_record_that_lets_nobody_everybody_or_cannot_be_evaluated_fails(
+    record: str, others: dict[str, str], words: str
+) -> None:
+    table = {("bounce.acme.example", "TXT"): [record], **{(name, "TXT"): [text] for name, text in others.items()}}
+    said = found(table=table)["SPF"]
+    assert said.level == "failed" and words in said.found
+
+
+@pytest.mark.parametrize(
+    ("record", "others"),
+    [("v=spf1 mx:mx.acme.example/24 ?all", {}), ("V=SPF1 a/24 exp=why.acme.example -ALL", {}),
+     ("v=spf1 exists:%{i}._spf.acme.example -all", {}), ("v=spf1 include:%{d}.a.example -all", {}),
+     ("v=spf1 redirect=a.example", {"a.example": "v=spf1 ip6:2001:db8::1 -all"}),
+     ("v=spf1 include:a.example ~all", {"a.example": "v=spf1 include:b.example ~all", "b.example": "v=spf1 a ~all"}),
+     ("v=spf1 mx ~all redirect=nowhere.example", {})],
+)  # fmt: skip
+def test_an_spf_record_that_lets_some_send_passes(record: str, others: dict[str, str]) -> None:
+    table = {("bounce.acme.example", "TXT"): [record], **{(name, "TXT"): [text] for name, text in others.items()}}
+    assert found(table=table)["SPF"].level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("from_domain", "policy", "level"),
+    [("acme.example", "v=DMARC1; p=reject; adkim=s; aspf=s", "ok"),  # the key is its own
+     ("shop.acme.example", "v=DMARC1; p=reject; adkim=s; aspf=s", "failed"),
+     ("shop.acme.example", "v=DMARC1; p=reject; adkim=s", "ok"),  # by the return path
+     ("shop.acme.example", "v=DMARC1; p=reject; aspf=s", "ok")],
+)  # fmt: skip
+def test_a_policy_of_strict_alignment_is_met_by_one_of_the_two(from_domain: str, policy: str, level: str) -> None:
+    sender = Sender(
+        from_domain=from_domain, return_path_domain="bounce.acme.example", dkim=(KEY,),
+        public_url="https://t.acme.example",
+    )  # fmt: skip
+    assert found(sender, table={("_dmarc.acme.example", "TXT"): [policy]})["DMARC"].level == level
+
+
+def test_several_policies_of_one_domain_end_the_search() -> None:
+    sender = Sender(
+        from_domain="news.acme.example", return_path_domain="bounce.acme.example", dkim=(KEY,),
+        public_url="https://t.acme.example",
+    )  # fmt: skip
+    said = found(sender, table={("_dmarc.news.acme.example", "TXT"): ["v=DMARC1; p=none", "v=DMARC1; p=reject"]})
+    assert said["DMARC"].level == "failed" and "several" in said["DMARC"].found
 
 
 def test_a_policy_of_the_domain_above_counts() -> None:
