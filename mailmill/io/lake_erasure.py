@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,15 +28,18 @@ def scan(lake: Lake, file: str) -> pl.LazyFrame:
 
 def rewrite(
     conn: psycopg.Connection, lake: Lake, tenant_id: int, who: Person, files: Iterable[Listed],
-    sources: Sequence[SourceRow],
+    sources: Sequence[SourceRow], lines: Collection[int] = (),
 ) -> int:  # fmt: skip
-    """New files in the place of those that hold the person, listed by the caller's transaction. Out: how many."""
+    """New files in the place of those that hold the person, listed by the caller's transaction. Out: how many.
+
+    In: lines, of raw files, that are left out as well.
+    """
     columns = {source.slug: source.spec.columns for source in sources}
     rewritten = 0
     for name, dataset, part, batch_id, facts in files:
         if not lake.path(name).exists():
             continue
-        frame = _without(scan(lake, name), dataset, columns.get(part, {}), who)
+        frame = _without(scan(lake, name), dataset, columns.get(part, {}), who, lines)
         if frame is None:
             continue
         file = lake.write(frame, tenant_id=tenant_id, dataset=dataset)
@@ -45,10 +48,12 @@ def rewrite(
     return rewritten
 
 
-def _without(frame: pl.LazyFrame, dataset: str, columns: Mapping[str, str], who: Person) -> pl.LazyFrame | None:
+def _without(
+    frame: pl.LazyFrame, dataset: str, columns: Mapping[str, str], who: Person, lines: Collection[int]
+) -> pl.LazyFrame | None:
     """A file's rows without the person, None when it does not hold them."""
     if dataset == "raw":
-        lines = raw_rows(who, frame, columns)
+        lines = [*lines, *raw_rows(who, frame, columns)]
         if not lines and not persons.touched(who, dataset, frame):
             return None
         return persons.without(who, dataset, frame, pl.col("line").is_in(lines))

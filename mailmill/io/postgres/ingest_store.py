@@ -144,7 +144,7 @@ class IngestStore:
         tenant_id = source.tenant_id
         with self.database.transaction() as conn:
             gone = erasure.forgotten(conn, tenant_id)
-        named: set[str] = set()  # forgotten persons whom the batch names again
+        named, lines = set[str](), set[int]()  # of forgotten persons whom the batch names again
         reasons: Counter[str] = Counter()
         custom: set[str] = set()
         taken = 0
@@ -154,8 +154,9 @@ class IngestStore:
         ):
             for piece in pieces:
                 if gone:
-                    piece, keys = forgotten.without(piece, (batch.id, source.slug), gone.secrets, gone.hashes)
-                    named.update(keys)
+                    piece, again = forgotten.without(piece, (batch.id, source.slug), gone.secrets, gone.hashes)
+                    named.update(again.keys)
+                    lines.update(again.lines)
                 reasons.update(piece.reasons)
                 taken += int(piece.accepted["copies"].sum())
                 custom |= {name.removeprefix(FIELD) for name in piece.accepted.columns if name.startswith(FIELD)}
@@ -165,10 +166,10 @@ class IngestStore:
         with lake_erasure.taking_in(self.database, self.lake, tenant_id, gone.number, accepted, rejected) as conn:
             if not ingest.mark_validated(conn, source, batch, recorded, rules_of(source)):
                 return None
-            if named:
+            if named or lines:
                 raw = [(file, "raw", source.slug, batch.id, facts) for file, facts in
                        ingest.batch_files(conn, tenant_id=tenant_id, dataset="raw", batch_id=batch.id)]  # fmt: skip
-                lake_erasure.rewrite(conn, self.lake, tenant_id, Person(tuple(named)), raw, [source])
+                lake_erasure.rewrite(conn, self.lake, tenant_id, Person(tuple(named)), raw, [source], lines)
             ingest.withdraw(conn, tenant_id=tenant_id, batch_id=batch.id, datasets=["validated", "rejected"])
             for dataset, file in [
                 *(("validated", file) for file in accepted.files), *(("rejected", file) for file in rejected.files)
@@ -177,7 +178,7 @@ class IngestStore:
                 manifest.add(
                     conn, file, tenant_id=tenant_id, dataset=dataset, part=source.slug, batch_id=batch.id, facts=facts
                 )
-        if named:
+        if named or lines:
             lake_erasure.clear(self.database, self.lake, tenant_id)
         return recorded
 

@@ -147,6 +147,8 @@ def mentions(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
 
 
 def _mentioned(person: Person, text: pl.Expr) -> pl.Expr:
+    if not person.needles:
+        return pl.lit(False)
     likely = text.str.contains_any(list(person.needles), ascii_case_insensitive=True)
     # the expression reads only what the cheap test lets through
     return pl.when(likely.fill_null(False)).then(text).str.contains(person.pattern).fill_null(False)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import polars as pl
 
-from mailmill.pipelines.ingest import addresses
+from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.erasure import digest, hashed_text
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
 from mailmill.pipelines.ingest.validation import Checked
 
 REASON = "forgotten"
-_ADDRESSES = r"[^\s,;|\"'<>()\[\]]+@[^\s,;|\"'<>()\[\]]+"  # what may be one, in the text of a rejected row
+# what may be one, in the text of a rejected row; a number shows by its + there, others are read in their own cell
+_ADDRESSES = r"[^\s,;|\"'<>()\[\]]+@[^\s,;|\"'<>()\[\]]+"
+_NUMBERS = r"\+[0-9][0-9 \x{a0}().\-/]{6,24}"
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Forgotten persons whom a batch names: match keys, and lines of rejected rows that name a number of theirs.
+
+    A number may be somebody else's as well, who has the line at home: rows with another address are not theirs.
+    """
+
+    keys: tuple[str, ...]
+    lines: tuple[int, ...]
 
 
 def recognised(keys: pl.Series, secrets: Mapping[int, bytes], hashes: Collection[str]) -> list[str]:
@@ -36,8 +50,8 @@ def recognised(keys: pl.Series, secrets: Mapping[int, bytes], hashes: Collection
 
 def without(
     checked: Checked, batch: tuple[int, str], secrets: Mapping[int, bytes], hashes: Collection[str]
-) -> tuple[Checked, list[str]]:
-    """A piece of a batch with forgotten persons' rows rejected, their text left out. Out: their match keys, too.
+) -> tuple[Checked, Again]:
+    """A piece of a batch with forgotten persons' rows rejected, their text left out.
 
     In: batch, its id and its source's slug, for the rejected rows.
     """
@@ -50,26 +64,34 @@ def without(
         batch_id=pl.lit(batch[0], pl.Int64), source=pl.lit(batch[1]), line="line",
         field=pl.when(mail).then(pl.lit("email")).otherwise(pl.lit("phone")), reason=pl.lit(REASON), raw=pl.lit(""),
     )  # fmt: skip
-    rejected, mentioned = _silenced(checked.rejected, secrets, hashes)
+    rejected, mentioned, lines = _silenced(checked, secrets, hashes)
     whole = pl.concat([rejected, added.match_to_schema(REJECTED_SCHEMA)])
     clean = Checked(accepted=checked.accepted.filter(~theirs), rejected=whole, notes=checked.notes)
-    return clean, sorted({*gone, *mentioned})
+    return clean, Again(tuple(sorted({*gone, *mentioned})), tuple(lines))
 
 
 def _silenced(
-    rejected: pl.DataFrame, secrets: Mapping[int, bytes], hashes: Collection[str]
-) -> tuple[pl.DataFrame, list[str]]:
-    """Rows that were rejected for another reason and whose text names a forgotten person."""
-    named = rejected.with_row_index("row").select("row", typed=pl.col("raw").str.extract_all(_ADDRESSES))
-    named = named.explode("typed").drop_nulls()
-    if named.is_empty():
-        return rejected, []
-    named = named.with_columns(key=addresses.examine(named["typed"])["address_key"])
-    gone = recognised(named["key"], secrets, hashes)
-    rows = named.filter(pl.col("key").is_in(gone))["row"].unique()
-    hit = pl.int_range(pl.len(), dtype=pl.UInt32).is_in(rows.implode())
+    checked: Checked, secrets: Mapping[int, bytes], hashes: Collection[str]
+) -> tuple[pl.DataFrame, list[str], list[int]]:
+    """Rows that were rejected for another reason and name a forgotten person. Out: and the addresses they name them by,
+    the lines of those that name a number."""
+    rejected = checked.rejected
+    mails, numbers = (
+        rejected.select("line", typed=pl.col("raw").str.extract_all(pattern)).explode("typed").drop_nulls()
+        for pattern in (_ADDRESSES, _NUMBERS)
+    )
+    mails = mails.select("line", key=addresses.examine(mails["typed"])["address_key"])
+    nowhere = pl.Series([None] * numbers.height, dtype=pl.String)
+    numbers = numbers.select("line", key=phones.examine(numbers["typed"].str.strip_chars(), nowhere))
+    numbers = pl.concat([numbers, checked.numbers.select("line", key="phone")])
+    gone = recognised(mails["key"], secrets, hashes)
+    by_number = numbers.filter(pl.col("key").is_in(recognised(numbers["key"], secrets, hashes)))["line"].unique()
+    lines = pl.concat([by_number, mails.filter(pl.col("key").is_in(gone))["line"]]).unique()
+    if lines.is_empty():
+        return rejected, [], []
+    hit = pl.col("line").is_in(lines.implode())
     silent = rejected.with_columns(
         reason=pl.when(hit).then(pl.lit(REASON)).otherwise("reason"),
         raw=pl.when(hit).then(pl.lit("")).otherwise("raw"),
     )
-    return silent.match_to_schema(REJECTED_SCHEMA), gone
+    return silent.match_to_schema(REJECTED_SCHEMA), gone, by_number.to_list()

@@ -8,7 +8,7 @@ as the custom field `<field>_as_given`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -43,6 +43,7 @@ VALUES_SCHEMA = pl.Schema(
 )  # and one String column `fields.<name>` a custom field: what a row says
 ACCEPTED_SCHEMA = pl.Schema({**VALUES_SCHEMA, **COPIES_SCHEMA})  # and the same: one row a match_key
 
+NUMBERS_SCHEMA = pl.Schema({"line": pl.Int64(), "phone": pl.String()})
 _FAULTS_SCHEMA = pl.Schema({"line": pl.Int64(), "field": pl.String(), "reason": pl.String()})
 
 
@@ -66,6 +67,7 @@ class Checked:
 
     accepted: pl.DataFrame
     rejected: pl.DataFrame
+    numbers: pl.DataFrame = field(default_factory=NUMBERS_SCHEMA.to_frame)  # that rejected rows could be read to have
     notes: tuple[str, ...] = ()
 
     @property
@@ -84,7 +86,7 @@ def divided(raw: Iterable[pl.DataFrame], facts: BatchFacts, buckets: Buckets) ->
     notes: tuple[str, ...] | None = None
     for checked in ahead(lambda frame: validate(frame, facts), prefetched(raw)):
         buckets.add(checked.accepted)
-        yield Checked(accepted=nobody, rejected=checked.rejected, notes=checked.notes if notes is None else ())
+        yield replace(checked, accepted=nobody, notes=checked.notes if notes is None else ())
         notes = checked.notes
     nothing = pl.DataFrame(schema=REJECTED_SCHEMA)
     for rows in buckets.merged():
@@ -120,7 +122,8 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
         name for name in contacts.columns if name.startswith(FIELD) and contacts[name].null_count() == len(accepted)
     ]
     rejected = _rejected(raw, faults, facts)
-    return Checked(accepted=contacts.drop(empty), rejected=rejected, notes=columns.notes)
+    numbers = values.filter(pl.col("line").is_in(faults["line"].implode())).select("line", phone="e164").drop_nulls()
+    return Checked(accepted=contacts.drop(empty), rejected=rejected, numbers=numbers, notes=columns.notes)
 
 
 def _rejected(raw: pl.DataFrame, faults: pl.DataFrame, facts: BatchFacts) -> pl.DataFrame:

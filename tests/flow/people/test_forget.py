@@ -84,8 +84,16 @@ def test_a_restore_forgets_again_whom_the_backup_still_held(people: People, tmp_
     assert people.mill.forgetter.replay() == []
     assert len(people.rows("SELECT 1 FROM suppressions WHERE reason = 'forgotten'")) == 2
     # who shares the land line was never forgotten, and comes in after it
-    (people.mill.project / "acme" / "two.csv").write_text(f"email,name,phone\nmum@people.example,Mum,{PHONE}\n")
-    assert people.ask("ingest", "acme/inbox")["new"] == 1
+    rows = f"email,name,phone,country\nmum@people.example,Mum,{PHONE},AT\nbad@@x,Zed,01 5337031,AT\nbad@,{PHONE}\n"
+    (people.mill.project / "acme" / "two.csv").write_text(rows)
+    said = people.ask("ingest", "acme/inbox")
+    assert (said["new"], said["reasons"]) == (1, {"forgotten": 2, "local_part_syntax": 1}), (
+        "a number in a row that nobody can be reached by"
+    )
+    [(raw,)] = people.rows("SELECT file FROM manifest WHERE dataset = 'raw' ORDER BY batch_id DESC LIMIT 1")
+    assert [row[-1] for row in pl.read_parquet(people.mill.lake.path(raw)).select("line", "col:phone").rows()] == [
+        PHONE
+    ]
     assert people.mill.forgetter.replay() == [], "as after a restore of a backup that is made now"
     assert people.rows("SELECT phone FROM contacts WHERE match_key LIKE 'mum@%%'") == [(PHONE,)]
     assert PHONE in (people.mill.project / "acme" / "two.csv").read_text()
