@@ -7,12 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 Ints = npt.NDArray[np.int64]
 COPY_BEGINS, COPY_ENDS = b"PGCOPY\n\xff\r\n\x00" + bytes(8), b"\xff\xff"
 # an array on the wire: dimensions, nulls, type, length, lower bound; then length and value of each element
 _HEADER, _ELEMENT = struct.Struct(">iiiii"), np.dtype([("bytes", ">i4"), ("value", ">i8")])
 _BIGINT = 20
+
+
+def text(numbers: pl.Series) -> str:
+    """An array as a parameter: of a list the driver would look at each number, half a second a million."""
+    return f"{{{numbers.cast(pl.String).str.join(',').item()}}}"
 
 
 def lengths(arrays: Sequence[bytes]) -> Ints:

@@ -172,30 +172,27 @@ def _everybody(conn: psycopg.Connection, tenant_id: int, rows: int) -> pl.DataFr
     if contacts > min(FEW_TIMES * rows, MOST_AT_ONCE):
         return None
     with conn.cursor(binary=True) as cursor:
-        found = cursor.execute(SQL["everybody"], {"tenant_id": tenant_id}).fetchone()
-    ids, keys = found or (None, None)
-    if not ids:
-        return pl.DataFrame(schema={"match_key": pl.String(), "id": pl.Int64()})
-    column = pl.Series("match_key", [keys]).str.split(_SEPARATOR).explode()
-    return pl.DataFrame({"match_key": column, "id": np.frombuffer(ids, ">i8").astype(np.int64)})
+        return _keyed(cursor.execute(SQL["everybody"], {"tenant_id": tenant_id}).fetchone())
 
 
 def _with_ids(
     conn: psycopg.Connection, tenant_id: int, rows: pl.DataFrame, everybody: pl.DataFrame | None
 ) -> pl.DataFrame:
     """Rows with the id of their contact, null where there is none yet."""
-    if everybody is not None:
-        return rows.join(everybody, on="match_key", how="left", maintain_order="left")
-    rows = rows.sort("match_key")  # near in the index, near in time
-    conn.execute(SQL["clear"])
-    _copy_in(conn, "copy_asked", rows.select("match_key", n=pl.int_range(pl.len())))
-    with sightings.by_index(conn), conn.cursor(binary=True) as cursor:
-        row = cursor.execute(SQL["find_known"], {"tenant_id": tenant_id}).fetchone()
-    found = np.frombuffer((row and row[0]) or b"", [("n", ">i4"), ("id", ">i8")])
-    ids = np.zeros(rows.height, np.int64)
-    ids[found["n"]] = found["id"]
-    column = pl.Series("id", ids)
-    return rows.with_columns(id=column.replace(0, None) if len(found) < rows.height else column)
+    if everybody is None:
+        keys = rows["match_key"].sort().str.join(_SEPARATOR).item()  # near in the index, near in time
+        with sightings.by_index(conn), conn.cursor(binary=True) as cursor:
+            everybody = _keyed(cursor.execute(SQL["known"], {"tenant_id": tenant_id, "keys": keys}).fetchone())
+    return rows.join(everybody, on="match_key", how="left", maintain_order="left")
+
+
+def _keyed(found: tuple[bytes | None, str | None] | None) -> pl.DataFrame:
+    """In: ids, eight bytes each, and their keys, joined."""
+    ids, keys = found or (None, None)
+    if not ids:
+        return pl.DataFrame(schema={"match_key": pl.String(), "id": pl.Int64()})
+    column = pl.Series("match_key", [keys]).str.split(_SEPARATOR).explode()
+    return pl.DataFrame({"match_key": column, "id": np.frombuffer(ids, ">i8").astype(np.int64)})
 
 
 def _drawn(conn: psycopg.Connection, n: int) -> pl.Series:

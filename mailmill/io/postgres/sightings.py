@@ -49,7 +49,7 @@ def of_contacts(conn: psycopg.Connection, tenant_id: int, ids: pl.Series, *, bat
     whole = asked.group_by("block").len("named").filter((pl.col("named") >= FEW) | turn)["block"].sort()
     few = asked.filter(~pl.col("block").is_in(whole.implode()))["id"].sort()
     with by_index(conn):
-        alone = _columns(conn, "read_elements", {"tenant_id": tenant_id, "ids": few.to_list()})
+        alone = _columns(conn, "read_elements", {"tenant_id": tenant_id, "ids": bigints.text(few)})
     return Seen(sightings=pl.concat([_known(conn, tenant_id, whole), alone]), whole=whole)
 
 
