@@ -73,15 +73,25 @@ def cursor_of(conn: psycopg.Connection, source: SourceRow) -> Cursor | None:
     return row[0] if row else None
 
 
-def move_cursor(conn: psycopg.Connection, source: SourceRow, cursor: Cursor) -> None:
-    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "cursor": Jsonb(cursor)}
+def move_cursor(conn: psycopg.Connection, source: SourceRow, cursor: Cursor, batch_id: int) -> None:
+    """The source was read so far with this batch. Of a walk from its beginning that is to be compared, which batches
+    are its first and its last is kept beside the cursor."""
+    facts = {
+        "tenant_id": source.tenant_id,
+        "source_id": source.id,
+        "cursor": Jsonb(cursor),
+        "full": cursor.get("full"),
+        "compare": source.spec.on_delete == "withdraw",
+        "batch_id": batch_id,
+    }
     conn.execute(SQL["move_cursor"], facts)
 
 
-def find_batch(conn: psycopg.Connection, source: SourceRow, key: str) -> tuple[int, int] | None:
-    """Id and rows of the source's batch with this content."""
-    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "key": key}
-    row = conn.execute(SQL["find_batch"], facts).fetchone()
+def find_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch) -> tuple[int, int] | None:
+    """Id and rows of the source's batch with this content. What an API says is known only if it said so last: a state
+    that returns after another one is news."""
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "key": batch.key}
+    row = conn.execute(SQL["find_batch" if batch.cursor is None else "find_newest"], facts).fetchone()
     return (int(row[0]), int(row[1])) if row else None
 
 
@@ -117,6 +127,7 @@ def add_batch(
         "seen_at": batch.seen_at,
         "rows": rows,
         "hold": hold,
+        "again": batch.cursor is not None,
     }
     row = conn.execute(SQL["add_batch"], facts).fetchone()
     return int(row[0]) if row else None

@@ -95,10 +95,10 @@ class IngestStore:
 
     def keep(self, source: SourceRow, batch: RawBatch, *, surprise: str | None = None, hold: bool = False) -> Kept:
         with self.database.transaction() as conn:
-            known = ingest.find_batch(conn, source, batch.key)
+            known = ingest.find_batch(conn, source, batch)
             if known is not None:
                 if batch.cursor is not None:
-                    ingest.move_cursor(conn, source, batch.cursor)
+                    ingest.move_cursor(conn, source, batch.cursor, known[0])
                 return Kept(batch_id=known[0], new=False, rows=known[1])
             number = erasure.number(conn, source.tenant_id)
         with LakeWriter(self.lake, tenant_id=source.tenant_id, dataset="raw") as writer:
@@ -119,11 +119,11 @@ class IngestStore:
                         facts=facts,
                     )  # fmt: skip
             else:
-                known = ingest.find_batch(conn, source, batch.key)
+                known = ingest.find_batch(conn, source, batch)
                 assert known is not None
                 batch_id = known[0]
             if batch.cursor is not None:
-                ingest.move_cursor(conn, source, batch.cursor)
+                ingest.move_cursor(conn, source, batch.cursor, batch_id)
             return Kept(batch_id=batch_id, new=new, rows=writer.rows)
 
     # ------------------------------------------------------------ BatchStore

@@ -49,7 +49,6 @@ def feed_of(
             page_size=spec.page_size,
             timeout_s=spec.timeout_s,
             private=tuple(private),
-            track=spec.on_delete == "withdraw",
         ),
         full=full,
     )

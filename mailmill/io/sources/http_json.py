@@ -1,7 +1,8 @@
 """Scraper-Pro and Backlink Engine: HTTP JSON APIs with a key, pages and `updated_since` (docs/sources.md).
 
 What the API has deleted it says by `deleted: true` or a `deleted_at`; such an item becomes a row that is rejected for
-the reason `withdrawn`. What a walk from the beginning shows no more is seen by comparing: the cursor names its batches.
+the reason `withdrawn`. What a walk from the beginning shows no more is seen by comparing: the cursor says which batches
+are of such a walk (`full`: open, and done with the last one).
 """
 
 from __future__ import annotations
@@ -50,7 +51,6 @@ class HttpSource:
     max_wait_s: float = 60.0
     max_waits_s: float = 900.0  # all of one walk's waits together
     private: tuple[str, ...] = ()  # hosts and networks that may be reached although they are private
-    track: bool = False  # a walk from the beginning remembers its batches, to tell what is no more
     max_body: int = 64 * 2**20  # bytes of a page, unpacked
     rows_per_batch: int = 20_000  # pages are put together to batches of about so many rows
 
@@ -98,9 +98,7 @@ class HttpFeed:
                 if page.next_cursor is not None and page.next_cursor == state["page"]:
                     raise self._wrong("the answer repeats its own cursor")
                 if page.items and len(items) >= self._config.rows_per_batch:
-                    batch = self._batch(items, before)  # with what it carries the walk goes on from here
-                    state["full"] = batch.cursor["full"] if batch.cursor else None
-                    yield batch
+                    yield self._batch(items, before)
                     items = []
                 items += page.items
                 state = {**state, "page": page.next_cursor, "as_of": state["as_of"] or page.as_of}
@@ -113,30 +111,23 @@ class HttpFeed:
     def _beginning(self, cursor: Cursor) -> Cursor:
         """Where the walk goes on. A walk from the beginning that was cut off goes on as one."""
         state: Cursor = {"updated_since": None, "page": None, "as_of": None, "full": None} | cursor
-        if state["full"] and not state["full"]["done"]:
-            return state
-        if not self._full:
-            return state
-        full = {"keys": [], "done": False} if self._config.track else None
-        return {"updated_since": None, "page": None, "as_of": None, "full": full}
+        if state["full"] == "open" or not self._full:
+            return state if state["full"] == "open" else {**state, "full": None}
+        return {"updated_since": None, "page": None, "as_of": None, "full": "open"}
 
     def _ended(self, state: Cursor) -> Cursor:
-        full = state["full"] and {**state["full"], "done": True}
-        return {"updated_since": state["as_of"], "page": None, "as_of": None, "full": full}
+        return {"updated_since": state["as_of"], "page": None, "as_of": None, "full": state["full"] and "done"}
 
     def _batch(self, items: list[dict[str, Any]], cursor: Cursor) -> RawBatch:
         table = items_table(items, self._fields)
         missing = [name for name in self._fields if not any(name in item for item in items)]
         key = hashlib.sha256(orjson.dumps(items, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        full = cursor["full"]
-        if full and (not full["done"] or key not in full["keys"]):
-            full = {**full, "keys": [*full["keys"], key]}
         return RawBatch(
             key=key,
             origin=self._endpoint,
             seen_at=datetime.now(UTC),
             table=table,
-            cursor={**cursor, "full": full},
+            cursor=cursor,
             notes=(f"the API's answer lacks: {', '.join(missing)}",) if missing else (),
         )
 

@@ -41,7 +41,8 @@ class RawBatch:
     """Rows that belong together: a file, some pages of an API, what a person typed.
 
     `key` is made from the content, so that the same content is the same batch. `cursor`, where there is one, is how
-    far the source has been read with this batch; it is stored in the same transaction as the rows.
+    far the source has been read with this batch; it is stored in the same transaction as the rows. With a cursor the
+    same content is the same batch only where nothing else came in between.
     """
 
     key: str
@@ -151,7 +152,8 @@ class RawStore(Protocol):
         ...
 
     def keep(self, source: SourceRow, batch: RawBatch, *, surprise: str | None = None, hold: bool = False) -> Kept:
-        """Rows, batch and cursor in one transaction; content that is already there adds nothing.
+        """Rows, batch and cursor in one transaction; content that is already there adds nothing, with a cursor only
+        where it is that of the newest batch.
 
         In: surprise, what is odd about the batch's columns; hold: nothing of it is to be taken in.
         Raises: Misconfigured when the batch turns out unreadable as it is read; nothing of it is kept then.

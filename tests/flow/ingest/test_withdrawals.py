@@ -72,8 +72,7 @@ def source(mill, api):
 
 def sync(mill, source, api, *, full: bool = False, **settings):
     chosen = {"page_size": 2, "private": ("127.0.0.1",), "backoff_s": 0.01} | settings
-    track = source.spec.on_delete == "withdraw"
-    config = HttpSource(url=api.url, type="scraper_pro", key="k", track=track, **chosen)
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", **chosen)
     return mill.run(source, HttpFeed(config, full=full))
 
 
@@ -105,6 +104,27 @@ def test_P03_what_an_api_says_it_has_deleted_loses_that_source_and_comes_back_wh
     assert "deleted" not in mill.contacts()["ann@x.org"]["fields"]
 
 
+def test_P03_what_an_api_says_again_counts_again_though_it_had_said_the_same_before(mill, source, api) -> None:
+    api.items = [ANN, BOB]
+    sync(mill, source, api)
+    api.changed = [ANN | {"name": "other"}]
+    sync(mill, source, api)
+    api.changed = [ANN, BOB]  # word for word the first answer
+    assert sync(mill, source, api).received.rows == 2
+    assert mill.contacts()["ann@x.org"]["name"] == "ann"
+    assert (done := sync(mill, source, api)).received.known == 1 and done.received.rows == 0, "said twice in a row"
+    api.changed = [ANN | {"deleted": True}]
+    sync(mill, source, api)
+    assert standing(mill)["ann@x.org"] == ("withdrawn", ())
+    api.changed = [ANN, BOB]
+    sync(mill, source, api)
+    assert standing(mill)["ann@x.org"] == ("active", ("api",))
+    api.changed = [ANN | {"deleted": True}]
+    sync(mill, source, api)
+    sync(mill, source, api, full=True)
+    assert standing(mill)["ann@x.org"] == ("active", ("api",))
+
+
 def test_P03_a_full_sync_withdraws_what_is_there_no_more_and_only_that(mill, source, api) -> None:
     api.items = [ANN, BOB, CY, DEE, *({"email": f"p{n}@x.org"} for n in range(6))]
     sync(mill, source, api)
@@ -133,7 +153,7 @@ def test_P02_a_full_sync_that_broke_goes_on_as_one_and_still_sees_what_is_absent
     api.items = [ANN, BOB, CY, DEE, *({"email": f"p{n}@x.org"} for n in range(6))]
     sync(mill, source, api)
     api.items = api.items[1:]
-    config = HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",), track=True, page_size=2,
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",), page_size=2,
                         rows_per_batch=2)  # fmt: skip
     first = next(iter(HttpFeed(config, full=True).batches({"updated_since": "t1"})))
     mill.store.keep(source, first)  # and then the process dies

@@ -23,7 +23,12 @@ SELECT pg_advisory_lock(hashtextextended('mailmill:source:' || %(source_id)s::te
 SELECT cursor FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
 -- name: move_cursor
-UPDATE sources SET cursor = %(cursor)s WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+-- What is known of a walk changes with the batches of one alone: an import knows nothing of one that was compared meanwhile.
+UPDATE sources SET cursor = %(cursor)s,
+  walk_from = CASE WHEN NOT %(compare)s THEN NULL WHEN %(full)s::text IS NULL OR cursor ->> 'full' = 'open' THEN walk_from
+    ELSE %(batch_id)s END,
+  walk_until = CASE %(full)s::text WHEN 'done' THEN %(batch_id)s WHEN 'open' THEN NULL ELSE walk_until END
+ WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
 -- name: remember
 UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(error)s::text IS NOT NULL THEN clock_timestamp() END
@@ -31,6 +36,13 @@ UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(err
 
 -- name: find_batch
 SELECT id, rows_read FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
+
+-- name: find_newest
+-- The source's newest batch, where it has this content: what came before it may have been true only until then.
+SELECT id, rows_read FROM (
+  SELECT id, rows_read, key, state FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s
+   ORDER BY id DESC LIMIT 1) b
+ WHERE state <> 'removed' AND (key = %(key)s OR starts_with(key, %(key)s || ':after:'));
 
 -- name: last_columns
 -- The columns of the source's newest batch that has any and is not held.
@@ -52,7 +64,8 @@ SELECT DISTINCT ON (b.id) b.id AS batch_id, b.origin, coalesce(m.facts ->> 'surp
 
 -- name: add_batch
 INSERT INTO batches (tenant_id, source_id, key, origin, seen_at, rows_read, state)
-VALUES (%(tenant_id)s, %(source_id)s, %(key)s, %(origin)s, %(seen_at)s, %(rows)s,
+VALUES (%(tenant_id)s, %(source_id)s,
+  %(key)s || coalesce(':after:' || (SELECT max(id) FROM batches WHERE %(again)s AND source_id = %(source_id)s), ''), %(origin)s, %(seen_at)s, %(rows)s,
   CASE WHEN %(hold)s THEN 'held' ELSE 'raw' END::batch_state)
 ON CONFLICT (source_id, key) DO NOTHING
 RETURNING id;

@@ -40,15 +40,16 @@ SELECT s.contact_id, s.source_id, s.tenant_id, %(batch_id)s
 ON CONFLICT (contact_id, source_id) DO NOTHING;
 
 -- name: walk
--- The batches of a walk from the beginning that came to its end and was not compared yet.
+-- The batches of a walk from the beginning that came to its end and was not compared yet, and those loaded since: what
+-- the source has said of anybody since the walk began.
 SELECT b.id, b.origin, b.state, b.seen_at, b.rows_read, b.rows_accepted, b.rows_rejected, 0::bigint AS withdrawn
   FROM sources s JOIN batches b ON b.source_id = s.id AND b.tenant_id = s.tenant_id
-       AND b.key IN (SELECT jsonb_array_elements_text(s.cursor -> 'full' -> 'keys'))
- WHERE s.tenant_id = %(tenant_id)s AND s.id = %(source_id)s AND (s.cursor -> 'full' -> 'done') = 'true'
+       AND b.id >= s.walk_from AND (b.id <= s.walk_until OR b.loaded_at IS NOT NULL)
+ WHERE s.tenant_id = %(tenant_id)s AND s.id = %(source_id)s AND s.walk_until IS NOT NULL
  ORDER BY b.id;
 
 -- name: compared
-UPDATE sources SET cursor = cursor || '{"full": null}' WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+UPDATE sources SET walk_from = NULL, walk_until = NULL WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
 -- name: of_source
 -- The whole source is withdrawn; batch 0 says that a person did it.

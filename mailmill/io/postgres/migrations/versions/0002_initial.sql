@@ -22,6 +22,8 @@ CREATE TABLE sources (
   priority smallint NOT NULL DEFAULT 0,         -- higher wins where sources disagree about a field
   spec jsonb NOT NULL,
   cursor jsonb,                                 -- how far an HTTP source was read; moves with the rows it covers
+  walk_from bigint,                             -- first batch of a walk from its beginning that was not compared yet
+  walk_until bigint,                            -- and the last one, once there is one
   last_error text,                              -- of its last import, null when that went well
   last_error_at timestamptz,
   deleted_at timestamptz,                       -- its contacts still name it; applying it again brings it back
@@ -96,7 +98,8 @@ CREATE TABLE batches (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id int NOT NULL REFERENCES tenants,
   source_id int NOT NULL REFERENCES sources,
-  key text NOT NULL,                            -- sha256 of the content: the same file twice is one batch
+  key text NOT NULL,                            -- sha256 of the content: the same file twice is one batch; an API may
+                                                -- say again what it said before another batch, `…:after:<that batch>`
   origin text NOT NULL,                         -- file name, URL with its cursor, or 'manual'
   state batch_state NOT NULL DEFAULT 'raw',
   seen_at timestamptz NOT NULL,                 -- when the source said so; the recency of its values
