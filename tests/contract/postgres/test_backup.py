@@ -270,6 +270,70 @@ def test_P09_a_newer_backup_over_an_older_one_put_back_keeps_the_ends_it_recorde
     assert (query(database, rows), query(database, campaign)) == ends, "and an older one takes nothing back either"
 
 
+def test_P09_a_campaign_planned_twice_from_a_draft_put_back_has_each_plan_as_a_campaign_of_its_own(
+    server: EmbeddedServer, database: Database, lake: Lake, tmp_path: Path
+) -> None:
+    """The same mail may have gone out twice. All of it is known, and each recipient accounted for."""
+    older, newer = tmp_path / "older.tar", tmp_path / "newer.tar"
+
+    def plan(place: Database) -> int:
+        """Of the draft, sent to two. Out: its id."""
+        [(id,)] = query(place, "SELECT id FROM campaigns WHERE slug = 'draft' AND state = 'draft'")
+        execute(
+            place,
+            f"""INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address_key, domain, state, queued)
+                SELECT next + n, 1, {id}, 10 + n, n || '@x.example', 'x.example', 'sent', false
+                  FROM message_ids, generate_series(0, 1) n""",
+            f"""UPDATE campaigns SET state = 'finished', first_message_id = next, planned = 2
+                  FROM message_ids WHERE id = {id}""",
+            "UPDATE message_ids SET next = next + 2",
+        )
+        return int(id)
+
+    def ranges(place: Database) -> list[tuple[Any, ...]]:
+        found = """SELECT c.id, c.slug, c.state::text, c.planned,
+                          count(*) FILTER (WHERE m.id >= first_message_id AND m.id < first_message_id + planned)
+                     FROM messages m JOIN campaigns c ON c.id = m.campaign_id
+                    GROUP BY c.id HAVING c.id <> 4 ORDER BY c.id"""
+        assert query(place, "SELECT 1 FROM campaigns WHERE state = 'draft' AND slug LIKE 'draft%'") == []
+        assert query(place, "SELECT count(*) FROM messages WHERE campaign_id NOT IN (SELECT id FROM campaigns)") == [
+            (0,)
+        ]
+        return query(place, found)
+
+    fill(database, lake)
+    execute(
+        database,
+        "UPDATE campaigns SET first_message_id = 1, planned = 3 WHERE slug = 'running'",
+        "INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by)"
+        " SELECT 1, id, 'scheduled', 'draft', 'ann' FROM campaigns WHERE slug = 'draft'",
+        "INSERT INTO contacts (tenant_id, match_key, phone, provenance) VALUES (1, '+1', '+1', '{}')",
+        "INSERT INTO campaign_recipients (campaign_id, contact_id, tenant_id, added) VALUES (1, 1, 1, true)",
+        "INSERT INTO suppressions (tenant_id, address_key, reason, scope_campaign_id)"
+        " VALUES (1, 'no@x.example', 'manual', 1)",
+    )
+    back_up(database, lake, older)
+    first = plan(database)
+    back_up(database, lake, newer)
+    with another(server) as empty:
+        put_back(empty, lake, older)
+        about = """SELECT c.slug, r.contact_id, t.by, s.address_key FROM campaigns c
+                     JOIN campaign_recipients r ON r.campaign_id = c.id
+                     JOIN campaign_transitions t ON t.campaign_id = c.id
+                     JOIN suppressions s ON s.scope_campaign_id = c.id"""
+        assert query(empty, about) == [("draft", 1, "ann", "no@x.example")], "what is known of the draft goes with it"
+        second = plan(empty)
+        again = (second, "draft", "finished", 2, 2)
+        put_back(empty, lake, older, replace=True)
+        assert ranges(empty) == [again], "the backup's draft is the campaign that was planned since"
+        assert query(empty, about) == [("draft", 1, "ann", "no@x.example")]
+        put_back(empty, lake, newer, replace=True)
+        both = [(first, "draft", "finished", 2, 2), (second, f"draft-{second}", "finished", 2, 2)]
+        assert ranges(empty) == both
+        put_back(empty, lake, older, replace=True)
+        assert ranges(empty) == both, "and a later restore changes nothing of it"
+
+
 def test_no_id_of_a_contact_that_is_gone_is_given_again(
     server: EmbeddedServer, database: Database, lake: Lake, tmp_path: Path
 ) -> None:

@@ -106,6 +106,11 @@ CREATE TEMP TABLE kept_campaigns ON COMMIT DROP AS
     FROM mailmill_replaced.campaigns c JOIN kept_tenants o ON o.id = c.tenant_id JOIN tenants t ON t.slug = o.slug
     LEFT JOIN transports r ON r.id = c.transport_id AND r.tenant_id = t.id
    WHERE (SELECT so FROM descends) AND c.first_message_id IS NOT NULL;
+-- What the backup still has as a draft may have been planned since under the id that an earlier restore gave it (`settle`).
+CREATE TEMP TABLE planned_since ON COMMIT DROP AS
+  SELECT c.id AS draft, k.id FROM campaigns c JOIN kept_campaigns k ON k.tenant_id = c.tenant_id AND k.slug = c.slug
+   WHERE c.id <> k.id AND c.first_message_id IS NULL AND c.state IN ('draft', 'scheduled', 'planning', 'missed', 'failed');
+UPDATE campaigns c SET slug = c.slug || ' ' || c.id FROM planned_since p WHERE c.id = p.draft;  -- makes room, and goes below
 INSERT INTO campaigns AS c (id, tenant_id, slug, spec, state, scheduled_at, ends_at, transport_id, content, as_of, first_message_id,
                             planned, started_at, finished_at) OVERRIDING SYSTEM VALUE
 SELECT id, tenant_id, slug || CASE WHEN EXISTS (SELECT FROM campaigns x WHERE x.tenant_id = k.tenant_id AND x.slug = k.slug AND x.id <> k.id)
@@ -117,6 +122,11 @@ ON CONFLICT (id) DO UPDATE SET state = excluded.state, transport_id = coalesce(c
   started_at = excluded.started_at, finished_at = excluded.finished_at
   -- what was replaced may itself be an older backup put back, with campaigns that its restore paused
   WHERE c.state NOT IN ('finished', 'cancelled', 'failed', 'missed') OR excluded.state IN ('finished', 'cancelled', 'failed', 'missed');
+WITH noted AS (UPDATE campaign_transitions t SET campaign_id = p.id FROM planned_since p WHERE t.campaign_id = p.draft),
+named AS (UPDATE campaign_recipients r SET campaign_id = p.id FROM planned_since p WHERE r.campaign_id = p.draft),
+scoped AS (UPDATE suppressions s SET scope_campaign_id = p.id FROM planned_since p WHERE s.scope_campaign_id = p.draft),
+removed AS (UPDATE suppression_removals s SET scope_campaign_id = p.id FROM planned_since p WHERE s.scope_campaign_id = p.draft)
+DELETE FROM campaigns c USING planned_since p WHERE c.id = p.draft;
 INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, at, by, reason)
 SELECT k.tenant_id, k.id, r.from_state::text::campaign_state, r.to_state::text::campaign_state, r.at, r.by, r.reason
   FROM mailmill_replaced.campaign_transitions r JOIN kept_campaigns k ON k.id = r.campaign_id
@@ -197,6 +207,15 @@ DELETE FROM workers;
 -- Ids stand in links and return paths of mail that went out after the backup: none is given a second time.
 UPDATE message_ids SET next = greatest(next, (SELECT message FROM kept_numbers)) + 1000000000;
 SELECT setval(pg_get_serial_sequence('campaigns', 'id'), greatest((SELECT coalesce(max(id), 0) FROM campaigns), (SELECT campaign FROM kept_numbers)) + 10000);
+-- Nor is that of a campaign without a plan: it may have been planned after the backup, and a newer backup that knows this plan
+-- may be put back over a second one. One campaign has one range of message ids.
+WITH moved AS (
+  UPDATE campaigns SET id = DEFAULT WHERE first_message_id IS NULL AND state IN ('draft', 'missed', 'failed')
+  RETURNING old.id AS was, new.id),
+noted AS (UPDATE campaign_transitions t SET campaign_id = m.id FROM moved m WHERE t.campaign_id = m.was),
+named AS (UPDATE campaign_recipients r SET campaign_id = m.id FROM moved m WHERE r.campaign_id = m.was),
+scoped AS (UPDATE suppressions s SET scope_campaign_id = m.id FROM moved m WHERE s.scope_campaign_id = m.was)
+UPDATE suppression_removals s SET scope_campaign_id = m.id FROM moved m WHERE s.scope_campaign_id = m.was;
 SELECT setval(pg_get_serial_sequence('tenants', 'id'), greatest((SELECT coalesce(max(id), 0) FROM tenants), (SELECT tenant FROM kept_numbers)) + 1000);
 -- messages and engagement also name contacts that are gone
 SELECT setval('contacts_id_seq', greatest((SELECT last_value FROM contacts_id_seq), (SELECT contact FROM kept_numbers)));
