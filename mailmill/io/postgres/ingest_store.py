@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,8 +46,9 @@ from mailmill.pipelines.ingest.ports import (
 )
 from mailmill.pipelines.ingest.raw import RAW_SCHEMA
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
-from mailmill.pipelines.ingest.stage import rules_of
+from mailmill.pipelines.ingest.stage import batch_facts, rules_of
 from mailmill.pipelines.ingest.validation import FIELD, Checked
+from mailmill.pipelines.ingest.withdrawals import last_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,15 +185,19 @@ class IngestStore:
 
     # ------------------------------------------------------------ ContactStore
 
-    def load(
-        self, source: SourceRow, batches: Sequence[BatchRow], gone: Mapping[int, pl.Series] | None = None
-    ) -> LoadCounts | None:
+    @contextmanager
+    def _alone(self, source: SourceRow) -> Iterator[psycopg.Connection]:
+        """A transaction that holds the tenant's contacts."""
         with self.database.transaction() as conn:
             self._be_patient(conn)
             try:
                 contacts.lock(conn, source.tenant_id)
             except psycopg.errors.LockNotAvailable as error:
                 raise StoreUnavailable(f"another import into {source.tenant} is still running") from error
+            yield conn
+
+    def load(self, source: SourceRow, batches: Sequence[BatchRow]) -> LoadCounts | None:
+        with self._alone(source) as conn:
             taken = [self._take_in(conn, source, batch) for batch in batches]
             counts = sum((one.counts for one in taken), LoadCounts())
             doubted = pl.concat([one.doubted for one in taken]).unique().sort()
@@ -201,7 +206,7 @@ class IngestStore:
                 redone = recompute(conn, self.lake, source.tenant_id, doubted, also=also)
                 counts += LoadCounts(changed=redone.changed, removed=redone.removed, left=redone.left)
             for batch, one in zip(batches, taken, strict=True):
-                counts += LoadCounts(withdrawn=self._follow(conn, source, batch, (gone or {}).get(batch.id)))
+                counts += LoadCounts(withdrawn=self._follow(conn, source, batch))
                 if not ingest.mark_loaded(conn, source, batch, one.counts, one.seen_from):
                     conn.rollback()
                     return None
@@ -216,22 +221,27 @@ class IngestStore:
         consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
         return taken
 
-    def _follow(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow, gone: pl.Series | None) -> int:
-        if withdrawals.any_of(conn, source):
-            files = batch_files.listed(conn, source, batch, "validated")
-            for piece in batch_files.validated(self.lake, files):
-                withdrawals.take_back(conn, source, batch.id, piece["match_key"])
-        return 0 if gone is None else withdrawals.withdraw(conn, source, batch.id, gone)
+    def _follow(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow) -> int:
+        heeded = source.spec.on_delete == "withdraw"
+        if not withdrawals.any_of(conn, source) and not (heeded and batch.withdrawn):
+            return 0
+        raw = batch_files.raw(self.lake, batch_files.listed(conn, source, batch, "raw"))
+        words = last_words([(raw, batch_facts(source, batch))])
+        withdrawals.take_back(conn, source, batch.id, words.filter("there")["match_key"])
+        gone = words.filter(~pl.col("there"))["match_key"]
+        return withdrawals.withdraw(conn, source, batch.id, gone) if heeded else 0
 
     def walk(self, source: SourceRow) -> list[BatchRow]:
         with self.database.transaction() as conn:
             return withdrawals.walk(conn, source)
 
     def withdraw_absent(
-        self, source: SourceRow, batch_id: int, present: pl.Series, *, max_share: float
-    ) -> tuple[int, bool]:
-        with self.database.transaction() as conn:
-            absent, done = withdrawals.withdraw_absent(conn, source, batch_id, present, max_share)
+        self, source: SourceRow, walk: Sequence[BatchRow], present: pl.Series, *, max_share: float
+    ) -> tuple[int, bool] | None:
+        with self._alone(source) as conn:
+            if [batch.id for batch in withdrawals.walk(conn, source)] != [batch.id for batch in walk]:
+                return None
+            absent, done = withdrawals.withdraw_absent(conn, source, present, max_share)
             if done:
                 withdrawals.compared(conn, source)
             return absent, done

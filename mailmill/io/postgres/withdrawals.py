@@ -34,7 +34,8 @@ def withdraw(conn: psycopg.Connection, source: SourceRow, batch_id: int, gone: p
 
 
 def walk(conn: psycopg.Connection, source: SourceRow) -> list[BatchRow]:
-    """The batches of a walk from the beginning that waits to be compared; none where there is no such walk."""
+    """The batches of a walk from the beginning that waits to be compared and those loaded since, oldest first; none
+    where there is no such walk."""
     with conn.cursor(row_factory=class_row(BatchRow)) as cursor:
         return cursor.execute(SQL["walk"], _facts(source)).fetchall()
 
@@ -44,15 +45,14 @@ def compared(conn: psycopg.Connection, source: SourceRow) -> None:
 
 
 def withdraw_absent(
-    conn: psycopg.Connection, source: SourceRow, batch_id: int, present: pl.Series, max_share: float
+    conn: psycopg.Connection, source: SourceRow, present: pl.Series, max_share: float
 ) -> tuple[int, bool]:
-    """Withdraw the source's contacts that are not among these match keys; those that are, are back.
+    """Withdraw the source's contacts that are not among these match keys, as of the last batch of its walk.
 
     Out: how many are absent; whether they were withdrawn, which they are not where they are more than `max_share`.
     """
-    facts = _facts(source) | {"batch_id": batch_id}
+    facts = _facts(source)
     _stage(conn, present)
-    conn.execute(SQL["take_back"], facts)
     known, absent = conn.execute(SQL["absent"], facts).fetchone() or (0, 0)
     within = absent <= max_share * known
     if within:

@@ -204,24 +204,26 @@ class BatchStore(Protocol):
 class ContactStore(Protocol):
     """Takes validated batches into the contacts, and shows the contacts as a generation."""
 
-    def load(
-        self, source: SourceRow, batches: Sequence[BatchRow], gone: Mapping[int, pl.Series] | None = None
-    ) -> LoadCounts | None:
-        """Validated batches in one transaction. None: somebody else had loaded one of them.
+    def load(self, source: SourceRow, batches: Sequence[BatchRow]) -> LoadCounts | None:
+        """Validated batches in one transaction, with what each says of deletions. None: somebody else had loaded one.
 
-        In: gone, of a batch the match keys of contacts that it says the source has deleted.
         What batches said when they were loaded before, by other rules, is taken back, unless others say so too.
         """
         ...
 
     def walk(self, source: SourceRow) -> list[BatchRow]:
-        """The batches of a walk from the source's beginning that waits to be compared with what it has given before."""
+        """The batches of a walk from the source's beginning that waits to be compared with what it has given before,
+        and those loaded since; the oldest first."""
         ...
 
     def withdraw_absent(
-        self, source: SourceRow, batch_id: int, present: pl.Series, *, max_share: float
-    ) -> tuple[int, bool]:
-        """Withdraw what a walk did not show. Out: how many contacts; whether they were few enough to be withdrawn."""
+        self, source: SourceRow, walk: Sequence[BatchRow], present: pl.Series, *, max_share: float
+    ) -> tuple[int, bool] | None:
+        """Withdraw what a walk did not show.
+
+        Out: how many contacts; whether they were few enough to be withdrawn. None: the walk was compared meanwhile, or
+             more was loaded since it was read, and whoever loaded that compares it.
+        """
         ...
 
     def publish(self, tenant_id: int, now: datetime) -> Published:

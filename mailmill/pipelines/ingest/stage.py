@@ -216,24 +216,17 @@ def load(
         elif batch.loaded_before:
             again.append(batch)
         else:
-            counts += _load(source, store, contacts, [batch], progress)
+            counts += _load(source, contacts, [batch], progress)
     if again:  # together: who is doubted because of several of them is made anew once
-        counts += _load(source, store, contacts, again, progress)
+        counts += _load(source, contacts, again, progress)
     if counts.left:
         notes.append(f"{counts.left:,} contacts stay as they were: {STAY}")
     absent, said = _follow_walk(source, store, contacts, force=force)
     return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=(*notes, *said))
 
 
-def _load(
-    source: SourceRow, store: BatchStore, contacts: ContactStore, batches: Sequence[BatchRow], progress: Progress
-) -> LoadCounts:
-    gone = {
-        batch.id: withdrawals.said_deleted(store.raw(source, batch), batch_facts(source, batch))
-        for batch in batches
-        if source.spec.on_delete == "withdraw" and batch.withdrawn
-    }
-    loaded = contacts.load(source, batches, gone)
+def _load(source: SourceRow, contacts: ContactStore, batches: Sequence[BatchRow], progress: Progress) -> LoadCounts:
+    loaded = contacts.load(source, batches)
     if loaded is None:
         return LoadCounts()
     what = batches[0].origin if len(batches) == 1 else f"{len(batches)} batches again"
@@ -246,14 +239,17 @@ def _follow_walk(
     source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool
 ) -> tuple[int, tuple[str, ...]]:
     """After a walk from the source's beginning, withdraw what it did not show. Out: how many contacts; what to say."""
-    walk = contacts.walk(source)
+    walk = contacts.walk(source) if source.spec.on_delete == "withdraw" else []
     if not walk:
         return 0, ()
     if waiting := [batch.id for batch in walk if batch.state != "loaded"]:
         return 0, (f"what the API has no more is seen once batch {', '.join(map(str, waiting))} is loaded",)
-    present = withdrawals.present((store.raw(source, batch), batch_facts(source, batch)) for batch in walk)
+    words = withdrawals.last_words((store.raw(source, batch), batch_facts(source, batch)) for batch in walk)
     share = 1.0 if force else withdrawals.MAX_ABSENT_SHARE
-    absent, done = contacts.withdraw_absent(source, walk[-1].id, present, max_share=share)
+    outcome = contacts.withdraw_absent(source, walk, words.filter("there")["match_key"], max_share=share)
+    if outcome is None:
+        return 0, ()
+    absent, done = outcome
     if done:
         return absent, ()
     return 0, (

@@ -126,6 +126,20 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
     return Checked(accepted=contacts.drop(empty), rejected=rejected, numbers=numbers, notes=columns.notes)
 
 
+def match_keys(raw: pl.DataFrame, facts: BatchFacts) -> pl.Series:
+    """Whom each row names by its address or number, whatever else is wrong with it; null where it names nobody.
+
+    In, Raises: as validate; rows that could not be read have no cells.
+    """
+    names = [name.removeprefix(CELL) for name in raw.columns if name.startswith(CELL)]
+    if not names or raw.is_empty():
+        return pl.Series("match_key", [None] * raw.height, dtype=pl.String)
+    known = mapped(names, facts.columns, place=facts.origin).known
+    reached = {field: header for field, header in known.items() if field in ("email", "phone", "country")}
+    values = _values(raw, ColumnMap(known=reached, custom={}), facts.country)
+    return values.select(match_key=pl.coalesce("address_key", "e164")).to_series()
+
+
 def _rejected(raw: pl.DataFrame, faults: pl.DataFrame, facts: BatchFacts) -> pl.DataFrame:
     """REJECTED_SCHEMA of what could not be read and of what is wrong, in order of the lines. In: _FAULTS_SCHEMA."""
     unread = raw.filter(pl.col("problem").is_not_null()).select("line", "raw", reason="problem")

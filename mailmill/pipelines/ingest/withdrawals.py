@@ -11,32 +11,29 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from mailmill.pipelines.ingest.raw import CELL
 from mailmill.pipelines.ingest.rejects import WITHDRAWN
-from mailmill.pipelines.ingest.validation import BatchFacts, validate
+from mailmill.pipelines.ingest.validation import BatchFacts, match_keys
 
 MAX_ABSENT_SHARE = 0.5  # of a source's contacts; more of them missing is rather a fault of the API than a clearing-up
 
-
-def said_deleted(raw: Iterable[pl.DataFrame], facts: BatchFacts) -> pl.Series:
-    """The match keys of the rows that say a contact was deleted. In: RAW_SCHEMA with the source's columns."""
-    unread = [pl.lit(None, pl.String).alias(name) for name in ("problem", "raw")]
-    gone = (piece.filter(pl.col("problem") == WITHDRAWN).with_columns(unread) for piece in raw)
-    return _united(_keys(piece, facts) for piece in gone)
+WORDS_SCHEMA = pl.Schema({"match_key": pl.String(), "there": pl.Boolean()})
 
 
-def present(batches: Iterable[tuple[Iterable[pl.DataFrame], BatchFacts]]) -> pl.Series:
-    """The match keys that these batches name, each once. In: RAW_SCHEMA with the source's columns."""
-    return _united(
-        _keys(piece.filter(pl.col("problem").is_null()), facts) for pieces, facts in batches for piece in pieces
-    )
+def last_words(batches: Iterable[tuple[Iterable[pl.DataFrame], BatchFacts]]) -> pl.DataFrame:
+    """Whom batches name, and whether the source has them still: the last word about each, batch by batch and line by
+    line. A row counts whatever else is wrong with it: who is shown is there.
+
+    In: RAW_SCHEMA with the source's columns, the oldest batch first. Out: WORDS_SCHEMA, each match_key once.
+    Raises: Misconfigured when the source's columns are not those of a batch.
+    """
+    words = (_words(piece, facts) for pieces, facts in batches for piece in pieces)
+    return _last(pl.concat([pl.DataFrame(schema=WORDS_SCHEMA), *words]))
 
 
-def _united(keys: Iterable[pl.Series]) -> pl.Series:
-    return pl.concat([pl.Series("match_key", [], dtype=pl.String), *keys]).unique()
+def _words(raw: pl.DataFrame, facts: BatchFacts) -> pl.DataFrame:
+    said = raw.filter(pl.col("problem").is_null() | (pl.col("problem") == WITHDRAWN))
+    return _last(said.select(match_key=match_keys(said, facts), there=pl.col("problem").is_null()).drop_nulls())
 
 
-def _keys(raw: pl.DataFrame, facts: BatchFacts) -> pl.Series:
-    if raw.is_empty() or not any(name.startswith(CELL) for name in raw.columns):
-        return pl.Series("match_key", [], dtype=pl.String)
-    return validate(raw, facts).accepted["match_key"].unique()
+def _last(words: pl.DataFrame) -> pl.DataFrame:
+    return words.unique("match_key", keep="last", maintain_order=True)

@@ -8,13 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from mailmill.errors import Misconfigured, SourceUnavailable
+from mailmill.errors import Misconfigured, SourceUnavailable, StoreUnavailable
+from mailmill.io.postgres import contacts
 from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest import stage
 
@@ -136,6 +138,62 @@ def test_P03_a_full_sync_withdraws_what_is_there_no_more_and_only_that(mill, sou
     api.items = [*api.items, ANN]
     sync(mill, source, api, full=True)  # content that had come before counts as shown too
     assert {key for key, (status, _) in standing(mill).items() if status == "withdrawn"} == {"bob@x.org"}
+
+
+def test_P03_the_last_word_about_a_contact_counts_in_a_walk_as_in_an_answer(mill, source, api) -> None:
+    gone = ANN | {"deleted": True}
+    api.items = [ANN, BOB, CY, DEE, gone]
+    for pages in (2, 20_000):  # in three batches, in one
+        sync(mill, source, api, full=True, rows_per_batch=pages)
+        assert standing(mill)["ann@x.org"][0] == "withdrawn"
+    api.changed = [gone, ANN | {"name": "Ann again"}]
+    sync(mill, source, api)
+    assert standing(mill)["ann@x.org"][0] == "active"
+    api.items = [ANN]
+    assert "3 contacts no more" in sync(mill, source, api, full=True).loaded.notes[0]
+    api.changed = [gone, BOB | {"name": "b"}]  # while that walk waits for a person
+    assert "2 contacts no more" in sync(mill, source, api).loaded.notes[0]
+    assert standing(mill)["ann@x.org"][0] == "withdrawn"
+    assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 2
+    assert {key for key, (status, _) in standing(mill).items() if status == "active"} == {"bob@x.org"}
+
+
+def test_P03_who_is_shown_is_not_withdrawn_though_the_row_is_rejected(mill, source, api) -> None:
+    long = ANN | {"bio": "x" * 10_001}
+    api.items = [ANN, BOB, CY, DEE]
+    sync(mill, source, api)
+    api.items = [long, BOB, CY]
+    done = sync(mill, source, api, full=True)
+    assert (done.validated.reasons, done.loaded.counts.withdrawn) == ({"value_too_long": 1}, 1)
+    assert {key for key, (status, _) in standing(mill).items() if status == "withdrawn"} == {"dee@x.org"}
+    for api.changed, status in (([ANN | {"deleted": True}], "withdrawn"), ([long], "active")):
+        sync(mill, source, api)
+        assert standing(mill)["ann@x.org"][0] == status
+
+
+def test_P02_a_walk_is_compared_with_all_that_was_loaded_meanwhile_or_not_at_all(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY, DEE]
+    sync(mill, source, api)
+    api.items = [ANN]
+    sync(mill, source, api, full=True)  # it waits for a person, who says --force; another import comes in between
+    [walk] = mill.store.walk(source)
+    present = pl.Series("match_key", ["ann@x.org"])
+    api.changed = [{"email": "eve@x.org"}]
+    sync(mill, source, api)
+    assert mill.store.withdraw_absent(source, [walk], present, max_share=1.0) is None
+    assert {status for status, _ in standing(mill).values()} == {"active"}
+    api.changed = [{"email": "fay@x.org"}]
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",))
+    with mill.store.importing(source) as cursor:
+        [batch] = HttpFeed(config).batches(cursor)
+        both = mill.store.walk(source)
+        with mill.database.transaction() as conn:
+            contacts.lock(conn, source.tenant_id)
+            with pytest.raises(StoreUnavailable):
+                replace(mill.store, patience_s=0.1).withdraw_absent(source, both, present, max_share=1.0)
+        assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 3
+        mill.store.keep(source, batch)
+    assert mill.store.walk(source) == [], "what was compared is not brought back"
 
 
 def test_a_full_sync_that_shows_less_than_half_withdraws_nobody_until_a_person_says_so(mill, source, api) -> None:

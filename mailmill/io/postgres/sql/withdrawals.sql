@@ -33,8 +33,8 @@ SELECT count(*), count(*) FILTER (WHERE n.match_key IS NULL)
 
 -- name: withdraw_absent
 INSERT INTO withdrawals (contact_id, source_id, tenant_id, batch_id)
-SELECT s.contact_id, s.source_id, s.tenant_id, %(batch_id)s
-  FROM contact_sources s JOIN contacts c ON c.id = s.contact_id
+SELECT s.contact_id, s.source_id, s.tenant_id, w.walk_until
+  FROM contact_sources s JOIN contacts c ON c.id = s.contact_id JOIN sources w ON w.id = s.source_id
  WHERE s.tenant_id = %(tenant_id)s AND s.source_id = %(source_id)s
    AND NOT EXISTS (SELECT FROM named n WHERE n.match_key = c.match_key)
 ON CONFLICT (contact_id, source_id) DO NOTHING;
