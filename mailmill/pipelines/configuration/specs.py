@@ -24,6 +24,7 @@ from mailmill.pipelines.configuration.words import (
     SecretReference,
     Slug,
     Spec,
+    Tag,
     TenantOwned,
     TimeZone,
 )
@@ -67,7 +68,7 @@ class SourceSpec(TenantOwned):
     kind: Literal["source"]
     type: Literal["csv", "scraper_pro", "backlink_engine", "manual"]
     priority: int = Field(default=0, ge=-1000, le=1000)
-    tags: tuple[Slug, ...] = ()  # every contact of this source gets them
+    tags: tuple[Tag, ...] = ()  # every contact of this source gets them
     columns: dict[FieldName, str] = Field(
         default_factory=dict
     )  # field -> header of the column it is in, where the names differ
@@ -145,6 +146,7 @@ class TagSpec(TenantOwned):
     """What a tag means. Tags need no document; one that was deleted comes back by having one."""
 
     kind: Literal["tag"]
+    slug: Tag
     description: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Literal
 from zoneinfo import available_timezones
@@ -23,6 +24,19 @@ DomainName = Annotated[
 Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\]\\]{1,64}@[^@\s]+\.[^@\s.]+$")]
 
 
+def tag_slug(text: str) -> str:
+    """A tag in its one form, as cells.tags writes a column of them: letters and digits of any script, hyphens between;
+    empty when it has neither."""
+    plain = "".join(char if unicodedata.category(char)[0] in "LN" else " " for char in text.lower())
+    return "-".join(plain.split())[:63].rstrip("-")
+
+
+def _tag(text: str) -> str:
+    if not text or tag_slug(text) != text:
+        raise ValueError(f"{text!r} is no tag: small letters and digits of any script, hyphens between, at most 63")
+    return text
+
+
 def _known_zone(name: str) -> str:
     if name not in available_timezones():
         raise ValueError(f"{name!r} is no time zone of the tz database, such as Europe/Berlin")
@@ -41,6 +55,7 @@ def _known_country(code: str) -> str:
     return code
 
 
+Tag = Annotated[str, AfterValidator(_tag)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 Country = Annotated[str, AfterValidator(_known_country)]
 AwareTime = Annotated[datetime, AfterValidator(_aware)]

@@ -82,5 +82,7 @@ def tags(source_tags: tuple[str, ...]) -> pl.Expr:
 
 
 def _slug(word: pl.Expr) -> pl.Expr:
+    """As words.tag_slug, which a test compares it with."""
     slug = word.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "-").str.strip_chars("-").str.slice(0, 63)
+    slug = slug.str.strip_chars_end("-")
     return pl.when(slug != "").then(slug)

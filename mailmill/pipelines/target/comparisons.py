@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from difflib import get_close_matches
 from typing import Any, Literal
 from zoneinfo import available_timezones
+
+from mailmill.pipelines.configuration.words import SLUG, tag_slug
 
 Kind = Literal["text", "number", "list", "phone", "date", "engagement", "custom"]
 Place = tuple[str | int, ...]
@@ -36,10 +38,17 @@ _SHAPES: dict[str, tuple[re.Pattern[str], str]] = {
     "language": (re.compile(r"^[a-z]{2}$"), "two letters of ISO 639-1, such as de"),
     "country": (re.compile(r"^[A-Z]{2}$"), "two letters of ISO 3166-1, such as DE"),
     "phone_code": (re.compile(r"^\+[1-9]\d{0,14}$"), "the first digits of the number in quotes, such as '+49'"),
-    "domain": (re.compile(r"^[a-z0-9.-]+\.[a-z0-9-]+$"), "a domain, such as example.org"),
+    "source": (SLUG, "the slug of a source"),
     "reason": (re.compile(r"^[a-z][a-z0-9_]*$"), "a reason code, such as role_address"),
 }
-_FOLDED = {"country": str.upper, **dict.fromkeys(("language", "domain", "verdict", "consent", "reason"), str.lower)}
+_WRITTEN_SMALL = ("language", "category", "source", "provider", "verdict", "consent", "reason")
+_FOLDED = {"country": str.upper, **dict.fromkeys(_WRITTEN_SMALL, str.lower)}
+_KEPT = {
+    "tag": "a tag, such as newsletter",
+    "email": "an e-mail address, such as ann@example.org",
+    "domain": "a domain, such as example.org",
+    "phone": "a phone number with its +, such as '+4930123456'",
+}
 
 
 class RuleError(ValueError):
@@ -139,7 +148,33 @@ def _values(kind: Kind, subject: str, value: Any, place: Place) -> tuple[str | f
     values = list(value) if several else [value]
     if not values or len(values) > MAX_VALUES:
         raise RuleError(f"between one and {MAX_VALUES} values are needed here", place)
-    return tuple(_one(kind, subject, one, (*place, i) if several else place) for i, one in enumerate(values))
+    places = [(*place, i) if several else place for i in range(len(values))]
+    found = [_one(kind, subject, one, where) for one, where in zip(values, places, strict=True)]
+    return tuple(_kept(subject, found, places) if subject in _KEPT else found)
+
+
+def _kept(subject: str, values: Sequence[Any], places: Sequence[Place]) -> list[str]:
+    """Texts in the one form that ingest keeps; an address becomes its key."""
+    if subject == "tag":
+        kept = [tag_slug(value) or None for value in values]
+    else:
+        # they bring polars, which most of those who read a rule would load for nothing
+        import polars as pl
+
+        from mailmill.pipelines.ingest import addresses, phones
+
+        match subject:
+            case "email":
+                kept = addresses.examine(pl.Series(values))["address_key"].to_list()
+            case "domain":
+                kept = addresses.examine(pl.Series([f"a@{value}" for value in values]))["domain"].to_list()
+            case _:
+                nowhere = pl.Series([None] * len(values), dtype=pl.String)
+                kept = phones.examine(pl.Series(values), nowhere).to_list()
+    for value, form, place in zip(values, kept, places, strict=True):
+        if form is None:
+            raise RuleError(f"{value!r} is not {_KEPT[subject]}", place)
+    return [form for form in kept if form is not None]
 
 
 def _one(kind: Kind, subject: str, value: Any, place: Place) -> str | float | bool:

@@ -87,9 +87,21 @@ def custom_field(name: str) -> pl.Expr:
     return pl.col("fields").str.json_path_match(f"$.{name}")
 
 
+def _column(leaf: Leaf) -> pl.Expr:
+    """What a comparison reads; its values are in the same form (comparisons.conditions)."""
+    match leaf.column:
+        case "fields":
+            return custom_field(leaf.custom or "")
+        case "email":  # by its key: the address itself keeps the case that somebody typed
+            return pl.when(pl.col("email").is_not_null()).then("match_key")
+        case "category":
+            return pl.col("category").str.to_lowercase()
+    return pl.col(leaf.column)
+
+
 def _holds(leaf: Leaf, condition: Condition, now: datetime) -> pl.Expr:
     """A comparison; what is missing is in no list, so `not` holds for it."""
-    column = custom_field(leaf.custom) if leaf.custom else pl.col(leaf.column)
+    column = _column(leaf)
     if condition.operator == "exists":
         filled = (column.list.len() > 0).fill_null(False) if leaf.kind == "list" else column.is_not_null()
         return filled if condition.value else ~filled

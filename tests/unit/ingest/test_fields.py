@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailmill.pipelines.configuration.specs import FieldSpec
+from mailmill.pipelines.configuration.words import tag_slug
+from mailmill.pipelines.ingest import cells
 from mailmill.pipelines.ingest.fields import typed
 
 
@@ -45,3 +49,11 @@ def test_what_does_not_fit_rejects_its_row(of: FieldSpec, given: str) -> None:
     found, misfits = typed(rows, [of])
     assert found["line"].to_list() == [8]
     assert misfits.rows() == [(7, "f", "field_type")]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF), max_size=70), min_size=1, max_size=20))
+def test_a_column_of_tags_and_a_tag_that_a_person_writes_come_to_the_same(words):
+    texts = [word.replace(",", "").replace(";", "").replace("|", "") for word in words]
+    column = pl.DataFrame({"tags": texts}).select(cells.tags(()))["tags"].to_list()
+    assert column == [[slug] if (slug := tag_slug(text)) else [] for text in texts]
+    assert all(tag_slug(tag) == tag for tags in column for tag in tags)

@@ -20,8 +20,9 @@ NOW = datetime(2026, 3, 29, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 US = timedelta(microseconds=1)
 Contact = Mapping[str, Any]
+FOLDED = ("category", "provider", "email")  # compared without case; an address by the contact's key
 
-WORDS = ["de", "fr", "a", "A", "valid", "role_address", "x@a.example"]
+WORDS = ["de", "fr", "a", "A", "valid", "role_address", "x@a.example", "X@a.example"]
 DAYS = [0.5, 1, 30, 30.25, 400]
 EDGES = [NOW + sign * days * DAY + by for days in DAYS for sign in (-1, 1) for by in (-US, timedelta(0), US)]
 MOMENTS = st.sampled_from([*EDGES, NOW, NOW - US, NOW + US, datetime(1970, 1, 1, tzinfo=UTC)])
@@ -52,7 +53,9 @@ CONTACTS = st.fixed_dictionaries(
     {
         **{name: column(kind) for name, kind in CONTACTS_SCHEMA.items() if name != "contact_id"},
         "fields": maybe(st.dictionaries(st.sampled_from(["size", "since", "size2"]), TYPED).map(json.dumps)),
-        "phone": maybe(st.sampled_from(["+4930", "+49", "+12025550"])),
+        "match_key": st.sampled_from(["x@a.example", "a@a.example"]),
+        "provider": maybe(st.sampled_from(["a", "fr"])),
+        "phone": maybe(st.sampled_from(["+4930", "+49", "+12025550", "+493012345"])),
     }
 )
 NUMBER_OF_DAYS = st.sampled_from(DAYS)
@@ -85,7 +88,8 @@ def asked(subject: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(["never", "ever"]) | some({**DATES, "exists": EXISTS})
     words = {
         "phone_code": ["+49", "+493", "+1"], "language": ["de", "fr"], "country": ["DE"], "time_zone": ["UTC"],
-        "domain": ["a.example"], "verdict": ["valid", "risky"], "consent": ["withdrawn"], "reason": ["role_address"],
+        "domain": ["a.example"], "email": ["x@a.example", "X@A.example", "a@a.example"], "phone": ["+493012345"],
+        "source": ["fair", "desk"], "verdict": ["valid", "risky"], "consent": ["withdrawn"], "reason": ["role_address"],
     }.get(subject, WORDS)  # fmt: skip
     values = one_or_more(st.sampled_from(words))
     return values | some({"in": values, "not": values, "exists": EXISTS})
@@ -126,7 +130,11 @@ def part(key: str, value: Any, contact: Contact) -> bool:
         fields = json.loads(contact["fields"]) if contact["fields"] else {}
         return all(leaf("custom", fields.get(name), wanted) for name, wanted in value.items())
     kind, name = SUBJECTS[key]
-    return leaf(kind, contact[name], value)
+    held = contact[name]
+    if key in FOLDED:
+        held = contact["match_key"] if key == "email" and held is not None else held
+        return leaf("folded", held, value)
+    return leaf(kind, held, value)
 
 
 def leaf(kind: str, held: Any, wanted: Any) -> bool:
@@ -165,7 +173,7 @@ def equal(kind: str, held: Any, value: Any) -> bool:
         return held.strip().lower() in (("true", "yes", "on", "1") if value else ("false", "no", "off", "0"))
     if kind == "custom" and not isinstance(value, str):
         return as_number(held) == value
-    return bool(held == value)
+    return bool(held.lower() == value.lower() if kind == "folded" else held == value)
 
 
 def dated(kind: str, at: datetime | None, operator: str, value: Any) -> bool:

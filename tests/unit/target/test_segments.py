@@ -11,20 +11,22 @@ from pydantic import ValidationError
 from mailmill.pipelines.configuration.specs import SegmentSpec
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.target.comparisons import RuleError
-from mailmill.pipelines.target.rules import parse
+from mailmill.pipelines.target.rules import leaves, parse
 from mailmill.pipelines.target.segments import compare, compile_rule, members
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LONG_AGO, LATELY = NOW - timedelta(days=400), NOW - timedelta(days=3)
 CONTACTS = {
     "ann": {
-        "email": "ann@alpha.example", "country": "DE", "language": "de", "category": "press", "tags": ["news", "vip"],
-        "sources": ["fair", "desk"], "fields": '{"company": "Müller & Co", "authority": "55"}', "phone": "+4930123",
+        "email": "Ann@alpha.example", "country": "DE", "language": "de", "category": "Press", "tags": ["news", "vip"],
+        "sources": ["fair", "desk"], "fields": '{"company": "Müller & Co", "authority": "55"}', "phone": "+493012345",
         "last_opened": LATELY, "last_accepted": LATELY, "time_zone": "Europe/Berlin", "last_seen": LATELY,
+        "provider": "google",
     },
     "bob": {
-        "email": "bob@beta.example", "country": "US", "language": "en", "tags": ["news"], "sources": ["desk"],
-        "fields": '{"authority": "7"}', "phone": "+12025550", "last_opened": LONG_AGO, "verdict": "risky",
+        "email": "bob@beta.example", "country": "US", "language": "en", "tags": ["news", "größe-l"],
+        "sources": ["desk"], "fields": '{"authority": "7"}', "phone": "+12025550", "last_opened": LONG_AGO,
+        "verdict": "risky",
     },
     "cid": {"email": "cid@alpha.example", "tags": [], "sources": ["fair"], "fields": "{}"},
     "dan": {"phone": "+4989999", "tags": None, "sources": None, "fields": None},
@@ -37,7 +39,10 @@ FRAME = pl.DataFrame(
         for n, (name, contact) in enumerate(CONTACTS.items())
     ],
     schema=CONTACTS_SCHEMA,
-).with_columns(domain=pl.col("email").str.extract("@([^@]+)$"))
+).with_columns(
+    domain=pl.col("email").str.extract("@([^@]+)$"),
+    match_key=pl.coalesce(pl.col("email").str.to_lowercase(), "phone"),
+)
 
 
 def taken(rule) -> str:
@@ -54,6 +59,15 @@ def taken(rule) -> str:
         ({"country": {"exists": False}}, "cid dan"),
         ({"language": {"in": ["de", "en"], "not": "en"}}, "ann"),
         ({"category": "press"}, "ann"),
+        ({"category": ["PRESS", "x"]}, "ann"),
+        ({"email": "ANN@Alpha.example"}, "ann"),
+        ({"none": [{"email": ["ann@alpha.example"]}]}, "bob cid dan"),
+        ({"email": {"exists": False}}, "dan"),
+        ({"provider": "Google"}, "ann"),
+        ({"phone": "+49 30 123-45"}, "ann"),
+        ({"tag": "Größe L"}, "bob"),
+        ({"tag": {"none": ["News", "VIP!"]}}, "cid dan"),
+        ({"source": "Fair"}, "ann cid"),
         ({"time_zone": "Europe/Berlin"}, "ann"),
         ({"domain": "Alpha.example"}, "ann cid"),
         ({"verdict": "risky"}, "bob"),
@@ -118,6 +132,11 @@ def test_a_rule_is_true_or_false_for_everybody_and_so_is_its_contrary(rule):
         ({"opened": {"within_days": 0}}, "rule.opened.within_days: a number of days"),
         ({"last_seen": {"before": "soon"}}, "rule.last_seen.before: a date is needed"),
         ({"time_zone": "Mars/Base"}, "rule.time_zone: 'Mars/Base' is no time zone"),
+        ({"tag": ["x", "?!"]}, "rule.tag[1]: '?!' is not a tag"),
+        ({"email": {"not": "ann"}}, "rule.email.not: 'ann' is not an e-mail address"),
+        ({"domain": ["x.org", "x"]}, "rule.domain[1]: 'x' is not a domain"),
+        ({"phone": "030 12345"}, "rule.phone: '030 12345' is not a phone number with its +"),
+        ({"source": "My list"}, "rule.source: 'my list' is not the slug of a source"),
         ({"phone_code": "abc"}, "rule.phone_code: '+abc' is not the first digits"),
         ({"verdict": "good"}, "rule.verdict: 'good' is not valid, risky or invalid"),
         ({"field": {"Bad Name": "x"}}, "rule.field.Bad Name: a custom field has small letters"),
@@ -143,6 +162,11 @@ def test_a_rule_nested_without_end_is_refused():
 def test_a_rule_of_a_thousand_comparisons_is_refused():
     with pytest.raises(RuleError, match="more than 500"):
         parse({"any": [{"tag": str(n)} for n in range(1000)]})
+
+
+def test_a_domain_is_compared_in_the_form_that_mail_uses():
+    (leaf,) = leaves(parse({"domain": ["Münch.de", "x.org"]}))
+    assert leaf.conditions[0].value == ("xn--mnch-0ra.de", "x.org")
 
 
 def test_the_yaml_document_refuses_a_bad_rule_with_its_place():
