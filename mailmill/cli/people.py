@@ -19,7 +19,7 @@ from mailmill.io.postgres import contacts as stored
 from mailmill.io.postgres import ingest as sources
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.sources.manual import Typed
-from mailmill.pipelines.configuration.words import SLUG
+from mailmill.pipelines.configuration.words import tag_slug
 from mailmill.pipelines.ingest import rejects, stage
 from mailmill.pipelines.ingest.columns import ALIASES
 from mailmill.pipelines.ingest.forgotten import recognised
@@ -193,11 +193,15 @@ def list_tags(tenant: Annotated[str | None, typer.Argument()] = None, json: Json
 @tag_app.command("delete")
 def delete_tag(name: Annotated[str, typer.Argument(help="tenant/tag")], json: Json = False) -> None:
     """Take a tag off its contacts. No later load brings it back, until a YAML document describes it again."""
-    tenant, _, slug = name.partition("/")
-    if not SLUG.fullmatch(slug):
+    tenant, _, typed = name.partition("/")
+    slug = tag_slug(typed)
+    if not slug:
         raise Misconfigured(f"{name!r} names no tag", remedy="Name it as tenant/tag.")
-    with installation().database.transaction() as conn:
+    mill = installation()
+    with mill.database.transaction() as conn:
         tenant_id = campaigns.tenant_id(conn, tenant)
         stored.lock(conn, tenant_id)
         taken_off = tags.delete(conn, tenant_id, slug)
-    answer_json({"tag": name, "contacts": taken_off}) if json else print(f"{name}: taken off {taken_off:,} contacts")
+    stage.publish_contacts(tenant_id, mill.ingest, now=datetime.now(UTC))
+    answer = {"tag": f"{tenant}/{slug}", "contacts": taken_off}
+    answer_json(answer) if json else print(f"{answer['tag']}: taken off {taken_off:,} contacts")
