@@ -112,9 +112,9 @@ class Composer:
         self._signing = _Signing(self._fixed, dkim_keys) if dkim_keys else None
 
     @property
-    def signs(self) -> bool:
-        """Whether a message costs enough to be made ahead, in threads."""
-        return self._signing is not None
+    def costly(self) -> bool:
+        """Whether a message costs enough to be made ahead, in threads: RSA does, Ed25519 costs less than the threads."""
+        return self._signing is not None and self._signing.costly
 
     def compose_all(self, rows: Iterable[Row], date: bytes) -> list[Outgoing | Unrenderable]:
         """The messages of some recipients, in their order; for one that cannot be rendered, why."""
@@ -214,6 +214,7 @@ class _Signing:
         self._signers = [
             dkim.Signer(domain=one.domain, selector=one.selector, key=one.key, names=names) for one in keys
         ]
+        self.costly = any(dkim.algorithm_of(one.key) == "rsa" for one in keys)
         self._at = b"", 0
 
     def lines(self, own: Sequence[bytes], body: bytes, date: bytes) -> list[bytes]:

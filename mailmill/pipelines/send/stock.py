@@ -1,7 +1,7 @@
 """What waits for a route's connections: claimed items, and those whose message is made already.
 
-A message that only has to be joined is made when a connection takes it. One that is signed is made ahead, in threads:
-RSA lets other threads run while it computes, so signing costs the connections nothing.
+A message that only has to be joined is made when a connection takes it, and so is one signed by Ed25519. One signed by
+RSA is made ahead, in threads: it lets other threads run while it computes, so signing costs the connections nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Stock:
         if not self._pool:
             return None
         composer = self._pool[0].batch.campaign.composer
-        if composer.signs:
+        if composer.costly:
             self._make_ahead()
             return None
         item = self._pool.popleft()
@@ -89,7 +89,7 @@ class Stock:
     # ------------------------------------------------------------ ahead
 
     def _make_ahead(self) -> None:
-        while self._pool and self._pool[0].batch.campaign.composer.signs:
+        while self._pool and self._pool[0].batch.campaign.composer.costly:
             if len(self._made) + len(self._making) > AHEAD - CHUNK:
                 return
             batch = self._pool[0].batch
