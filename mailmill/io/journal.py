@@ -51,10 +51,10 @@ class FileBatch:
     descriptor: int
     failed: bool = False
 
-    def append(self, line: bytes) -> None:
-        line += b"\n"
+    def append(self, lines: bytes) -> None:
+        lines += b"\n"
         try:
-            if self.failed or os.write(self.descriptor, line) != len(line):
+            if self.failed or os.write(self.descriptor, lines) != len(lines):
                 raise OSError("the line is torn")
         except OSError as error:
             self.failed = True  # what would follow a torn line could not be read

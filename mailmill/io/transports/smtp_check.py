@@ -119,6 +119,9 @@ class _OneLetter:
     def hand_over(self, envelope: Envelope) -> bytes | None:
         return self._content
 
+    def noted(self, link: Link) -> None:
+        link.release(True)
+
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
         words = f"{answer.code or 'no answer'} at {answer.stage}: {answer.reply}"
         taken = answer.stage == "dot" and 200 <= answer.code < 300

@@ -33,6 +33,7 @@ class SmtpLink(asyncio.Protocol):
         self._left = config.messages_per_connection
         self._since = self._now()  # it was last heard of, or began to rest
         self._closing = self._lost = self._resting = self._clogged = False
+        self._held = False  # a body waits here for the journal, and what comes behind it
         self.used = False
         self.turned_away: str | None = None
         self._why = "the connection was lost"
@@ -77,6 +78,15 @@ class SmtpLink(asyncio.Protocol):
             self._flush(now)
             return self._exchange.busy
         return False
+
+    def release(self, noted: bool) -> None:
+        if self._lost:
+            return
+        if noted:
+            self._held = False
+            self._flush(self._now())
+        else:
+            self._give_up()
 
     def tick(self) -> None:
         if self._lost:
@@ -123,12 +133,11 @@ class SmtpLink(asyncio.Protocol):
     def _hand_over(self, envelope: Envelope, now: float) -> None:
         content = self._desk.hand_over(envelope)
         if content is None:  # nothing but hanging up keeps the relay from taking an empty message
-            for begun, _, _ in self._exchange.unanswered("given up"):
-                self._desk.returned(begun)
-            self.abort()
+            self._give_up()
             return
         following = self._take() if self._offers.pipelining else None
         self._exchange.body(content, following, now)
+        self._held = True
 
     def _take(self) -> Envelope | None:
         while not self._closing and self._left > 0:
@@ -152,9 +161,17 @@ class SmtpLink(asyncio.Protocol):
         elif not self._resting:
             self._resting, self._since = True, now
 
+    def _give_up(self) -> None:
+        """Drop the connection; what was under way was not handed over."""
+        for begun, _, _ in self._exchange.unanswered("given up"):
+            self._desk.returned(begun)
+        self.abort()
+
     def _flush(self, now: float) -> None:
         exchange = self._exchange
-        if exchange.out and self._transport is not None and not self._lost:
+        if self._held:
+            self._desk.noted(self)
+        elif exchange.out and self._transport is not None and not self._lost:
             self._transport.write(exchange.out)
             exchange.out = bytearray()  # the transport keeps the other one until it is written
         if exchange.busy:
@@ -174,8 +191,8 @@ class SmtpLink(asyncio.Protocol):
             return
         self._lost, self._transport = True, None
         for envelope, answer, heard in self._exchange.unanswered(why):
-            if self._clogged and answer.stage == "dot":  # the final dot is still here: nothing was handed over
-                answer = answer._replace(stage="data")
+            if answer.stage == "dot" and (self._clogged or self._held):
+                answer = answer._replace(stage="data")  # the final dot is still here: nothing was handed over
             if answer.code == 0 and not heard:
                 self._desk.returned(envelope)
             else:

@@ -94,6 +94,7 @@ class Batch:
     left: int = 0  # items not settled
     lines: list[bytes] = field(default_factory=list)  # results that the ledger does not have yet
     back: list[int] = field(default_factory=list)  # rows to give back
+    notes: list[bytes] = field(default_factory=list)  # lines that the journal does not have yet
     lost: bool = False
 
     def items(self, rows: bytes) -> list[Item]:
@@ -106,11 +107,8 @@ class Batch:
         self.left += len(found)
         return found
 
-    def settle(self, item: Item, decision: Decision, answer: Answer | None, at_ms: int, connection: str) -> None:
-        """Write down what became of an item.
-
-        Raises: JournalFailed; the result is kept for the ledger all the same.
-        """
+    def settle(self, item: Item, decision: Decision, answer: Answer | None, at_ms: int, connection: str) -> bytes:
+        """Keep what became of an item for the ledger. Out: the line of it, as the journal takes it too."""
         outcome = Outcome(item.id, decision.state, decision.reason, decision.retry_s, answer, at_ms, connection)
         line = outcome.line(masked(answer.reply) if answer else "")
         self.lines.append(line)
@@ -119,8 +117,7 @@ class Batch:
         if logger.isEnabledFor(level):
             self._log(level, item, decision, answer, connection)
         item.message = None
-        if answer is not None and answer.stage != "render":
-            self.journal.append(b"R " + line)
+        return line
 
     def _log(self, level: int, item: Item, decision: Decision, answer: Answer | None, connection: str) -> None:
         """By ids only: a campaign, a message or a contact can be followed, and nobody is named."""

@@ -113,7 +113,7 @@ class Composer:
 
     @property
     def costly(self) -> bool:
-        """Whether a message costs enough to be made ahead, in threads: RSA does, Ed25519 costs less than the threads."""
+        """Whether a message is better made ahead, in threads: for RSA; Ed25519 costs less than they do."""
         return self._signing is not None and self._signing.costly
 
     def compose_all(self, rows: Iterable[Row], date: bytes) -> list[Outgoing | Unrenderable]:

@@ -138,8 +138,8 @@ class Ledger(Claims, Results, Idleness, Protocol):
 class BatchJournal(Protocol):
     """The attempts of one claimed batch, on disk before they are made."""
 
-    def append(self, line: bytes) -> None:
-        """Raises: JournalFailed; then nothing may be handed over any more."""
+    def append(self, lines: bytes) -> None:
+        """In: without the last line's end. Raises: JournalFailed; then nothing may be handed over any more."""
         ...
 
     def remove(self) -> None:
@@ -161,7 +161,11 @@ class Desk(Protocol):
         ...
 
     def hand_over(self, envelope: Envelope) -> bytes | None:
-        """The content, written down as attempted; None when it must not go any more: then drop the connection."""
+        """The content; it waits for `noted`. None when it must not go any more: then drop the connection."""
+        ...
+
+    def noted(self, link: Link) -> None:
+        """Call back `release` once what was handed over is written down as attempted, or cannot be."""
         ...
 
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None: ...
@@ -185,6 +189,10 @@ class Link(Protocol):
 
     def wake(self) -> bool:
         """There may be something to take. Out: whether it began something now."""
+        ...
+
+    def release(self, noted: bool) -> None:
+        """What waits for the journal may go out; where it could not be noted, nothing was handed over."""
         ...
 
     def tick(self) -> None:

@@ -11,6 +11,7 @@ from mailmill.pipelines.send.batches import Item, Running
 from mailmill.pipelines.send.connections import Connections
 from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Outgoing, Unrenderable
+from mailmill.pipelines.send.notes import Notes
 from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts
 from mailmill.pipelines.send.stock import Stock
 
@@ -44,6 +45,7 @@ class Route:
         self.facts, self._house, self._counts = facts, house, counts
         self.connections = Connections(self, facts, relay, now=house.now, counts=counts, refused=self._hold)
         self.stock = Stock(self.connections.wake, house.date)
+        self._notes = Notes(house.journal_failed)
         self.begun: set[Item] = set()  # taken, the body not handed over yet
         self.flying: set[Item] = set()  # handed over, not answered
         self.held = facts.held_reason
@@ -135,15 +137,14 @@ class Route:
         now = self._house.now()
         if item.dropped or not item.batch.may_start(now) or not self._house.may_start(now):
             return None
-        try:
-            item.batch.journal.append(b"A %d" % item.id)
-        except JournalFailed as error:
-            self._house.journal_failed(error)
-            return None
+        self._notes.add(item.batch, b"A %d" % item.id)
         self.begun.discard(item)
         self.flying.add(item)
         assert isinstance(item.message, Outgoing)
         return item.message.content
+
+    def noted(self, link: Link) -> None:
+        self._notes.release(link)
 
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
         item = _item(envelope)
@@ -171,6 +172,7 @@ class Route:
     def returned(self, envelope: Envelope) -> None:
         item = _item(envelope)
         self.begun.discard(item)
+        self.flying.discard(item)
         item.returned += 1
         if item.returned > RETURNS and not item.dropped:
             self.answered(envelope, Answer("mail", 0, "the relay hung up before it answered"), "")
@@ -218,10 +220,9 @@ class Route:
 
     def _settle(self, item: Item, decision: Decision, answer: Answer | None = None, connection: str = "") -> None:
         self._counts[decision.state] += 1
-        try:
-            item.batch.settle(item, decision, answer, self._house.at_ms(), connection)
-        except JournalFailed as error:
-            self._house.journal_failed(error)
+        line = item.batch.settle(item, decision, answer, self._house.at_ms(), connection)
+        if answer is not None and answer.stage != "render":
+            self._notes.add(item.batch, b"R " + line)
         if not item.batch.left:
             self._house.batch_over()
 

@@ -43,6 +43,9 @@ class ADesk:
         assert isinstance(envelope.tag, Outgoing)
         return envelope.tag.content
 
+    def noted(self, link: Link) -> None:
+        link.release(True)
+
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
         self.answers.append(answer.code)
 

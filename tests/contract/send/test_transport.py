@@ -39,6 +39,9 @@ class ADesk:
     def hand_over(self, envelope: Envelope) -> bytes | None:
         return None if envelope.tag == self.refuse else BODY
 
+    def noted(self, link: Link) -> None:
+        link.release(True)
+
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
         self.answers[envelope.tag] = answer
 

@@ -34,6 +34,9 @@ class ADesk:
     def hand_over(self, envelope: Envelope) -> bytes | None:
         return BODY
 
+    def noted(self, link: Link) -> None:
+        link.release(True)
+
     def answered(self, envelope: Envelope, answer: Answer, connection: str) -> None:
         self.told.append((envelope.tag, f"{answer.stage} {answer.code}"))
 
