@@ -28,6 +28,7 @@ _ADDRESS = re.compile(
     @(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?""",
     re.VERBOSE,
 )
+_HEADER_LINE = re.compile(rb"[^\r\n]+\r\n(?:[ \t][^\r\n]*\r\n)*")  # with its folds
 
 
 class Unrenderable(TerminalError):
@@ -102,9 +103,13 @@ class Composer:
             tenant, campaign, tracking=keys.tracking, unsubscribe=keys.unsubscribe, return_path=keys.return_path
         )
         self.fields: tuple[str, ...] = tuple(content["merge_fields"])
-        self._domain = str(content["return_path_domain"]).encode()
-        self._leave_url = f"{str(content['public_url']).rstrip('/')}/u/".encode() + self._tokens.leave_head()
-        self._leave_mail = headers.leave_by_mail(content)
+        self._at_domain = b"@" + str(content["return_path_domain"]).encode()
+        leave_head = self._tokens.leave_head()
+        # one https, one mailto if somebody reads it (RFC 8058 2); folded between them, never within
+        leave_url = f"{str(content['public_url']).rstrip('/')}/u/".encode() + leave_head
+        self._behind_id = self._at_domain + b">\r\nList-Unsubscribe: <" + leave_url
+        leave_mail = headers.leave_by_mail(content)
+        self._by_mail = b">,\r\n <" + leave_mail + leave_head if leave_mail else b""
         seed = f"{tenant}.{campaign}.{content['list_id']}".encode()
         boundary = "=_mailmill_" + hashlib.sha256(seed).hexdigest()[:16]  # `=_` is never in quoted-printable
         self._fixed = headers.fixed(content, tenant=tenant, campaign=campaign, boundary=boundary)
@@ -133,28 +138,26 @@ class Composer:
             raise Unrenderable("render_error", f"{len(values)} merge values for {len(self.fields)} fields")
         if not (_ADDRESS.fullmatch(address) and (address.isascii() or _printable(address))):
             raise Unrenderable("unsupported_address", "no address that SMTP can carry")
-        tokens = self._tokens
-        back, leave = tokens.back(message), tokens.leave(message)
+        back = self._tokens.back(message)
         try:
             one = self._variants[variant]
-            body = one.body(values, [leave, *tokens.tracking(message, one.blocks)])
+            tails = self._tokens.tails(message, one.blocks)
+            body = one.body.pieces(values, tails)
             subject = one.subject.line(values)
         except Exception as error:  # Jinja2 and its filters raise what they like; it is this recipient's values
             raise Unrenderable("render_error", f"{type(error).__name__}: {error}"[:200]) from None
-        own = [
-            b"To: " + address + b"\r\n", subject, b"Date: " + date + b"\r\n",
-            b"Message-ID: <" + back + b"@" + self._domain + b">\r\n", self._unsubscribe(leave),
-        ]  # fmt: skip
-        signed = [] if self._signing is None else self._signing.lines(own, body, date)
-        content = b"".join([*signed, self._fixed, *own, b"X-Mailmill-Id: ", back, b"\r\n\r\n", body])
+        own = b"".join([
+            b"To: ", address, b"\r\n", subject, b"Date: ", date, b"\r\nMessage-ID: <", back, self._behind_id, tails[0],
+            *([self._by_mail, tails[0]] if self._by_mail else ()), b">\r\n",
+        ])  # fmt: skip
+        signed: tuple[bytes, ...] = ()
+        if self._signing is not None:
+            body = [b"".join(body)]
+            signed = self._signing.lines(own, body[0], date)
+        content = b"".join([*signed, self._fixed, own, b"X-Mailmill-Id: ", back, b"\r\n\r\n", *body])
         if len(content) > MAX_BYTES:
             raise Unrenderable("render_error", f"the message has {len(content):,} bytes")
-        return Outgoing(b"b+" + back + b"@" + self._domain, address, content)
-
-    def _unsubscribe(self, leave: bytes) -> bytes:
-        """One https, one mailto if somebody reads it (RFC 8058 2); folded between them, never within."""
-        by_mail = b",\r\n <" + self._leave_mail + self._tokens.leave_head() + leave + b">" if self._leave_mail else b""
-        return b"List-Unsubscribe: <" + self._leave_url + leave + b">" + by_mail + b"\r\n"
+        return Outgoing(b"b+" + back + self._at_domain, address, content)
 
 
 def _printable(address: bytes) -> bool:
@@ -185,27 +188,25 @@ class _Variant:
         )
         self.blocks = tokens.blocks(tracked)
         self.subject = Subject(str(variant["subject"]), Names(fields=names.fields, constants=names.constants))
-        self._text = Body("text", links.tracked_text(str(variant["text"]), urls), names)
-        self._html = Body("html", links.tracked_html(str(variant["html"]), urls), names)
         kind = (
             f"--{boundary}\r\nContent-Type: text/%s; charset=utf-8\r\n"
             "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
         )
-        self._open, self._between = (kind % "plain").encode(), ("\r\n" + kind % "html").encode()
-        self._close = f"\r\n--{boundary}--\r\n".encode()
-
-    def body(self, values: Sequence[bytes], tails: Sequence[bytes]) -> bytes:
-        return b"".join([
-            self._open, *self._text.pieces(values, tails),
-            self._between, *self._html.pieces(values, tails), self._close,
-        ])  # fmt: skip
+        self.body = Body(
+            [
+                ((kind % "plain").encode(), "text", links.tracked_text(str(variant["text"]), urls)),
+                (("\r\n" + kind % "html").encode(), "html", links.tracked_html(str(variant["html"]), urls)),
+            ],
+            f"\r\n--{boundary}--\r\n".encode(),
+            names,
+        )
 
 
 class _Signing:
     """The signatures of one campaign's messages."""
 
     def __init__(self, fixed: bytes, keys: Sequence[DkimKey]) -> None:
-        lines = re.findall(rb"[^\r\n]+\r\n(?:[ \t][^\r\n]*\r\n)*", fixed)
+        lines = _HEADER_LINE.findall(fixed)
         wanted = {name.lower().encode(): name for name in dkim.SIGNED}
         kept = [(wanted[name], line) for line in lines if (name := line.partition(b":")[0].lower()) in wanted]
         own = ("To", "Subject", "Date", "Message-ID", "List-Unsubscribe")
@@ -217,14 +218,14 @@ class _Signing:
         self.costly = any(dkim.algorithm_of(one.key) == "rsa" for one in keys)
         self._at = b"", 0
 
-    def lines(self, own: Sequence[bytes], body: bytes, date: bytes) -> list[bytes]:
+    def lines(self, own: bytes, body: bytes, date: bytes) -> tuple[bytes, ...]:
         known, at = self._at
         if known != date:
             at = int(parsedate_to_datetime(date.decode()).timestamp())
             self._at = date, at
-        headers = b"".join([dkim.relaxed(line) + b"\r\n" for line in own]) + self._fixed
+        headers = b"".join([dkim.relaxed(line) + b"\r\n" for line in _HEADER_LINE.findall(own)]) + self._fixed
         hashed = dkim.body_hash(body)
-        return [signer.line(headers, hashed, at) for signer in self._signers]
+        return tuple(signer.line(headers, hashed, at) for signer in self._signers)
 
 
 __all__ = ["MISSING", "Composer", "DkimKey", "Outgoing", "SigningKeys", "Unrenderable"]

@@ -1,4 +1,4 @@
-"""Subject, text and HTML of a message: pieces encoded once and joined with each recipient's values."""
+"""Subject and body of a message: pieces encoded once and joined with each recipient's values."""
 
 from __future__ import annotations
 
@@ -19,51 +19,68 @@ _ROOM = 70
 
 
 class Body:
-    """Text or HTML in quoted-printable. A slot stands alone on its lines, between soft breaks, whatever its value."""
+    """All parts of a message in quoted-printable. A slot stands alone on its lines, between soft breaks, whatever its
+    value.
 
-    def __init__(self, kind: Kind, source: str, names: Names) -> None:
-        self._escape = kind == "html"
+    In: parts in their order: what stands before a part, its kind and its template; what stands behind the last one.
+    """
+
+    def __init__(self, parts: Sequence[tuple[bytes, Kind, str]], end: bytes, names: Names) -> None:
         self._frame: list[bytes] = []
-        self._slots: dict[Slot, list[int]] = {}  # a value that is shown in several places is encoded once
         self._tokens: list[tuple[int, int]] = []
         self._blocks: list[tuple[int, _RememberedBlock]] = []
-        self._known: dict[bytes, bytes] = {}
-        text = ""
-        for piece in pieces(kind, source, names):
-            if isinstance(piece, str):
-                text += piece
-                continue
-            self._frame += [(SOFT if self._frame else b"") + mime.quoted_printable(text) + SOFT, b""]
-            text, place = "", len(self._frame) - 1
-            match piece:
-                case Slot():
-                    self._slots.setdefault(piece, []).append(place)
-                case Token():
-                    self._tokens.append((place, piece.number))
-                case Block():
-                    self._blocks.append((place, _RememberedBlock(piece)))
-        self._frame.append((SOFT if self._frame else b"") + mime.quoted_printable(text))
+        slots: dict[Slot, list[tuple[int, _Shown]]] = {}
+        for before, kind, source in parts:
+            text, shown = "", _Shown(kind)
+            for piece in pieces(kind, source, names):
+                if isinstance(piece, str):
+                    text += piece
+                    continue
+                place = len(self._frame) + 1
+                self._frame += [before + mime.quoted_printable(text) + SOFT, b""]
+                text, before = "", SOFT
+                match piece:
+                    case Slot():
+                        slots.setdefault(piece, []).append((place, shown))
+                    case Token():
+                        self._tokens.append((place, piece.number))
+                    case Block():
+                        self._blocks.append((place, _RememberedBlock(piece)))
+            self._frame.append(before + mime.quoted_printable(text))
+        self._frame.append(end)
+        # what needs no encoding looks the same in every part
+        self._slots = [(slot, [place for place, _ in places], places) for slot, places in slots.items()]
 
     def pieces(self, values: Sequence[bytes], tails: Sequence[bytes]) -> list[bytes]:
-        """What joined makes the part of one recipient.
+        """What joined makes the body of one recipient.
 
         In:     values in UTF-8, MISSING where there is none; the tails of the tokens by their number.
         Raises: NoValue, or whatever Jinja2 raises.
         """
         frame = self._frame.copy()
-        for slot, places in self._slots.items():
+        for slot, everywhere, places in self._slots:
             value = slot.pick(values)
             if len(value) > _ROOM or value.translate(None, _PLAIN) or value[:1] == b"." or b"  " in value:
-                value = self._encoded(value)
-            for place in places:
-                frame[place] = value
+                for place, shown in places:
+                    frame[place] = shown.encoded(value)
+            else:
+                for place in everywhere:
+                    frame[place] = value
         for place, number in self._tokens:
             frame[place] = tails[number]
         for place, block in self._blocks:
             frame[place] = block.shown(values, tails)
         return frame
 
-    def _encoded(self, value: bytes) -> bytes:
+
+class _Shown:
+    """Values as one part shows them; one that is shown in several places is encoded once."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._escape = kind == "html"
+        self._known: dict[bytes, bytes] = {}
+
+    def encoded(self, value: bytes) -> bytes:
         done = self._known.get(value)
         if done is None:
             shown = str(escape(value.decode("utf-8", "replace"))).encode() if self._escape else value
@@ -106,16 +123,24 @@ class Subject:
     """The subject's header line."""
 
     def __init__(self, source: str, names: Names) -> None:
-        self._pieces = [piece for piece in pieces("text", source, names) if not isinstance(piece, Token)]
+        found = [piece for piece in pieces("text", source, names) if not isinstance(piece, Token)]
+        self._pieces = [piece.encode() if isinstance(piece, str) else piece for piece in found]
         self._known: dict[bytes, bytes] = {}
-        fixed = all(isinstance(piece, str) for piece in self._pieces)
-        self._line = subject_line("".join(map(str, self._pieces))) if fixed else None
+        fixed = all(isinstance(piece, str) for piece in found)
+        self._line = subject_line("".join(map(str, found))) if fixed else None
 
     def line(self, values: Sequence[bytes]) -> bytes:
         """With its CRLF. Raises: NoValue, whatever Jinja2 raises, ValueError for what would break the header."""
         if self._line is not None:
             return self._line
-        text = b"".join([_shown(piece, values) for piece in self._pieces])
+        text = b""
+        for piece in self._pieces:
+            if isinstance(piece, bytes):
+                text += piece
+            elif isinstance(piece, Slot):
+                text += piece.pick(values)
+            else:
+                text += piece.text(values).encode("utf-8", "replace")
         # most subjects are short and plain; a dot at its beginning begins no line
         if len(text) <= _ROOM - 9 and not text.translate(None, _PLAIN) and text.strip() == text and text:
             return b"Subject: " + text + b"\r\n"
@@ -125,15 +150,6 @@ class Subject:
             if len(self._known) < _KNOWN and len(text) < 200:
                 self._known[text] = known
         return known
-
-
-def _shown(piece: str | Slot | Token | Block, values: Sequence[bytes]) -> bytes:
-    match piece:
-        case Slot():
-            return piece.pick(values)
-        case Block():
-            return piece.text(values).encode("utf-8", "replace")
-    return str(piece).encode()
 
 
 def subject_line(text: str) -> bytes:

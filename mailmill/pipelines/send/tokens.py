@@ -28,6 +28,7 @@ TAG = 12  # bytes; 96 bits
 IN_BLOCK = 5  # tags in one hash of 60 bytes
 MAX_LINKS = 4096
 _HEAD = Struct(">HHIIHI")  # key, ordinal, tenant, campaign, message in 2 + 4 bytes
+_FORTY_BITS = Struct(">BIBIBI")  # three times, the highest byte apart
 _SUBJECT = Struct(">IIQI")  # what is hashed: tenant, campaign, message, block
 _BASE64 = re.compile(r"[A-Za-z0-9_-]{40}", re.ASCII)
 _BASE32 = re.compile(r"[a-z2-7]{48}", re.ASCII)
@@ -36,7 +37,6 @@ _PERSON = {"tracking": b"mm tracking", "unsubscribe": b"mm unsubscribe", "return
 _NO_KEY = bytes(32)
 _ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [bytes([one, two]) for one in _ALPHABET for two in _ALPHABET]
-_PLACES = tuple(range(110, -1, -10))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +80,24 @@ class MessageTokens:
         return _url(self._head("unsubscribe", 0))
 
     def blocks(self, ordinals: Sequence[int]) -> list[tuple[bytes, list[slice]]]:
-        """How `tracking` gets at the tags of some ordinals, which ascend: each hash, and the slices of it."""
+        """How `tails` gets at the tags of some ordinals, which ascend: each hash, and the slices of it."""
         found: dict[int, list[slice]] = {}
         for ordinal in ordinals:
             block, slot = divmod(ordinal, IN_BLOCK)
             found.setdefault(block, []).append(slice(slot * TAG, slot * TAG + TAG))
         return [(block.to_bytes(4, "big"), slices) for block, slices in found.items()]
 
-    def tracking(self, message: int, blocks: Sequence[tuple[bytes, list[slice]]]) -> list[bytes]:
-        """The tails of a message's tracking tokens, 24 characters each."""
-        low, low48, out = message.to_bytes(8, "big"), message.to_bytes(6, "big"), []
+    def tails(self, message: int, blocks: Sequence[tuple[bytes, list[slice]]]) -> list[bytes]:
+        """The tails of a message's unsubscribe token and of its tracking tokens, 24 characters each."""
+        number = message.to_bytes(8, "big")
+        tags = [b"", self._tag("unsubscribe", number)]
         for block, slices in blocks:
             hashed = self._hashes["tracking"].copy()
-            hashed.update(low + block)
+            hashed.update(number + block)
             digest = hashed.digest()
-            for part in slices:
-                out.append(low48)
-                out.append(digest[part])
-        text = binascii.b2a_base64(b"".join(out), newline=False).translate(_TO_URL)
+            tags += [digest[part] for part in slices]
+        text = binascii.b2a_base64(number[2:].join(tags), newline=False).translate(_TO_URL)
         return [text[at : at + 24] for at in range(0, len(text), 24)]
-
-    def leave(self, message: int) -> bytes:
-        """The tail of a message's unsubscribe token."""
-        return _url(message.to_bytes(6, "big") + self._tag("unsubscribe", message))
 
     def back(self, message: int) -> bytes:
         """The token in return path and Message-ID, whole: 48 characters of lower-case base32."""
@@ -111,14 +106,15 @@ class MessageTokens:
             high = message >> 24
             start = _base32(self._head("return_path", 0) + high.to_bytes(3, "big"))
             self._back_start = high, start
-        return start + _base32((message & 0xFFFFFF).to_bytes(3, "big") + self._tag("return_path", message))
+        number = message.to_bytes(8, "big")
+        return start + _base32(number[5:] + self._tag("return_path", number))
 
     def _head(self, purpose: str, ordinal: int) -> bytes:
         return _HEAD.pack(self._keys[purpose].id, ordinal, *self._ids, 0, 0)[:12]
 
-    def _tag(self, purpose: str, message: int) -> bytes:
+    def _tag(self, purpose: str, number: bytes) -> bytes:
         hashed = self._hashes[purpose].copy()
-        hashed.update(message.to_bytes(8, "big") + b"\0\0\0\0")
+        hashed.update(number + b"\0\0\0\0")
         return hashed.digest()[:TAG]
 
 
@@ -156,9 +152,14 @@ def _url(raw: bytes) -> bytes:
 
 
 def _base32(raw: bytes) -> bytes:
-    """Fifteen bytes in 24 characters; four times as fast as base64.b32encode, which every message would pay for."""
-    n, pairs = int.from_bytes(raw, "big"), _PAIRS
-    return b"".join([pairs[n >> at & 1023] for at in _PLACES])
+    """Fifteen bytes in 24 characters; eight times as fast as base64.b32encode, which every message would pay for."""
+    a, b, c, d, e, f = _FORTY_BITS.unpack(raw)
+    two = _PAIRS
+    return b"".join((
+        two[a << 2 | b >> 30], two[b >> 20 & 1023], two[b >> 10 & 1023], two[b & 1023],
+        two[c << 2 | d >> 30], two[d >> 20 & 1023], two[d >> 10 & 1023], two[d & 1023],
+        two[e << 2 | f >> 30], two[f >> 20 & 1023], two[f >> 10 & 1023], two[f & 1023],
+    ))  # fmt: skip
 
 
 def _decoded(token: str, purpose: Purpose) -> bytes | None:
