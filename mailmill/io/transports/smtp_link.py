@@ -15,7 +15,7 @@ from typing import cast
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.envelopes import Envelope, Offers
 from mailmill.pipelines.send.exchange import Exchange
-from mailmill.pipelines.send.exchange_events import Answered, Broken, Event, Idle, Ready
+from mailmill.pipelines.send.exchange_events import Answered, Event, Idle, Ready
 from mailmill.pipelines.send.ports import Desk
 
 IDLE_S = 20.0  # a connection with nothing to do is closed, long before the relay would
@@ -114,21 +114,21 @@ class SmtpLink(asyncio.Protocol):
     # ------------------------------------------------------------ the exchange
 
     def _event(self, event: Event, now: float) -> None:
-        match event:
-            case Ready(envelope):
-                if not self._exchange.broken:
-                    self._hand_over(envelope, now)
-            case Answered(envelope, answer):
-                if answer.code == 421 and not self.used:
-                    self.turned_away = answer.reply
-                self.used = self.used or (answer.stage == "dot" and answer.code == 250)
-                self._desk.answered(envelope, answer, self._name)
-            case Idle():
-                if not self._exchange.broken:  # 421 right behind the answer
-                    self._begin(now)
-            case Broken(why):
-                self._why = why
-                self.abort()
+        if isinstance(event, Ready):
+            if not self._exchange.broken:
+                self._hand_over(event.envelope, now)
+        elif isinstance(event, Answered):
+            answer = event.answer
+            if answer.code == 421 and not self.used:
+                self.turned_away = answer.reply
+            self.used = self.used or (answer.stage == "dot" and answer.code == 250)
+            self._desk.answered(event.envelope, answer, self._name)
+        elif isinstance(event, Idle):
+            if not self._exchange.broken:  # 421 right behind the answer
+                self._begin(now)
+        else:
+            self._why = event.why
+            self.abort()
 
     def _hand_over(self, envelope: Envelope, now: float) -> None:
         content = self._desk.hand_over(envelope)
@@ -173,7 +173,7 @@ class SmtpLink(asyncio.Protocol):
             self._desk.noted(self)
         elif exchange.out and self._transport is not None and not self._lost:
             self._transport.write(exchange.out)
-            exchange.out = bytearray()  # the transport keeps the other one until it is written
+            exchange.out = b""
         if exchange.busy:
             self._since = now
 

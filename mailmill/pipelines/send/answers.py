@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from mailmill.pipelines.ingest.masks import mask
@@ -23,7 +24,8 @@ BEFORE_RECIPIENT: tuple[Stage, ...] = ("connect", "banner", "ehlo", "starttls", 
 OUR_FAULT: frozenset[bounces.Name] = frozenset({"policy", "content", "authentication", "invalid_sender", "protocol"})
 RUN_THAT_HOLDS = 10  # answers of OUR_FAULT one behind the other
 
-_ENHANCED = re.compile(r"\s*([245])\.(\d{1,3})\.(\d{1,3})(?![.\d])")
+_ENHANCED = re.compile(r"([245])\.(\d{1,3})\.(\d{1,3})(?![.\d])")
+_LONGEST = len("5.123.123 ")
 _MAILBOX = re.compile(r"[^\s<>@\"'(),;:\[\]]+@[^\s<>@\"'(),;:\[\]]+")
 REPLY_CHARACTERS = 500
 
@@ -38,8 +40,13 @@ class Answer(NamedTuple):  # as Decision: made for every message, and a frozen d
 
     @property
     def enhanced(self) -> str | None:
-        found = _ENHANCED.match(self.reply)
-        return f"{found[1]}.{int(found[2])}.{int(found[3])}" if found else None
+        return _enhanced(self.reply.lstrip()[:_LONGEST])
+
+
+@lru_cache(1024)  # a relay says the same of many
+def _enhanced(beginning: str) -> str | None:
+    found = _ENHANCED.match(beginning)
+    return f"{found[1]}.{int(found[2])}.{int(found[3])}" if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ _GOOD: dict[str, bytes] = {"mail": b"250 ", "rcpt": b"250 ", "data": b"354 "}
 
 
 Expected = Literal["mail", "rcpt", "data", "dot", "rset", "void"]
+_ENVELOPE: tuple[Expected, ...] = ("mail", "rcpt", "data")
+_OVERLAPPED: deque[Expected] = deque(("dot", *_ENVELOPE))
 
 
 class Exchange:
@@ -44,7 +46,8 @@ class Exchange:
         self._lines: list[bytes] = []
         self._size = self._kept = 0
         self._long = b""  # the beginning of a line that is too long
-        self.out = bytearray()  # what has to be written now; the driver takes and clears it
+        self._usual = b""  # how this relay says yes to an envelope, behind its answer to a message
+        self.out = b""  # what has to be written now; the driver takes and clears it
 
     # ------------------------------------------------------------ what the driver says
 
@@ -66,14 +69,15 @@ class Exchange:
         if not self._waiting_for_body:
             raise RuntimeError("the relay does not wait for a body")
         self._waiting_for_body = False
-        self.out += content
-        self.out += _FINAL_DOT
         self._expected.append("dot")
-        if following is not None:
-            if not self._pipelining:
-                raise RuntimeError("the relay does not take the next envelope yet")
-            self._next = following
-            self._send_envelope(following, now)
+        if following is None:
+            self.out = b"".join((self.out, content, _FINAL_DOT))
+            return
+        if not self._pipelining:
+            raise RuntimeError("the relay does not take the next envelope yet")
+        self._next, following.begun = following, now
+        self.out = b"".join((self.out, content, _FINAL_DOT, *self._offers.commands(following)))
+        self._expected.extend(_ENVELOPE)
 
     @property
     def stage(self) -> Stage:
@@ -116,17 +120,33 @@ class Exchange:
         events: list[Event] = []
         if self._broken:
             return events
+        overlapped = self._expected == _OVERLAPPED and not (self._unread or self._lines or self._long or self._refusal)
+        if overlapped:
+            line, _, rest = data.partition(b"\n")
+            if rest and rest == self._usual and line[:4] == b"250 " and len(line) <= MAX_LINE:
+                return self._taken_and_ready(line[4:-1] if line[-1:] == b"\r" else line[4:], now)
         lines = (self._unread + data if self._unread else data).split(b"\n")
         self._unread = lines.pop()
         for line in lines:
             if not (self._plain(line, events) or self._line(line, events, now)):
                 return events
+        if overlapped and self._waiting_for_body and len(lines) == 4 and not (self._expected or self._unread):
+            self._usual = data.partition(b"\n")[2]  # the next answer that ends so means the same
         if len(self._unread) > MAX_LINE:  # keep the beginning, which has the code
             self._size += len(self._unread)
             self._long, self._unread = self._long or self._unread[:MAX_LINE], b""
             if self._size > MAX_UNREAD:
                 self._break("the relay's reply has no end", events)
         return events
+
+    def _taken_and_ready(self, text: bytes, now: float) -> list[Event]:
+        """The relay took the current message and waits for the body of the next one."""
+        taken, ready = self._current, self._next
+        assert taken is not None and ready is not None
+        self._current, self._next, self._waiting_for_body = ready, None, True
+        self._expected.clear()
+        answer = Answer("dot", 250, text.decode("utf-8", "replace"), _ms(taken, now))
+        return [Answered(taken, answer), Ready(ready)]
 
     def _plain(self, line: bytes, events: list[Event]) -> bool:
         """Take in what nearly every line is: a pipelined envelope goes well, in replies of one line. Out: whether."""
@@ -227,9 +247,8 @@ class Exchange:
     def _send_envelope(self, envelope: Envelope, now: float) -> None:
         envelope.begun = now
         if self._pipelining:
-            for command in self._offers.commands(envelope):
-                self.out += command
-            self._expected.extend(("mail", "rcpt", "data"))
+            self.out += b"".join(self._offers.commands(envelope))
+            self._expected.extend(_ENVELOPE)
         else:
             self._send("mail", envelope)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mailmill.pipelines.send.answers import Answer, State
 
+NO_ANSWER = "", 0, "", 0
 FIELD, LINE = b"\x1f", b"\x1e"  # between the columns and the rows of what crosses to and from the ledger
 
 
@@ -64,13 +65,9 @@ class Outcome(NamedTuple):
 
     def line(self, reply: str = "") -> bytes:
         """As the journal and the ledger take it. In: reply masked, without control characters."""
-        head = f"{self.id}\x1f{self.state}\x1f{self.reason}\x1f{self.retry_s}"
-        if self.answer is None:
-            tail = f"\x1f0\x1f\x1f0\x1f{self.at_ms}\x1f{self.connection}\x1f{reply}"
-        else:
-            stage, code, _, latency_ms = self.answer
-            tail = (
-                f"{stage}\x1f{code}\x1f{self.answer.enhanced or ''}\x1f{latency_ms}\x1f{self.at_ms}"
-                f"\x1f{self.connection}\x1f{reply}"
-            )
-        return f"{head}\x1f{tail}".encode("utf-8", "replace")
+        stage, code, _, latency_ms = self.answer or NO_ANSWER
+        enhanced = self.answer.enhanced if self.answer else None
+        return (
+            f"{self.id}\x1f{self.state}\x1f{self.reason}\x1f{self.retry_s}\x1f{stage}\x1f{code}\x1f{enhanced or ''}"
+            f"\x1f{latency_ms}\x1f{self.at_ms}\x1f{self.connection}\x1f{reply}"
+        ).encode("utf-8", "replace")
