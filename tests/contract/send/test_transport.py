@@ -161,6 +161,26 @@ async def test_a_message_that_must_not_go_any_more_is_not_handed_over() -> None:
     assert [one.recipient for one in sink.taken] == ["a@y.org"]
 
 
+async def test_F20_a_message_that_could_not_be_noted_is_not_handed_over() -> None:
+    class Desk(ADesk):
+        def noted(self, link: Link) -> None:
+            link.release(False)
+
+    with Sink() as sink:
+        desk = await converse(Desk("a", "b"), config(sink.port))
+    assert desk.back == ["a", "b"] and not desk.answers and not sink.taken
+
+
+async def test_a_body_that_waited_for_its_note_when_the_link_was_lost_is_in_no_doubt() -> None:
+    class Desk(ADesk):
+        def noted(self, link: Link) -> None:
+            link.abort()
+
+    with Sink() as sink:
+        desk = await converse(Desk("a"), config(sink.port))
+    assert desk.answers["a"].stage == "data" and not sink.taken
+
+
 async def test_a_connection_carries_so_many_messages() -> None:
     with Sink() as sink:
         desk = await converse(ADesk("a", "b", "c"), config(sink.port, messages_per_connection=2))
