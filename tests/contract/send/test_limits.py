@@ -18,7 +18,16 @@ def ids(claimed: Claimed) -> list[int]:
     return [int(row.split(FIELD, 1)[0]) for row in claimed.rows.split(LINE)]
 
 
-def test_P11_what_was_reserved_before_a_window_turned_makes_no_room_after_it(world: World) -> None:
+def windows(world: World, monkeypatch: pytest.MonkeyPatch, period: str) -> None:
+    """Let per_minute count in windows of another length."""
+    monkeypatch.setattr(ledger, "PERIODS", (period, "day"))
+    world.sql("ALTER TABLE budgets DROP CONSTRAINT budgets_period_check")
+
+
+def test_P11_what_was_reserved_before_a_window_turned_makes_no_room_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows(world, monkeypatch, "hour")  # a minute turns by itself
     campaign = world.campaign(100, transport={"per_minute": 10, "per_day": 45})
     ((tenant, transport),) = world.sql("SELECT tenant_id, id FROM transports")
     world.sql("INSERT INTO workers (name, host, boot_id, pid) VALUES ('w', 'h', 'b', 1)")
@@ -33,30 +42,28 @@ def test_P11_what_was_reserved_before_a_window_turned_makes_no_room_after_it(wor
         with world.database.transaction("sender") as conn:
             return ledger.claim(conn, order(token))
 
-    until(lambda: 1 < time.time() % 60 < 50)  # no minute turns by itself
     before = claim(1)
-    # the minute turns, the day does not
-    world.sql("UPDATE budgets SET starts_at = starts_at - interval '1 min' WHERE period = 'minute'")
-    minute, day = before.reserved
-    earlier = minute._replace(starts_at=minute.starts_at - timedelta(minutes=1))
+    # the hour turns, the day does not
+    world.sql("UPDATE budgets SET starts_at = starts_at - interval '1 hour' WHERE period = 'hour'")
+    day, hour = sorted(before.reserved)
+    earlier = hour._replace(starts_at=hour.starts_at - timedelta(hours=1))
     now = claim(2)
-    assert (before.leased, now.leased, now.reserved) == (10, 10, [minute, day])
+    assert (before.leased, now.leased, now.reserved) == (10, 10, [hour, day])
     with world.database.transaction("sender") as conn:
         assert ledger.give_back(conn, order(1), ids(before)[:4], [earlier, day]) == 4
         assert ledger.give_back(conn, order(1), ids(before)[:4], [earlier, day]) == 0, "said twice, given back once"
     used = "SELECT period, used FROM budgets ORDER BY period, starts_at"
-    assert world.sql(used) == [("day", 16), ("minute", 6), ("minute", 10)]
+    assert world.sql(used) == [("day", 16), ("hour", 6), ("hour", 10)]
     spent = claim(3)
-    assert (spent.leased, world.sql(used)) == (0, [("day", 16), ("minute", 6), ("minute", 10)])
-    assert spent.retry_s is not None and 0 < spent.retry_s <= 60
+    assert (spent.leased, world.sql(used)) == (0, [("day", 16), ("hour", 6), ("hour", 10)])
+    assert spent.retry_s is not None and 0 < spent.retry_s <= 3600
 
 
 def test_P11_what_is_begun_as_a_window_ends_counts_for_the_next(
     world: World, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The relay lets us wait for 354 until the window has turned."""
-    monkeypatch.setattr(ledger, "PERIODS", ("second", "day"))  # a minute is long
-    world.sql("ALTER TABLE budgets DROP CONSTRAINT budgets_period_check")
+    windows(world, monkeypatch, "second")  # a minute is long
     begun: list[str] = []
 
     def script(stage: str, to: str) -> str | None:
@@ -71,12 +78,12 @@ def test_P11_what_is_begun_as_a_window_ends_counts_for_the_next(
             until(lambda: begun)
             early, seen = begun[0], time.time()
             until(lambda: time.time() > seen + 1.1)
-            waits = False
             assert not sink.handed
+            waits = False
             sink.go()
             result()
         assert judge(world, campaign, sink, doubts=0) == {"sent": 4}
-    assert begun.count(early) == 2, "handed over when its window was over"
+    assert begun.count(early) > 1, "handed over when its window was over"
     assert {row[2] for row in world.rows(campaign).values()} == {1}
     used = [n for (n,) in world.sql("SELECT used FROM budgets WHERE period = 'second'")]
     assert sum(used) == 4 and max(used) <= 3

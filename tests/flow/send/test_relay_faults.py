@@ -153,15 +153,16 @@ class Serving:
 def test_P13_F09_a_relay_that_serves_some_connections_is_sent_to_over_those(world: World, run: Run, stage: str) -> None:
     script = Serving(stage, 5)
     with Sink(script) as sink:
-        campaign = world.campaign(600, port=sink.port, transport={"connections": 20, "messages_per_connection": 40})
+        campaign = world.campaign(290, port=sink.port, transport={"connections": 20, "messages_per_connection": 20})
         began = time.monotonic()
         report = run().report
         tries = 4 + math.log2(1 + time.monotonic() - began)
-        assert judge(world, campaign, sink, doubts=0) == {"sent": 600}
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 290}
     assert {row[2] for row in world.rows(campaign).values()} == {1}, "an attempt for a 421"
-    assert world.sql("SELECT count(*) FROM attempts") == [(600,)]
+    assert world.sql("SELECT count(*) FROM attempts") == [(290,)]
     assert script.seen == 5 and not report.problems
-    assert sink.connections <= 20 + 600 / 40 + 5 + 2 * tries, "opened again and again"
+    # a connection that follows one of 20 messages may come before the relay has seen the end of that
+    assert sink.connections <= 20 + 4 * 290 / 20 + 2 * tries, "opened again and again"
 
 
 def test_P13_F09_a_relay_that_serves_more_than_before_is_found_out(world: World, run: Run) -> None:
