@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, LiteralString
 
 import polars as pl
 import psycopg
@@ -16,11 +15,12 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from mailmill.io.lake import Lake, LakeFile
-from mailmill.io.postgres import campaigns, erasure, manifest, recipients
+from mailmill.io.postgres import campaigns, copying, erasure, manifest, recipients
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.ingest.ahead import prefetched
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
-from mailmill.pipelines.target.audiences import SUPPRESSION_SCHEMA, numbered
+from mailmill.pipelines.target.audiences import SUPPRESSION_SCHEMA, ledger_rows, named, numbered
 from mailmill.pipelines.target.ports import Draft, Due, Frozen, Generation
 
 SQL = statements("audiences")
@@ -47,19 +47,8 @@ class PostgresContacts:
         return Generation(as_of=as_of, contacts=self.lake.scan([file.file for file in files], CONTACTS_SCHEMA))
 
     def suppressions(self, tenant_id: int, campaign_id: int | None) -> pl.DataFrame:
-        text = io.BytesIO()
-        parameters = {"tenant_id": tenant_id, "campaign_id": campaign_id}
-        with (
-            self.database.transaction() as conn,
-            conn.cursor() as cursor,
-            cursor.copy(SQL["suppressions"], parameters) as copy,
-        ):
-            for piece in copy:
-                text.write(piece)
-        if not text.tell():
-            return pl.DataFrame(schema=SUPPRESSION_SCHEMA)
-        text.seek(0)
-        return pl.read_csv(text, has_header=False, schema=SUPPRESSION_SCHEMA)
+        with self.database.transaction() as conn:
+            return _suppressions(conn, {"tenant_id": tenant_id, "campaign_id": campaign_id})
 
     def chosen(self, campaign_id: int) -> pl.DataFrame:
         with self.database.transaction() as conn:
@@ -177,16 +166,27 @@ def _write(
 def fill(conn: psycopg.Connection, frame: pl.DataFrame, *, tenant_id: int, campaign_id: int) -> None:
     """Ledger and merge values of an audience, in batches of text that polars makes. In: AUDIENCE_SCHEMA.
 
-    Raises: _Overtaken when somebody of it is suppressed by now.
+    Raises: _Overtaken when somebody of it is suppressed or forgotten by now.
     """
     names = {"campaign_id": campaign_id, "tenant_id": tenant_id}
-    conn.execute(SQL["stage_table"])
-    with conn.cursor() as cursor, cursor.copy(SQL["stage"]) as copy:
-        for piece in frame.iter_slices(_PIECE_ROWS):
-            copy.write(piece.write_csv(include_header=False))
+    if named(frame, _suppressions(conn, names)):
+        raise _Overtaken
+    _copy(conn, SQL["fill_ledger"], (ledger_rows(piece, **names) for piece in frame.iter_slices(_PIECE_ROWS)))
+    fields = frame.select("message_id", pl.lit(tenant_id).alias("tenant_id"), "merge_values")
+    _copy(conn, SQL["fill_fields"], fields.iter_slices(_PIECE_ROWS))
     conn.execute(SQL["no_nested_loops"])
-    row = conn.execute(SQL["overtaken"], names).fetchone()
+    ends = {"first_id": frame["message_id"].min(), "last_id": frame["message_id"].max()}
+    row = conn.execute(SQL["somebody_is_gone"], {**names, **ends}).fetchone()
     if row is not None and row[0]:
         raise _Overtaken
-    conn.execute(SQL["fill_ledger"], names)
-    conn.execute(SQL["fill_fields"], names)
+
+
+def _copy(conn: psycopg.Connection, statement: LiteralString, pieces: Iterator[pl.DataFrame]) -> None:
+    """The text of the next piece is made while the server takes one."""
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        for text in prefetched(piece.write_csv(include_header=False) for piece in pieces):
+            copy.write(text)
+
+
+def _suppressions(conn: psycopg.Connection, names: Mapping[str, int | None]) -> pl.DataFrame:
+    return copying.read(conn, SQL["suppressions"], SUPPRESSION_SCHEMA, names)

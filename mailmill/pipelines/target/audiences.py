@@ -25,6 +25,9 @@ AUDIENCE_SCHEMA = pl.Schema(
         "aliases": pl.String(),  # the person's other addresses by the tenant's rule, SEPARATOR between; null: none
     }
 )
+LEDGER_COLUMNS = (
+    "message_id", "tenant_id", "campaign_id", "contact_id", "address", "address_key", "domain", "variant", "aliases",
+)  # fmt: skip
 SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String()})
 
 # Why a contact is not mailed; the first that applies is the one that counts.
@@ -221,3 +224,19 @@ def numbered(recipients: pl.DataFrame, first_id: int) -> pl.DataFrame:
     """The recipients with their message ids, one block from `first_id` on. Out: AUDIENCE_SCHEMA."""
     ids = pl.int_range(pl.len(), dtype=pl.Int64()) + first_id
     return recipients.with_columns(message_id=ids).select(AUDIENCE_SCHEMA.names()).cast(AUDIENCE_SCHEMA)
+
+
+def named(audience: pl.DataFrame, suppressions: pl.DataFrame) -> bool:
+    """Whether a suppression names somebody, by any of their addresses. In: AUDIENCE_SCHEMA, SUPPRESSION_SCHEMA."""
+    if suppressions.is_empty():
+        return False
+    aliases = audience["aliases"].drop_nulls().str.split(SEPARATOR).explode()
+    keys = pl.concat([audience["address_key"], aliases])
+    return bool(keys.is_in(suppressions["address_key"].implode()).any())
+
+
+def ledger_rows(audience: pl.DataFrame, *, tenant_id: int, campaign_id: int) -> pl.DataFrame:
+    """What the ledger holds of an audience. In: AUDIENCE_SCHEMA. Out: LEDGER_COLUMNS; aliases as an array's text."""
+    escaped = pl.col("aliases").str.replace_all(r'[\\"]', r"\$0").str.replace_all(SEPARATOR, '","', literal=True)
+    whose = {"tenant_id": pl.lit(tenant_id), "campaign_id": pl.lit(campaign_id)}
+    return audience.with_columns(**whose, aliases='{"' + escaped + '"}').select(LEDGER_COLUMNS)

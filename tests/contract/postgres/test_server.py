@@ -276,14 +276,18 @@ def test_no_role_of_the_application_is_a_superuser(server: EmbeddedServer) -> No
     assert [name for name, _, bypass in rows if bypass] == ["mailmill_backup"]
 
 
-def test_P22_row_level_security_is_forced_on_every_table_of_a_tenant(database: Database) -> None:
+def test_P22_row_level_security_is_on_for_every_table_of_a_tenant_and_forced_but_where_a_planning_copies(
+    database: Database,
+) -> None:
     with database.transaction() as connection:
         rows = connection.execute(
-            "SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity FROM pg_class c JOIN pg_attribute a "
-            "ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped "
+            "SELECT c.relname, c.relrowsecurity, c.relforcerowsecurity, pg_get_userbyid(c.relowner) FROM pg_class c "
+            "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped "
             "WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace"
         ).fetchall()
-    assert [name for name, forced in rows if not forced] == []
+    assert [name for name, on, _, _ in rows if not on] == []
+    assert {name for name, _, forced, _ in rows if not forced} == {"messages", "message_fields"}
+    assert {owner for *_, owner in rows} == {"mailmill_owner"}, "whom alone it may pass by"
     assert len(rows) > 20
 
 

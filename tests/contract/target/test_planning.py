@@ -163,6 +163,29 @@ def test_P07_somebody_suppressed_while_the_audience_is_taken_is_not_in_it(world,
     assert world.value("SELECT count(*) FROM messages WHERE address_key = 'p3@x1.example'") == 0
 
 
+def test_P06_the_ledger_keeps_addresses_letter_by_letter(world, frame):
+    """Such as a quoted local part allows (RFC 5321 section 4.1.2), among a person's other addresses as well."""
+    odd, other = '"a,b\\"c\\\\d{e}"@x.example', '"f\\\\,\\"g"@x.example'
+    world.publish(frame([{"email": odd, "aliases": sorted([odd, other, "null@x.example"]), "name": '"A, \\N"'}]))
+    assert world.start()[0].planned == 1
+    assert world.rows("SELECT address, address_key, aliases FROM messages") == [
+        (odd, odd, sorted([other, "null@x.example"]))
+    ]
+    assert world.value("SELECT merge_values FROM message_fields") == '"A, \\N"'
+
+
+def test_P07_who_is_suppressed_by_another_of_their_addresses_while_the_audience_is_taken_is_not_in_it(world, frame):
+    world.publish(frame([{"email": "a@x.example", "aliases": ["a@x.example", "b@x.example"]}]))
+    with world.database.transaction() as conn:
+        campaigns.schedule(conn, campaigns.find(conn, "acme/spring"), None, by="test")
+    with world.campaigns.planning(1, by="test") as draft:
+        frozen = planning.decide(draft, contacts=world.contacts, public_url=world.public_url)
+        with world.database.transaction() as conn:
+            suppressions.suppress(conn, tenant_id=1, address_keys=["b@x.example"], reason="unsubscribed")
+        assert world.campaigns.freeze(frozen, by="test") == "stale"
+    assert world.value("SELECT count(*) FROM messages") == 0
+
+
 def test_an_empty_audience_finishes_at_once_and_says_why(world):
     with world.database.transaction() as conn:
         keys = [f"p{n}@x{n % 2}.example" for n in range(5)]

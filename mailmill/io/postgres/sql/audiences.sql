@@ -10,47 +10,28 @@ COPY (SELECT address_key, reason FROM suppressions
 -- A block of its own for each campaign, in a transaction of its own: nobody waits here while a ledger is filled.
 UPDATE message_ids SET next = next + %(n)s RETURNING next - %(n)s;
 
--- name: stage_table
--- Row-level security forbids COPY into the ledger itself.
-CREATE TEMP TABLE staged (message_id bigint, contact_id bigint, address text, address_key text, domain text,
-  merge_values text, variant smallint, aliases text) ON COMMIT DROP;
+-- name: fill_ledger
+COPY messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, variant, aliases) FROM STDIN
+  (FORMAT csv, FORCE_NOT_NULL (address, address_key, domain));
 
--- name: stage
-COPY staged (message_id, contact_id, address, address_key, domain, merge_values, variant, aliases) FROM STDIN
-  (FORMAT csv, FORCE_NOT_NULL (address, address_key, domain, merge_values));
+-- name: fill_fields
+COPY message_fields (message_id, tenant_id, merge_values) FROM STDIN (FORMAT csv, FORCE_NOT_NULL (merge_values));
 
 -- name: no_nested_loops
--- Without statistics the planner takes the suppressions for a handful and would read the whole audience for each.
+-- Without statistics the planner takes the audience for a handful of rows and would look up each contact by itself.
 SET LOCAL enable_nestloop = off;
 
--- name: overtaken
--- Somebody of the audience was suppressed since it was taken, or forgotten: then the contact is gone. Which takes a look
--- at the contacts only where somebody was forgotten lately.
+-- name: somebody_is_gone
+-- Who was forgotten since the audience was taken has no contact any more. Looked for only where somebody was forgotten
+-- lately.
 SELECT EXISTS (
-  SELECT FROM staged a JOIN suppressions s ON s.address_key = a.address_key
-   WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email'
-     AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
-     AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()))
-  OR EXISTS (
-  SELECT FROM staged a CROSS JOIN LATERAL string_to_table(a.aliases, E'\x1f') k (alias)
-    JOIN suppressions s ON s.address_key = k.alias
-   WHERE a.aliases IS NOT NULL AND (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email'
-     AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
-     AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()))
-  OR EXISTS (
   SELECT FROM suppressions f
    WHERE f.reason = 'forgotten' AND (f.tenant_id = %(tenant_id)s OR f.tenant_id IS NULL)
      AND f.created_at > clock_timestamp() - interval '1 day')
- AND EXISTS (SELECT FROM staged a LEFT JOIN contacts c ON c.id = a.contact_id WHERE c.id IS NULL);
-
--- name: fill_ledger
-INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, variant, aliases)
-SELECT message_id, %(tenant_id)s, %(campaign_id)s, contact_id, address, address_key, domain, variant,
-       string_to_array(aliases, E'\x1f') FROM staged;
-
--- name: fill_fields
-INSERT INTO message_fields (message_id, tenant_id, merge_values)
-SELECT message_id, %(tenant_id)s, merge_values FROM staged;
+ AND EXISTS (
+  SELECT FROM messages m LEFT JOIN contacts c ON c.id = m.contact_id
+   WHERE m.id BETWEEN %(first_id)s AND %(last_id)s AND m.tenant_id = %(tenant_id)s
+     AND m.campaign_id = %(campaign_id)s AND c.id IS NULL);
 
 -- name: fill_links
 INSERT INTO links (campaign_id, ordinal, tenant_id, url)

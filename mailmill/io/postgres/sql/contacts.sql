@@ -4,7 +4,7 @@
 SELECT pg_advisory_xact_lock(hashtextextended('mailmill:contacts:' || %(tenant_id)s::text, 0));
 
 -- name: stage
--- COPY into a table with row-level security is refused, into a temporary one it is not.
+-- COPY into a table with forced row-level security is refused, into a temporary one it is not.
 CREATE TEMP TABLE IF NOT EXISTS wanted (id bigint NOT NULL) ON COMMIT DROP;
 CREATE TEMP TABLE IF NOT EXISTS incoming (
   id bigint NOT NULL, match_key text NOT NULL, email text, phone text, name text, language text, category text, country text,
