@@ -27,7 +27,7 @@ from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA
 SQL = statements("sightings")
 SHIFT = 6  # contacts.id >> SHIFT is the block
 FEW = 8  # contacts of a block from which on it is read and written as a whole: as many lone ones cost about the same
-TURNS = 32  # batches of few contacts of a block until one of them rewrites it; not the same one for all blocks
+TURNS = 64  # batches of few contacts of a block until one of them rewrites it; not the same one for all blocks
 _COLUMNS = tuple(SIGHTINGS_SCHEMA.names())
 _ARRAYS = _COLUMNS[2:]
 _PIECE = 1_000_000  # bytes of COPY at once
