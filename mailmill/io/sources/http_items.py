@@ -17,10 +17,10 @@ _FEW = 20  # items that say nothing about a field which all of them lack
 
 
 def items_table(items: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> RawTable:
-    """A row an item, at least one. In: fields, the documented ones, which are columns although nobody has them."""
+    """A row an item. In: fields, the documented ones, which are columns although nobody has them."""
     gone = [_says_deleted(item) for item in items]
     rows = [{name: _text(value) for name, value in item.items() if name not in _DELETED} for item in items]
-    if len(items) < _FEW:  # an API may leave out what is null
+    if rows and len(items) < _FEW:  # an API may leave out what is null
         rows[0] = rows[0] | {name: None for name in fields if name not in rows[0]}
     table = table_of(rows)
     if not any(gone):

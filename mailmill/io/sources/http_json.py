@@ -33,6 +33,8 @@ RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path,
     ),
 }
 _CURSOR_GONE = 410  # the page cursor is too old; the walk begins again
+_BEGINNINGS = 4  # of a walk in one import, the first one too
+_LATER = (408, 425, 429)  # the request is not wrong, only too slow, too early or one too many
 _REFUSED_ATTEMPTS = 3  # where nobody listens; with the default pauses that takes three seconds
 
 
@@ -84,7 +86,7 @@ class HttpFeed:
                 Misconfigured when it refuses the key or answers something else than docs/sources.md says.
         """
         state = self._beginning(cursor or {})
-        before, items = state, list[dict[str, Any]]()
+        stored, items, begun = state, list[dict[str, Any]](), 1
         headers = {"X-API-Key": self._config.key, "Accept": "application/json", "User-Agent": "mailmill"}
         transport = connections.transport(self._config.private)
         with httpx.Client(
@@ -92,21 +94,30 @@ class HttpFeed:
         ) as client:
             while True:
                 page = self._page(client, state)
-                if page is None:  # begin the walk again; what comes twice is recognised
-                    state = {**state, "page": None, "as_of": None}
+                if page is None:
+                    self._begin_again(begun)
+                    state, items, begun = {**state, "page": None, "as_of": None}, [], begun + 1
                     continue
                 if page.next_cursor is not None and page.next_cursor == state["page"]:
                     raise self._wrong("the answer repeats its own cursor")
                 if page.items and len(items) >= self._config.rows_per_batch:
-                    yield self._batch(items, before)
+                    stored = state
+                    yield self._batch(items, state)
                     items = []
                 items += page.items
                 state = {**state, "page": page.next_cursor, "as_of": state["as_of"] or page.as_of}
-                before = state
                 if page.next_cursor is None:
-                    if items:
+                    if items or stored["page"] is not None or state["full"]:  # where a walk ends is stored in any case
                         yield self._batch(items, self._ended(state))
                     return
+
+    def _begin_again(self, begun: int) -> None:
+        """Wait a little before a walk whose cursor is gone; one that goes on losing it has to end."""
+        wait = self._config.backoff_s * 2**begun
+        if begun >= _BEGINNINGS or not self._may_wait(wait):
+            raise self._unavailable(f"HTTP {_CURSOR_GONE} for the cursor it gave (begun {begun} times)", "", wait)
+        self._progress(f"{self._place}: the cursor is gone, from its beginning again in {wait:.1f} s")
+        self._sleep(wait)
 
     def _beginning(self, cursor: Cursor) -> Cursor:
         """Where the walk goes on. A walk from the beginning that was cut off goes on as one."""
@@ -121,6 +132,9 @@ class HttpFeed:
     def _batch(self, items: list[dict[str, Any]], cursor: Cursor) -> RawBatch:
         table = items_table(items, self._fields)
         missing = [name for name in self._fields if not any(name in item for item in items)]
+        notes = (f"the API's answer lacks: {', '.join(missing)}",) if missing else ()
+        if not items:
+            notes = ("the API's answer has no item",)
         key = hashlib.sha256(orjson.dumps(items, option=orjson.OPT_SORT_KEYS)).hexdigest()
         return RawBatch(
             key=key,
@@ -128,7 +142,7 @@ class HttpFeed:
             seen_at=datetime.now(UTC),
             table=table,
             cursor=cursor,
-            notes=(f"the API's answer lacks: {', '.join(missing)}",) if missing else (),
+            notes=notes,
         )
 
     def _page(self, client: httpx.Client, state: Mapping[str, Any]) -> _Page | None:
@@ -211,7 +225,7 @@ class HttpFeed:
             raise Misconfigured(
                 "the API refuses the key", place=self._place, remedy="Check `api_key` of the source and its secret."
             )
-        if status != 429 and status < 500 and status != 200:
+        if status not in _LATER and status < 500 and status != 200:
             raise self._wrong(f"the API answers HTTP {status}", "Check `url` of the source.")
 
     def _read(self, body: bytes) -> _Page | None:

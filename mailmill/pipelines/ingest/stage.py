@@ -72,7 +72,7 @@ def receive(
                 refused.append(Refusal(origin=said.origin, message=str(error)))
                 progress(f"refused {said.origin}")
                 continue
-            if not kept.rows:  # an answer, and one that a person should not overlook
+            if not kept.rows and said.cursor is None:  # an answer, and one that a person should not overlook
                 notes.append(f"{said.origin}: the file {_emptiness(said)}")
             notes += [f"{said.origin}: {note}" for note in said.notes]
             if not kept.new:

@@ -32,6 +32,7 @@ class Api:
         self.headers: dict[str, str] = {}
         self.asked: list[dict] = []
         self.redirect = ""
+        self.statuses: list[int] = []  # of the next answers, before all others are 200
         self.url = ""
 
     def app(self) -> FastAPI:
@@ -42,6 +43,8 @@ class Api:
             self.asked.append(dict(request.query_params))
             if self.redirect:
                 return Response(status_code=302, headers={"location": self.redirect})
+            if (status := self.statuses.pop(0) if self.statuses else 200) != 200:
+                return Response(status_code=status)
             items = self.changed if updated_since else self.items
             end = cursor + limit
             following = str(end) if end < len(items) else None
@@ -220,6 +223,45 @@ def test_P02_a_full_sync_that_broke_goes_on_as_one_and_still_sees_what_is_absent
     assert [query.get("cursor") for query in api.asked[before:]] == ["2", "4", "6", "8"]
     assert standing(mill)["ann@x.org"][0] == "withdrawn"
     assert sum(status == "active" for status, _ in standing(mill).values()) == 9
+
+
+def test_P03_a_full_sync_of_an_api_that_has_nobody_any_more_is_seen_and_waits_for_a_person(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY]
+    sync(mill, source, api)
+    api.items = []
+    assert sync(mill, source, api).received.notes == (), "nothing new is no news"
+    done = sync(mill, source, api, full=True)
+    assert "has no item" in done.received.notes[0] and "3 contacts no more" in done.loaded.notes[0]
+    assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 3
+
+
+def test_P02_a_walk_that_broke_ends_though_nothing_of_its_rest_is_left(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY]
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",), page_size=2, rows_per_batch=2)
+    mill.store.keep(source, next(iter(HttpFeed(config).batches(None))))  # and then the process dies
+    api.items, before = [ANN, BOB], len(api.asked)
+    for _ in range(2):
+        sync(mill, source, api)
+    assert [(one.get("cursor"), one.get("updated_since")) for one in api.asked[before:]] == [("2", None), (None, "t1")]
+
+
+def test_F17_page_cursors_that_never_hold_end_the_import_and_cost_no_row_twice(mill, source, api) -> None:
+    api.items, api.statuses = [ANN, BOB, CY], [200, 410] * 4
+    said: list[str] = []
+    config = HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",), page_size=2, backoff_s=0.01)
+    feed = HttpFeed(config)
+    feed.report_to(said.append)
+    with pytest.raises(SourceUnavailable, match="begun 4 times"):
+        list(feed.batches(None))
+    assert len(api.asked) == 8 and len(said) == 3 and "from its beginning again in 0.0" in said[0]
+    api.statuses = [200, 410]
+    [batch] = HttpFeed(config).batches(None)
+    assert batch.table.frame["col:email"].to_list() == ["ann@x.org", "bob@x.org", "cy@x.org"]
+
+
+def test_F17_an_answer_that_asks_to_come_again_is_no_wrong_url(mill, source, api) -> None:
+    api.items, api.statuses = [ANN], [408, 425]
+    assert sync(mill, source, api).received.rows == 1
 
 
 def test_on_delete_keep_keeps(mill, api) -> None:
