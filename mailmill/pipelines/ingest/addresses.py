@@ -41,8 +41,10 @@ _DOMAIN = rf"(?:{_LABEL}\.)+{_TOP_LABEL}"
 _PLAIN = rf"^{_DOT_ATOM}@{_DOMAIN}$"
 _QUOTED_LOCAL = r'^"(?:[ !#-\[\]-~]|\\[ -~])*"$'  # RFC 5321 4.1.2 Quoted-string: printable ASCII only
 _WIDE_LOCAL = r"^[^\x00-\x20\x7f\"(),:;<>@\[\\\]]+$"  # RFC 6531: any other character beyond ASCII
-_INVISIBLE = "[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
-RULES = 2  # to be raised with every change of this module, or of verdicts.py, that changes what becomes of an address
+_INVISIBLE = "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
+_STRAY_JOINER = "(?:^|([ -~]))[\u200c\u200d]+|[\u200c\u200d]+(?:([ -~])|$)"  # one that joins no letters
+_FULL_WIDTH = {chr(0xFEE0 + ascii): chr(ascii) for ascii in range(0x21, 0x7F)} | {"\ufe6b": "@"}
+RULES = 3  # to be raised with every change of this module, or of verdicts.py, that changes what becomes of an address
 MAX_LOCAL, MAX_ADDRESS = 64, 254  # octets: RFC 5321 4.5.3.1.1, and 4.5.3.1.3 less the angle brackets
 
 
@@ -96,7 +98,8 @@ def _examined_other(other: pl.DataFrame) -> pl.DataFrame:
     bare = _unwrapped(other)
     at = pl.col("bare").str.extract(r"^(?s:.*)@([^@]*)$")
     split = bare.with_columns(
-        local=pl.col("bare").str.extract(r"^(?s:(.*))@[^@]*$"), typed_domain=at.str.strip_chars_end(".")
+        local=pl.col("bare").str.extract(r"^(?s:(.*))@[^@]*$"),
+        typed_domain=at.str.normalize("NFKC").str.strip_chars_end("."),
     )
     split = split.join(_encoded_domains(split["typed_domain"]), on="typed_domain", how="left", maintain_order="left")
     inner = pl.col("local").str.slice(1, pl.col("local").str.len_chars() - 2).str.replace_all(r"\\(.)", "$1")
@@ -108,8 +111,12 @@ def _examined_other(other: pl.DataFrame) -> pl.DataFrame:
 
 
 def _unwrapped(other: pl.DataFrame) -> pl.DataFrame:
-    """Columns bare and display_name: NFKC without invisible characters, `mailto:`, 'Ann <a@x.org>', a last comma."""
-    wide = pl.col("typed").str.normalize("NFKC").str.replace_all(_INVISIBLE, "").str.strip_chars()
+    """Columns bare and display_name: NFC without invisible characters, `mailto:`, 'Ann <a@x.org>', a last comma.
+
+    Not NFKC, which makes another mailbox of some (RFC 6532 section 3.1); only what is typed in full width is ASCII.
+    """
+    wide = pl.col("typed").str.replace_many(_FULL_WIDTH).str.normalize("NFC").str.replace_all(r"\p{Z}", " ")
+    wide = wide.str.replace_all(_INVISIBLE, "").str.replace_all(_STRAY_JOINER, "${1}${2}").str.strip_chars()
     frame = other.with_columns(typed=pl.when(pl.col("typed").str.contains(r"[^ -~]")).then(wide).otherwise("typed"))
     bracketed = pl.col("typed").str.extract(r"^[^<>]*<([^<>]*)>[\s,;]*$")
     name = pl.col("typed").str.extract(r"^([^<>]*)<[^<>]*>[\s,;]*$").str.strip_chars().str.strip_chars("\"'")

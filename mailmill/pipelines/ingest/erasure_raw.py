@@ -41,10 +41,9 @@ def _by_mail(person: Person, frame: pl.LazyFrame, header: str) -> list[int]:
     if not person.folded:
         return []
     cell = pl.col(CELL + header)
-    # compared without case and in its compatible form; what follows the @ may be written in two ways
-    plain = pl.when(cell.str.contains(r"[^ -~]")).then(cell.str.normalize("NFKC")).otherwise(cell).str.to_lowercase()
-    plain = plain.str.replace_all("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]", "")
-    likely = plain.str.contains_any(list(person.folded)).fill_null(False)
+    # what is not ASCII may be folded in more ways than one, so it is examined wherever it may be an address
+    wide = cell.str.contains(r"[^ -~]") & cell.str.contains("[@\uff20\ufe6b]")
+    likely = (cell.str.to_lowercase().str.contains_any(list(person.folded)) | wide).fill_null(False)
     found = frame.filter(likely).select("line", cell=cell).collect(engine="streaming")
     keys = addresses.examine(found["cell"])["address_key"]
     return found.filter(keys.is_in(list(person.keys)).fill_null(False))["line"].to_list()

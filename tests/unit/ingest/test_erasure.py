@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailmill.pipelines.ingest import erasure
+from mailmill.pipelines.ingest.addresses import check
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_raw import raw_rows
 
@@ -55,6 +56,15 @@ def test_a_raw_row_is_theirs_by_the_columns_that_say_whose_it_is(cells: tuple[st
         schema_overrides={"problem": pl.String, "raw": pl.String},
     )  # fmt: skip
     assert raw_rows(ANN, frame, {}) == ([2] if theirs else [])
+
+
+@pytest.mark.parametrize("typed", ["Straße@x.org", "x²@x.org", "नमस्\u200dते@x.org", "ａｎｎ＠x.org"])
+def test_a_raw_row_is_theirs_however_its_letters_are_folded(typed: str) -> None:
+    frame = pl.LazyFrame({"line": [2], "problem": [None], "raw": [None], "col:email": [typed]},
+                         schema_overrides={"problem": pl.String, "raw": pl.String})  # fmt: skip
+    key = check(typed).address_key
+    assert key is not None
+    assert raw_rows(Person(keys=(key,)), frame, {}) == [2]
 
 
 def test_a_file_called_after_the_person_mentions_them() -> None:
