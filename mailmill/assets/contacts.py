@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mailmill.assets import partitions, reports
 from mailmill.assets.resources import Mill
-from mailmill.errors import MailmillError, TransientError
+from mailmill.errors import MailmillError, SourceUnavailable, TransientError
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
@@ -43,7 +43,8 @@ def _work(context: dg.AssetExecutionContext, mill: Mill) -> Iterator[SourceRow]:
     try:
         yield source
     except MailmillError as error:
-        mill.ingest.remember(source, str(error))
+        wait = error.retry_after_s if isinstance(error, SourceUnavailable) else None
+        mill.ingest.remember(source, str(error), retry_after_s=wait)
         raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from error
 
 

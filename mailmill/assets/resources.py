@@ -21,8 +21,8 @@ if TYPE_CHECKING:  # every run is a process that imports this: it pays for what 
 class IngestStore(RawStore, BatchStore, ContactStore, Protocol):
     """Everything ingest keeps."""
 
-    def remember(self, source: SourceRow, error: str | None) -> None:
-        """What was wrong with the source's last import, None where nothing was."""
+    def remember(self, source: SourceRow, error: str | None, *, retry_after_s: float | None = None) -> None:
+        """What was wrong with the source's last import, None where nothing was; how long it asked to be left alone."""
         ...
 
 

@@ -62,11 +62,11 @@ def campaign_tick(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[
     cron_schedule="15 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Every hour: synchronize every source that is an HTTP API.",
+    description="Every hour: synchronize every source that is an HTTP API, after the time that it asked to wait.",
 )
 def source_sync(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mill]) -> Iterator[dg.RunRequest]:
     with mill.database.transaction("owner") as conn:
-        sources = [source for source in control.sources(conn) if source.kind in ("scraper_pro", "backlink_engine")]
+        sources = control.apis_due(conn)
     yield from requests(context, sources, partitions.sources, "mailmill/source")
 
 

@@ -200,6 +200,10 @@ def test_http_sources_are_synchronized_by_the_clock_and_files_are_not(
     world: World, instance: dg.DagsterInstance
 ) -> None:
     assert tick("source_sync", world, instance) == ["beta|crawl"]
+    for wait, asked in (("1 hour", []), ("-1 hour", ["beta|crawl"])):  # as long as the API asked to wait
+        with world.database.transaction() as conn:
+            conn.execute("UPDATE sources SET retry_at = now() + %s::interval", (wait,))
+        assert tick("source_sync", world, instance) == asked
 
 
 def test_contacts_are_validated_again_where_rules_changed_or_dns_is_asked(

@@ -66,6 +66,11 @@ def sources(conn: psycopg.Connection) -> list[Thing]:
     return _things(conn, "sources")
 
 
+def apis_due(conn: psycopg.Connection) -> list[Thing]:
+    """Sources that are HTTP APIs and may be asked now."""
+    return _things(conn, "apis_due")
+
+
 def tenants(conn: psycopg.Connection) -> list[Thing]:
     return _things(conn, "tenants")
 

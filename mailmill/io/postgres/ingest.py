@@ -106,8 +106,11 @@ def release(conn: psycopg.Connection, source: SourceRow, *, accept: bool) -> int
     return conn.execute(SQL["release"], facts).rowcount
 
 
-def remember(conn: psycopg.Connection, source: SourceRow, error: str | None) -> None:
-    conn.execute(SQL["remember"], {"tenant_id": source.tenant_id, "source_id": source.id, "error": error})
+def remember(
+    conn: psycopg.Connection, source: SourceRow, error: str | None, retry_after_s: float | None = None
+) -> None:
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "error": error, "retry_after_s": retry_after_s}
+    conn.execute(SQL["remember"], facts)
 
 
 def held(conn: psycopg.Connection, source: SourceRow) -> list[Held]:

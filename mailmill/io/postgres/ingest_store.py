@@ -90,9 +90,9 @@ class IngestStore:
         with self.database.transaction() as conn:
             return ingest.held(conn, source)
 
-    def remember(self, source: SourceRow, error: str | None) -> None:
+    def remember(self, source: SourceRow, error: str | None, *, retry_after_s: float | None = None) -> None:
         with self.database.transaction() as conn:
-            ingest.remember(conn, source, error)
+            ingest.remember(conn, source, error, retry_after_s)
 
     def keep(self, source: SourceRow, batch: RawBatch, *, surprise: str | None = None, hold: bool = False) -> Kept:
         with self.database.transaction() as conn:

@@ -15,8 +15,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
+from mailmill.cli import imports
 from mailmill.errors import Misconfigured, SourceUnavailable, StoreUnavailable
-from mailmill.io.postgres import contacts
+from mailmill.io.postgres import contacts, control
 from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest import stage
 
@@ -44,7 +45,7 @@ class Api:
             if self.redirect:
                 return Response(status_code=302, headers={"location": self.redirect})
             if (status := self.statuses.pop(0) if self.statuses else 200) != 200:
-                return Response(status_code=status)
+                return Response(status_code=status, headers=self.headers)
             items = self.changed if updated_since else self.items
             end = cursor + limit
             following = str(end) if end < len(items) else None
@@ -298,6 +299,24 @@ def test_a_used_up_rate_limit_is_waited_for_before_the_next_page(mill, source, a
     with pytest.raises(SourceUnavailable, match=r"rate limit is used up for 3[56]\d\d s") as caught:
         sync(mill, source, api, full=True)
     assert caught.value.retry_after_s > 3000
+
+
+def test_what_an_api_asks_to_wait_is_kept_for_the_schedule_and_a_good_import_ends_it(
+    mill, source, api, monkeypatch, request
+) -> None:
+    monkeypatch.setenv("MAILMILL_PRIVATE_SOURCES", "127.0.0.1")
+    monkeypatch.setenv("KEY", "k")
+    installed = request.getfixturevalue("installed")
+    api.items, api.statuses, api.headers = [ANN], [429], {"Retry-After": "86400"}
+    assert "asks to wait 86400 s" in imports.take_in(installed, source)["error"]
+    due = "SELECT extract(epoch FROM retry_at - clock_timestamp())::int AS seconds FROM sources"
+    assert 80_000 < mill.rows(due)[0]["seconds"] <= 86_400
+    with mill.database.transaction() as conn:
+        assert control.apis_due(conn) == []
+    assert imports.take_in(installed, source)["new"] == 1, "a person may ask at any time"
+    assert mill.rows(due) == [{"seconds": None}]
+    mill.store.remember(source, "later", retry_after_s=1e30)
+    assert mill.rows(due)[0]["seconds"] <= 7 * 86_400
 
 
 def test_F17_a_redirect_is_not_followed(mill, source, api) -> None:

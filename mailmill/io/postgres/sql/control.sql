@@ -2,6 +2,13 @@
 SELECT t.slug AS tenant, s.slug, s.kind, s.spec->>'folder' AS folder
   FROM sources s JOIN tenants t ON t.id = s.tenant_id WHERE s.deleted_at IS NULL ORDER BY t.slug, s.slug;
 
+-- name: apis_due
+-- HTTP sources, but for those that asked to be left alone for a while.
+SELECT t.slug AS tenant, s.slug, s.kind FROM sources s JOIN tenants t ON t.id = s.tenant_id
+ WHERE s.deleted_at IS NULL AND s.kind IN ('scraper_pro', 'backlink_engine')
+   AND (s.retry_at IS NULL OR s.retry_at <= clock_timestamp())
+ ORDER BY t.slug, s.slug;
+
 -- name: tenants
 SELECT slug AS tenant, '' AS slug FROM tenants ORDER BY slug;
 

@@ -31,7 +31,10 @@ UPDATE sources SET cursor = %(cursor)s,
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
 -- name: remember
-UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(error)s::text IS NOT NULL THEN clock_timestamp() END
+-- Whatever an API asks for, it is tried again within a week.
+UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(error)s::text IS NOT NULL THEN clock_timestamp() END,
+       retry_at = CASE WHEN %(retry_after_s)s::float8 IS NOT NULL
+         THEN clock_timestamp() + least(%(retry_after_s)s::float8, 7 * 86400) * interval '1 second' END
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND (last_error IS NOT NULL OR %(error)s::text IS NOT NULL);
 
 -- name: find_batch

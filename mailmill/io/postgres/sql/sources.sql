@@ -33,7 +33,8 @@ SELECT count(*) FROM contact_sources s
    AND NOT EXISTS (SELECT FROM withdrawals w WHERE w.contact_id = s.contact_id AND w.source_id = s.source_id);
 
 -- name: delete
-UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, walk_from = NULL, walk_until = NULL, last_error = NULL, last_error_at = NULL
+UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, walk_from = NULL, walk_until = NULL, last_error = NULL,
+       last_error_at = NULL, retry_at = NULL
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
 -- name: remove_batches

@@ -26,6 +26,7 @@ CREATE TABLE sources (
   walk_until bigint,                            -- and the last one, once there is one
   last_error text,                              -- of its last import, null when that went well
   last_error_at timestamptz,
+  retry_at timestamptz,                         -- before then an API does not want to be asked again
   deleted_at timestamptz,                       -- its contacts still name it; applying it again brings it back
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (tenant_id, slug)
