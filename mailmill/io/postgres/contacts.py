@@ -10,6 +10,7 @@ import polars as pl
 import psycopg
 
 from mailmill.io.postgres import copying, sightings
+from mailmill.io.postgres.again import Doubted
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest import contacts as rules
 from mailmill.pipelines.ingest.contacts import STATE_SCHEMA, Origin
@@ -26,12 +27,10 @@ _SEPARATOR = "\x1f"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What a batch did. `seen_from`: the earliest of its rows, epoch microseconds. `doubted`: ids of contacts that this
-    batch had named before it was validated anew, and of which it may say something else, or nothing, now."""
+    """What a batch did. `seen_from`: the earliest of its rows, epoch microseconds."""
 
     counts: LoadCounts
     seen_from: int | None
-    doubted: pl.Series
 
 
 def take_in(
@@ -39,12 +38,15 @@ def take_in(
     source: SourceRow,
     batch: BatchRow,
     files: Iterable[pl.DataFrame],
+    doubted: Doubted,
 ) -> Taken:
     """Merge a batch's accepted rows into the tenant's contacts.
 
     In:  frames of ACCEPTED_SCHEMA with custom fields, no match_key in two of them.
     What is new is written as it comes; of what a source only repeats nothing but the sighting moves; the rest is read
-    back and merged. Memory is that of one frame. The tenant's lock is taken first, here as wherever contacts change.
+    back and merged. Of a batch that was loaded before, and was validated anew since, nothing but what is new is taken
+    in: whoever it may say something else of, or nothing, is added to `doubted`, for recompute(). Memory is that of one
+    frame. The tenant's lock is taken first, here as wherever contacts change.
     """
     lock(conn, source.tenant_id)
     conn.execute(SQL["stage"])
@@ -53,20 +55,19 @@ def take_in(
     again = bool((conn.execute(SQL["was_loaded"], facts).fetchone() or [False])[0])
     origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
     everybody = _everybody(conn, source.tenant_id, batch.rows_accepted)
-    counts, doubted, named = LoadCounts(batches=1), [_no_ids()], [_no_ids()]
-    earliest: list[int] = []
+    unnamed = doubted.named_before(batch) if again else _no_ids()
+    counts, earliest = LoadCounts(batches=1), list[int]()
     for frame in files:
         rows = rules.said(frame, origin, without_tags=without_tags)
         if rows.is_empty():
             continue
         part = _take_in(conn, source.tenant_id, origin, rows, again, everybody)
         counts += part.counts
-        doubted.append(part.doubted)
-        named.append(part.named if again else _no_ids())
+        doubted.add(part.doubted)
+        unnamed = unnamed.filter(~unnamed.is_in(part.named.implode()))
         earliest.append(rows.select(pl.col("first_us").min()).item())
-    if again:
-        doubted.append(_unnamed(conn, source, batch, pl.concat(named)))
-    return Taken(counts=counts, seen_from=min(earliest, default=None), doubted=pl.concat(doubted).unique().sort())
+    doubted.add(unnamed)
+    return Taken(counts=counts, seen_from=min(earliest, default=None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +116,6 @@ def _merge(conn: psycopg.Connection, tenant_id: int, origin: Origin, rows: pl.Da
     written = merged(states(conn, tenant_id, rows["id"]), rows, of_these, origin)
     update(conn, tenant_id, written)
     return int(written["changed"].sum())
-
-
-def _unnamed(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, named: pl.Series) -> pl.Series:
-    """Contacts that the batch may have named when it was loaded before, and does not name now."""
-    seen = sightings.of_source(conn, source.tenant_id, source.id)
-    return sightings.near(conn, source.tenant_id, batch.id, seen).filter(~pl.col("id").is_in(named.implode()))["id"]
 
 
 # ---------------------------------------------------------------- contacts by id

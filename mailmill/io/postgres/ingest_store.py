@@ -25,6 +25,7 @@ from mailmill.io.postgres import (
     manifest,
     withdrawals,
 )
+from mailmill.io.postgres.again import Doubted
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.recompute import recompute
 from mailmill.io.spool import spool
@@ -198,12 +199,12 @@ class IngestStore:
 
     def load(self, source: SourceRow, batches: Sequence[BatchRow]) -> LoadCounts | None:
         with self._alone(source) as conn:
-            taken = [self._take_in(conn, source, batch) for batch in batches]
+            doubted = Doubted(conn, source)
+            taken = [self._take_in(conn, source, batch, doubted) for batch in batches]
             counts = sum((one.counts for one in taken), LoadCounts())
-            doubted = pl.concat([one.doubted for one in taken]).unique().sort()
-            if not doubted.is_empty():
-                also = [batch.id for batch in batches]
-                redone = recompute(conn, self.lake, source.tenant_id, doubted, also=also)
+            if len(doubted.ids):
+                also = {batch.id for batch in batches}
+                redone = recompute(conn, self.lake, source.tenant_id, doubted.ids, also=also)
                 counts += LoadCounts(changed=redone.changed, removed=redone.removed, left=redone.left)
             for batch, one in zip(batches, taken, strict=True):
                 counts += LoadCounts(withdrawn=self._follow(conn, source, batch))
@@ -214,9 +215,11 @@ class IngestStore:
                 ingest.withdraw(conn, tenant_id=source.tenant_id, batch_id=batch.id, datasets=["validated"])
             return counts
 
-    def _take_in(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow) -> contacts.Taken:
+    def _take_in(
+        self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow, doubted: Doubted
+    ) -> contacts.Taken:
         files = batch_files.listed(conn, source, batch, "validated")
-        taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files))
+        taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files), doubted)
         said = any(consents.ROW_FIELDS & set(facts["columns"]) for _, facts in files)
         consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
         return taken

@@ -14,6 +14,8 @@ from mailmill.io.postgres import batch_files, contacts, ingest, sightings
 from mailmill.pipelines.ingest import contacts as rules
 from mailmill.pipelines.ingest.contacts import STATE_SCHEMA, Origin
 from mailmill.pipelines.ingest.history import History
+from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
+from mailmill.pipelines.ingest.validation import ACCEPTED_SCHEMA
 
 AT_ONCE = 200_000  # contacts made anew; decides how much memory it takes
 
@@ -45,10 +47,11 @@ def recompute(
 ) -> Recomputed:
     """Validate again the raw batches that name these contacts, weigh all they say, and put that in place of what was.
 
-    In:  ids of contacts; `without`, a source that counts no longer, so that the runners-up return (its contacts:
-         sightings.of_source); `also`, ids of batches that are just being loaded.
-    Contacts that no batch names any more are deleted. Takes the tenant's lock; memory is that of AT_ONCE contacts and
-    of one batch.
+    In:  ids of contacts, in the order of which those are near that one batch brought; `without`, a source that counts
+         no longer, so that the runners-up return (its contacts: sightings.of_source); `also`, ids of batches that are
+         just being loaded.
+    Contacts that no batch names any more are deleted; whom a batch may name that cannot be read stays. Takes the
+    tenant's lock; memory is that of AT_ONCE contacts, of those they share blocks with, and of one batch.
     """
     contacts.lock(conn, tenant_id)
     done = Recomputed(contacts=0, changed=0, removed=0, left=0)
@@ -78,14 +81,29 @@ def _recompute(
                 continue
             origin = Origin(priority=source.priority, source_id=source.id, batch_id=batch.id)
             try:
-                files = batch_files.listed(conn, source, batch, "raw")
-                accepted = batch_files.accepted_now(lake, files, source, batch, keys)
+                accepted = _accepted(conn, lake, source, batch, keys, loading=batch.id in also)
             except Misconfigured:
-                unsure.append(mine["id"])
+                unsure.append(sightings.near(conn, tenant_id, batch.id, mine)["id"])
                 continue
-            rows = rules.said(accepted, origin, without_tags=without_tags)
-            history = history.told(rows.join(keys, on="match_key"), origin)
+            if not accepted.is_empty():
+                rows = rules.said(accepted, origin, without_tags=without_tags)
+                history = history.told(rows.join(keys, on="match_key"), origin)
     return _replaced(conn, tenant_id, before, history, pl.concat(unsure).unique())
+
+
+def _accepted(
+    conn: psycopg.Connection, lake: Lake, source: SourceRow, batch: BatchRow, keys: pl.DataFrame, *, loading: bool
+) -> pl.DataFrame:
+    """What a batch says of some people by the rules of today, by which one that is just being loaded was divided.
+
+    Raises: Misconfigured when it cannot be read by its source's columns of today.
+    """
+    if not loading:
+        return batch_files.accepted_now(lake, batch_files.listed(conn, source, batch, "raw"), source, batch, keys)
+    pieces = [pl.DataFrame(schema=ACCEPTED_SCHEMA)]
+    for piece in batch_files.validated(lake, batch_files.listed(conn, source, batch, "validated")):
+        pieces.append(piece.join(keys, on="match_key", how="semi"))
+    return pl.concat(pieces, how="diagonal")
 
 
 def _replaced(

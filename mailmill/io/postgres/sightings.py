@@ -22,11 +22,12 @@ import psycopg
 
 from mailmill.io.postgres import bigints
 from mailmill.io.postgres.sql import statements
-from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA
+from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA, can_hold
 
 SQL = statements("sightings")
 SHIFT = 6  # contacts.id >> SHIFT is the block
 FEW = 8  # contacts of a block from which on it is read and written as a whole: as many lone ones cost about the same
+BLOCKS_AT_ONCE = 10_000  # made anew at once: 640,000 contacts at most, 72 bytes each and source, whoever is named
 TURNS = 64  # batches of few contacts of a block until one of them rewrites it; not the same one for all blocks
 _COLUMNS = tuple(SIGHTINGS_SCHEMA.names())
 _ARRAYS = _COLUMNS[2:]
@@ -64,7 +65,7 @@ def near(conn: psycopg.Connection, tenant_id: int, batch_id: int, seen: pl.DataF
     row = conn.execute(SQL["seen_between"], {"tenant_id": tenant_id, "batch_id": batch_id}).fetchone()
     assert row is not None
     earliest, latest = row
-    return seen.filter((pl.col("first_seen") <= latest) & (pl.col("last_seen") >= earliest))
+    return seen.filter(can_hold(batch_id, earliest, latest))
 
 
 def write(conn: psycopg.Connection, tenant_id: int, source_id: int, seen: Seen, moved: pl.DataFrame) -> None:
@@ -85,8 +86,20 @@ def write(conn: psycopg.Connection, tenant_id: int, source_id: int, seen: Seen, 
 
 
 def replace(conn: psycopg.Connection, tenant_id: int, ids: pl.Series, sightings: pl.DataFrame) -> None:
-    """Forget what was seen of these contacts and keep this instead. In: SIGHTINGS_SCHEMA of these contacts, or none."""
-    blocks = (ids // (1 << SHIFT)).unique()
+    """Forget what was seen of these contacts and keep this instead. In: SIGHTINGS_SCHEMA of these contacts, or none.
+
+    Memory is that of BLOCKS_AT_ONCE blocks: few contacts of many blocks take no more than as many blocks do.
+    """
+    for start in range(0, len(blocks := (ids // (1 << SHIFT)).unique().sort()), BLOCKS_AT_ONCE):
+        some = blocks.slice(start, BLOCKS_AT_ONCE)
+        mine = _BLOCK.is_in(some.implode())
+        of_these = ids.to_frame("id").filter(mine)["id"]
+        _replace(conn, tenant_id, some, of_these, sightings.match_to_schema(SIGHTINGS_SCHEMA).filter(mine))
+
+
+def _replace(
+    conn: psycopg.Connection, tenant_id: int, blocks: pl.Series, ids: pl.Series, sightings: pl.DataFrame
+) -> None:
     before = _known(conn, tenant_id, blocks)
     if before.is_empty() and sightings.is_empty():
         return
@@ -95,9 +108,8 @@ def replace(conn: psycopg.Connection, tenant_id: int, ids: pl.Series, sightings:
         conn.execute(SQL["remove_blocks"], facts)
         conn.execute(SQL["remove_lone"], facts)
     others = before.filter(~pl.col("id").is_in(ids.implode()))
-    after = pl.concat([others, sightings.match_to_schema(SIGHTINGS_SCHEMA)])
     conn.execute(SQL["stage"])
-    _write_blocks(conn, tenant_id, after.sort("source_id", "id"))
+    _write_blocks(conn, tenant_id, pl.concat([others, sightings]).sort("source_id", "id"))
 
 
 def remove(conn: psycopg.Connection, tenant_id: int, ids: pl.Series) -> None:

@@ -61,6 +61,18 @@ def compared(own: pl.DataFrame, rows: pl.DataFrame, batch_id: int) -> pl.DataFra
     )
 
 
+def can_hold(batch_id: int, earliest: int, latest: int) -> pl.Expr:
+    """Whether a batch of rows seen between these times, both included, can have a part in a sighting of its source.
+
+    It has one where (time, batch) of some row of it lies between (first_seen, first_batch) and (last_seen, last_batch):
+    of rows of one time the batch decides, so that who stood in one file alone is not put down to those beside it.
+    """
+    batch = pl.lit(batch_id, pl.Int64)
+    since = pl.col("first_seen") + (batch < pl.col("first_batch"))
+    until = pl.col("last_seen") - (batch > pl.col("last_batch"))
+    return pl.max_horizontal(since, pl.lit(earliest, pl.Int64)) <= pl.min_horizontal(until, pl.lit(latest, pl.Int64))
+
+
 def in_question(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
     """The rows that may change their contact; of the others nothing but the sighting moves.
 

@@ -28,7 +28,6 @@ from mailmill.pipelines.ingest.ports import (
 )
 
 Progress = Callable[[str], None]
-STAY = "a batch that may name them cannot be read any more, or waits to be loaded"
 
 
 def _silent(message: str) -> None:
@@ -220,7 +219,10 @@ def load(
     if again:  # together: who is doubted because of several of them is made anew once
         counts += _load(source, contacts, again, progress)
     if counts.left:
-        notes.append(f"{counts.left:,} contacts stay as they were: {STAY}")
+        who, stay, them = ("contact", "stays", "it") if counts.left == 1 else ("contacts", "stay", "them")
+        notes.append(
+            f"{counts.left:,} {who} {stay}: a batch that may name {them} cannot be read any more, or waits to be loaded"
+        )
     absent, said = _follow_walk(source, store, contacts, force=force)
     return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=(*notes, *said))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import psycopg
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from mailmill.io.postgres import sightings
 from mailmill.io.postgres.database import Database
-from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA
+from mailmill.pipelines.ingest.sightings import SIGHTINGS_SCHEMA, can_hold
 
 TENANT, OTHER = 1, 2
 SOURCES = {1: TENANT, 2: TENANT, 3: OTHER}  # ids of the two tenants' contacts lie in the same blocks
@@ -95,6 +97,50 @@ def test_P03_sparse_and_dense_batches_in_any_order_leave_what_was_said_last(conn
             kept = {pair: v for pair, v in model.items() if pair[0] not in ids or SOURCES[pair[1]] != TENANT}
             model = kept | what
         shows(conn, model)
+
+
+def test_few_contacts_of_many_blocks_are_made_anew_some_blocks_at_a_time(database: Database, monkeypatch):
+    monkeypatch.setattr(sightings, "BLOCKS_AT_ONCE", 2)
+    wanted = [70, 140, 200, 260, 320]  # a contact each of five blocks
+    with database.connect() as conn:
+        model = said([*range(64, 330)], 1, 1, True) | said([*range(64, 330)], 2, 2, False)
+        take(conn, [*range(64, 330)], 1, {pair: v for pair, v in model.items() if pair[1] == 1})
+        take(conn, [*range(64, 330)], 2, {pair: v for pair, v in model.items() if pair[1] == 2})
+        known, real = [], sightings._known
+
+        def counted(*args: Any) -> pl.DataFrame:
+            known.append(real(*args))
+            return known[-1]
+
+        monkeypatch.setattr(sightings, "_known", counted)
+        what = said(wanted[:3], 2, 3, True)
+        sightings.replace(conn, TENANT, pl.Series(wanted[::-1]), frame(what))
+        assert max(part.height for part in known) <= 2 * 64 * 2
+        monkeypatch.undo()
+        shows(conn, {pair: values for pair, values in model.items() if pair[0] not in wanted} | what)
+
+
+@pytest.mark.parametrize(
+    ("batch", "earliest", "latest", "holds"),
+    [
+        (4, 10, 20, True),
+        (3, 10, 20, True),
+        (2, 10, 20, True),  # a row between the two times
+        (9, 0, 10, True),
+        (2, 0, 10, False),  # at the first time, and before its batch
+        (5, 20, 30, True),
+        (9, 20, 30, False),  # at the last time, and after its batch
+        (4, 0, 9, False),
+        (4, 21, 30, False),
+    ],
+)
+def test_P03_a_batch_has_a_part_in_a_sighting_by_its_times_and_where_they_are_equal_by_its_number(
+    batch: int, earliest: int, latest: int, holds: bool
+):
+    seen = pl.DataFrame({"first_seen": [10], "last_seen": [20], "first_batch": [3], "last_batch": [5]})
+    assert seen.select(can_hold(batch, earliest, latest)).item() is holds
+    once = seen.with_columns(last_seen=10, last_batch=3)
+    assert once.select(can_hold(batch, earliest, latest)).item() is (batch == 3 and earliest <= 10 <= latest)
 
 
 def alone(conn: psycopg.Connection) -> list[int]:

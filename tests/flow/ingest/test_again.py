@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
 import pytest
 
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres import ingest, sightings
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.ports import SourceRow
@@ -157,9 +159,38 @@ def test_P03_a_batch_that_is_withheld_keeps_what_it_said_until_it_is_loaded(mill
     assert [batch.rows_rejected for batch in loaded.withheld] == [2]
     # bob is in both: who says so now is not known before the second batch is loaded
     assert list(mill.contacts()) == ["ann@x.org", "bob@x.org", "bob@y.org", "cem@x.org", "eva@y.org"]
-    assert loaded.counts.left == 3 and "waits to be loaded" in loaded.notes[0]
+    assert loaded.notes == ("1 contact stays: a batch that may name it cannot be read any more, or waits to be loaded",)
     stage.load(later, mill.store, mill.store, force=True)
     assert list(mill.contacts()) == ["bob@y.org", "cem@y.org", "eva@y.org"]
+
+
+def test_P03_only_who_may_stand_in_an_unreadable_batch_stays_as_they_are(mill):
+    """Of many batches read again the costs that grow with the source come once, whatever their number."""
+    source, many = mill.source(), 12
+    for n in range(many):  # all of them say when, and over the same time
+        mill.read(
+            source, f"email,name,label,found_at\np{n}@x.org,N,L{n},2026-01-0{1 + n % 3}\nq{n}@x.org,N,Q,2026-02-01\n"
+        )
+    mill.read(source, "email,name,nom,found_at\np3@x.org,Old,Vieux,2026-01-15\nz@x.org,Zoe,Zo,2026-01-01\n")
+    later = mill.source(columns={"name": "label"})
+    executed: list[Any] = []
+    real = psycopg.Cursor.execute
+
+    def execute(cursor: psycopg.Cursor[Any], query: Any, *args: Any, **kwargs: Any) -> Any:
+        executed.append(query)
+        return real(cursor, query, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(psycopg.Cursor, "execute", execute)
+        stage.validate_again(later, mill.store)
+        loaded = stage.load(later, mill.store, mill.store)
+    assert executed.count(sightings.SQL["read_source"]) == 1
+    assert executed.count(ingest.SQL["naming_batches"]) == 1
+    names = {key.partition("@")[0]: row["name"] for key, row in mill.contacts().items()}
+    assert names == {
+        **{f"p{n}": f"L{n}" for n in range(many)}, **{f"q{n}": "Q" for n in range(many)}, "p3": "Old", "z": "Zoe"
+    }  # fmt: skip
+    assert loaded.counts.left == 1 and loaded.counts.changed == 2 * many - 1
 
 
 def test_P03_one_batch_alone_is_read_again(mill, mailmill):
