@@ -53,10 +53,17 @@ TRANSITIONS: dict[Move, Transition] = {
 
 # A message's life (design.md): the ledger's `state`, always by compare-and-set.
 MESSAGE_TRANSITIONS: dict[MessageState, tuple[MessageState, ...]] = {
-    "queued": ("leased", "suppressed", "cancelled", "expired"),
+    "queued": ("leased", "suppressed", "cancelled", "expired", "in_doubt"),  # in doubt again: it was before
     "leased": ("queued", "sent", "failed", "invalid", "deferred", "held", "in_doubt"),
-    "deferred": ("queued", "leased", "suppressed", "cancelled", "expired"),  # leased: due again, at the claim
-    "held": ("queued", "suppressed", "cancelled", "expired"),
+    "deferred": (
+        "queued",
+        "leased",
+        "suppressed",
+        "cancelled",
+        "expired",
+        "in_doubt",
+    ),  # leased: due again, at the claim
+    "held": ("queued", "suppressed", "cancelled", "expired", "in_doubt"),
     "in_doubt": ("queued",),
     "sent": (),
     "failed": (),

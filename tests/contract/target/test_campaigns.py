@@ -107,14 +107,6 @@ def test_P15_a_campaign_is_finished_when_the_ledger_says_so(world):
     assert world.value("SELECT finished_at FROM campaigns") is not None
 
 
-def test_P15_a_doubt_that_is_to_be_sent_again_keeps_a_campaign_open(world, project):
-    world.apply(*project(doubt="resend"))
-    world.start()
-    world.run("UPDATE messages SET state = 'in_doubt', queued = false")
-    world.tick()
-    assert world.state() == "running"
-
-
 def test_P15_a_paused_campaign_with_nothing_left_is_finished_too(world):
     world.start()
     step(world, "pause")

@@ -130,6 +130,40 @@ def test_F15_a_doubt_is_held_or_sent_again_under_the_same_message_id(world: Worl
     assert sink.copies["held@x.org"] == 1
 
 
+ENDS = ("failed", "cancelled", "expired", "suppressed", "forgotten")
+
+
+def test_P09_a_doubt_that_is_sent_again_ends_as_one_whatever_stops_it(world: World, run: Run) -> None:
+    """A relay has it: no row may be called otherwise (I2), and each is named."""
+    first = {f"{end}@x.org" for end in ENDS}
+
+    def script(stage: str, recipient: str) -> str | None:
+        if stage == "dot" and recipient in first:
+            first.discard(recipient)
+            return "taken+cut"
+        return "550 5.7.1 policy" if stage == "rcpt" and recipient not in first else None
+
+    with Sink(script) as sink:
+        campaigns = {end: world.campaign([f"{end}@x.org"], port=sink.port, slug=end, doubt="resend") for end in ENDS}
+        run()
+        for campaign in campaigns.values():
+            assert world.account(campaign) == {"queued": 1}
+        world.sql("UPDATE campaigns SET state = 'cancelled' WHERE id = %s", campaigns["cancelled"])
+        world.sql("UPDATE campaigns SET ends_at = clock_timestamp() WHERE id = %s", campaigns["expired"])
+        world.sql(
+            "INSERT INTO suppressions (tenant_id, address_key, reason)"
+            " SELECT tenant_id, 'suppressed@x.org', 'unsubscribed' FROM campaigns LIMIT 1"
+        )
+        world.sql("UPDATE messages SET address = NULL WHERE campaign_id = %s", campaigns["forgotten"])
+        world.sql("UPDATE messages SET due_at = '-infinity' WHERE state = 'queued'")
+        run()
+    assert set(world.sql("SELECT state, reason FROM messages")) == {
+        ("in_doubt", "policy"), ("in_doubt", "campaign_cancelled"), ("in_doubt", "campaign_ended"),
+        ("in_doubt", "unsubscribed"), ("in_doubt", "forgotten"),
+    }  # fmt: skip
+    assert set(sink.copies.values()) == {1} and not world.events()
+
+
 def test_F40_a_recipient_that_cannot_be_rendered_is_invalid_and_stops_nobody(world: World, run: Run) -> None:
     with Sink() as sink:
         campaign = world.campaign(

@@ -84,8 +84,7 @@ WITH finished AS (
    WHERE c.id = %(campaign_id)s AND c.state IN ('running', 'paused')
      AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id
                       AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-                      AND (m.state IN ('queued', 'leased', 'deferred', 'held')
-                           OR (m.state = 'in_doubt' AND c.content->>'doubt' = 'resend')))
+                      AND m.state IN ('queued', 'leased', 'deferred', 'held'))
   RETURNING id, tenant_id, old.state AS before),
 noted AS (
   INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
@@ -104,7 +103,8 @@ WITH picked AS (
      AND m.id < c.first_message_id + c.planned AND m.state IN ('queued', 'deferred', 'held')
    ORDER BY m.id LIMIT 20000 FOR UPDATE OF m),
 changed AS (
-  UPDATE messages m SET state = 'cancelled', queued = false, done_at = clock_timestamp(), reason = 'campaign_cancelled'
+  UPDATE messages m SET state = end_of(m.doubted, 'cancelled'), queued = false, done_at = clock_timestamp(),
+         reason = 'campaign_cancelled'
     FROM picked WHERE m.id = picked.id RETURNING m.id)
 SELECT count(*), max(id) FROM changed;
 

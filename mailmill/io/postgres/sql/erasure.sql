@@ -78,7 +78,7 @@ ON CONFLICT (tenant_id, channel, address_key, reason, scope_campaign_id) DO NOTH
 UPDATE messages m SET address = NULL, aliases = NULL, reply = NULL,
        address_key = 'forgotten:' || coalesce((SELECT h.hash FROM unnest(%(keys)s::text[], %(hashes)s::text[]) h (key, hash)
                                                 WHERE h.key = m.address_key), (%(hashes)s::text[])[1]),
-       state = CASE WHEN queued THEN 'suppressed'::message_state ELSE state END,
+       state = CASE WHEN queued THEN end_of(doubted, 'suppressed') ELSE state END,
        reason = CASE WHEN queued THEN 'forgotten' ELSE reason END,
        done_at = CASE WHEN queued THEN clock_timestamp() ELSE done_at END, queued = false
  WHERE tenant_id = %(tenant_id)s AND id = ANY(%(message_ids)s) AND address_key NOT LIKE 'forgotten:%%';

@@ -103,8 +103,8 @@ judged AS MATERIALIZED (
     FROM due d),
 taken AS (
   UPDATE messages m
-     SET state = CASE WHEN j.suppressed IS NOT NULL THEN 'suppressed'::message_state
-                      WHEN j.too_old THEN 'expired' ELSE 'leased' END,
+     SET state = end_of(m.doubted, CASE WHEN j.suppressed IS NOT NULL THEN 'suppressed'::message_state
+                                        WHEN j.too_old THEN 'expired' ELSE 'leased' END),
          queued = false,
          attempt = m.attempt + CASE WHEN j.suppressed IS NULL AND NOT j.too_old THEN 1 ELSE 0 END,
          lease_token = CASE WHEN j.suppressed IS NULL AND NOT j.too_old THEN %(token)s::bigint END,
@@ -167,7 +167,7 @@ WITH r AS MATERIALIZED (
           OFFSET 0) s),  -- without it the line is split anew for each column
 changed AS (
   UPDATE messages m
-     SET state = r.state, queued = r.state IN ('queued', 'deferred', 'held'),
+     SET state = end_of(m.doubted, r.state), queued = r.state IN ('queued', 'deferred', 'held'),
          due_at = CASE WHEN r.state = 'deferred' THEN clock_timestamp() + make_interval(secs => r.retry_s)
                        ELSE m.due_at END,
          lease_token = NULL, transport_id = %(transport_id)s, code = nullif(r.code, 0), reason = r.reason,
@@ -175,7 +175,7 @@ changed AS (
          done_at = CASE WHEN r.state IN ('queued', 'deferred', 'held') THEN NULL ELSE clock_timestamp() END
     FROM (SELECT r.*, %(token)s::bigint AS token, 'leased'::message_state AS was FROM r OFFSET 0) r
    WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was
-  RETURNING m.id, m.tenant_id, m.campaign_id, m.attempt, r.state, r.reason, r.stage, r.code, r.enhanced, r.latency_ms,
+  RETURNING m.id, m.tenant_id, m.campaign_id, m.attempt, m.state, r.reason, r.stage, r.code, r.enhanced, r.latency_ms,
             r.at_ms, r.connection, r.reply),
 attempted AS (
   INSERT INTO attempts (message_id, attempt, tenant_id, at, transport_id, connection, stage, code, enhanced, reply,
@@ -212,7 +212,7 @@ SELECT count(*) FROM (SELECT unnest(%(ids)s::bigint[]) AS id, unnest(%(stages)s:
 
 -- name: resend
 -- The campaign's policy for doubts: the same message again, under the same Message-ID, unless it was tried too often.
-UPDATE messages m SET state = 'queued', queued = true, done_at = NULL,
+UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at = NULL,
        due_at = clock_timestamp() + make_interval(secs => %(after_s)s)
   FROM (SELECT unnest(%(ids)s::bigint[]) AS id, 'in_doubt'::message_state AS was OFFSET 0) r, campaigns c
  WHERE m.id = r.id AND m.state = r.was AND c.id = m.campaign_id AND c.content ->> 'doubt' = 'resend'
@@ -234,7 +234,8 @@ UPDATE messages m SET state = 'queued' FROM campaigns c
  WHERE c.transport_id = %(transport_id)s AND m.campaign_id = c.id AND m.queued AND m.state = 'held';
 
 -- name: sweep_cancelled
-UPDATE messages m SET state = 'cancelled', queued = false, done_at = clock_timestamp(), reason = 'campaign_cancelled'
+UPDATE messages m SET state = end_of(m.doubted, 'cancelled'), queued = false, done_at = clock_timestamp(),
+       reason = 'campaign_cancelled'
  WHERE m.id IN (
    SELECT q.id FROM campaigns c
     CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = c.id AND queued LIMIT 20000
@@ -242,7 +243,8 @@ UPDATE messages m SET state = 'cancelled', queued = false, done_at = clock_times
     WHERE c.state = 'cancelled' AND c.finished_at IS NULL);
 
 -- name: sweep_ended
-UPDATE messages m SET state = 'expired', queued = false, reason = 'campaign_ended', done_at = clock_timestamp()
+UPDATE messages m SET state = end_of(m.doubted, 'expired'), queued = false, reason = 'campaign_ended',
+       done_at = clock_timestamp()
  WHERE m.id IN (
    SELECT q.id FROM campaigns c
     CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = c.id AND queued LIMIT 20000
@@ -352,7 +354,7 @@ logged AS (
 SELECT count(*) FROM told;
 
 -- name: resolve_resend
-UPDATE messages m SET state = 'queued', queued = true, done_at = NULL, due_at = '-infinity' FROM campaigns c
+UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at = NULL, due_at = '-infinity' FROM campaigns c
  WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
    AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s));
 

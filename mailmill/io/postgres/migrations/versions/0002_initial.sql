@@ -378,6 +378,10 @@ CREATE TABLE links (
 CREATE TYPE message_state AS ENUM
   ('queued', 'leased', 'deferred', 'held', 'sent', 'failed', 'invalid', 'suppressed', 'cancelled', 'expired', 'in_doubt');
 
+-- How a message ends: one that is sent again after a doubt may have been delivered by then, whatever stops it later.
+CREATE FUNCTION end_of(doubted boolean, wanted message_state) RETURNS message_state LANGUAGE sql IMMUTABLE AS
+  $$ SELECT CASE WHEN doubted AND wanted IN ('failed', 'invalid', 'suppressed', 'cancelled', 'expired') THEN 'in_doubt' ELSE wanted END $$;
+
 -- The ledger: one row per recipient of a campaign. Two writers: `state` and what stands beside it is the sender's,
 -- everything named at_* and below is the fold's.
 CREATE TABLE messages (
@@ -391,6 +395,7 @@ CREATE TABLE messages (
   domain text NOT NULL,
   state message_state NOT NULL DEFAULT 'queued',
   queued boolean NOT NULL DEFAULT true,         -- queued, deferred or held; the claim's index looks at this, so that updates of state stay HOT
+  doubted boolean NOT NULL DEFAULT false,       -- it was in doubt and is sent again: unless a relay takes it, that is how it ends
   due_at timestamptz NOT NULL DEFAULT '-infinity',
   attempt smallint NOT NULL DEFAULT 0,          -- attempts begun
   variant smallint NOT NULL DEFAULT 0,          -- which of campaigns.content -> 'variants' this recipient gets
