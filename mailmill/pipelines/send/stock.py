@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from os import cpu_count
 
 from mailmill.pipelines.send.batches import Batch, Item
 from mailmill.pipelines.send.messages import Outgoing, Unrenderable
 
 CHUNK = 16  # messages a thread makes at a time
-THREADS = 4
-AHEAD = 2 * THREADS * CHUNK  # made or in the making
+THREADS = min(4, cpu_count() or 1)  # more of them than cores only take the lock from one another
+AHEAD = 128  # made or in the making
 FOR_ONE = 4  # made messages that one more connection is woken for
 
 
