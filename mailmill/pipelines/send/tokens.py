@@ -35,6 +35,7 @@ _BASE32 = re.compile(r"[a-z2-7]{48}", re.ASCII)
 _TO_URL, _FROM_URL = bytes.maketrans(b"+/", b"-_"), str.maketrans("-_", "+/")
 _PERSON = {"tracking": b"mm tracking", "unsubscribe": b"mm unsubscribe", "return_path": b"mm return path"}
 _NO_KEY = bytes(32)
+_BLOCK_0 = bytes(4)
 _ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = [bytes([one, two]) for one in _ALPHABET for two in _ALPHABET]
 
@@ -68,7 +69,9 @@ class MessageTokens:
         self._ids = tenant, campaign
         self._keys = {"tracking": tracking, "unsubscribe": unsubscribe, "return_path": return_path}
         subject = _SUBJECT.pack(tenant, campaign, 0, 0)[:8]
-        self._hashes = {purpose: _hash(key.secret, purpose, subject) for purpose, key in self._keys.items()}
+        self._tracked = _hash(tracking.secret, "tracking", subject)
+        self._left = _hash(unsubscribe.secret, "unsubscribe", subject)
+        self._back = _hash(return_path.secret, "return_path", subject)
         self._back_start = -1, b""  # one value, so that threads never see half of it
 
     def head(self, ordinal: int) -> bytes:
@@ -90,11 +93,9 @@ class MessageTokens:
     def tails(self, message: int, blocks: Sequence[tuple[bytes, list[slice]]]) -> list[bytes]:
         """The tails of a message's unsubscribe token and of its tracking tokens, 24 characters each."""
         number = message.to_bytes(8, "big")
-        tags = [b"", self._tag("unsubscribe", number)]
+        tags = [b"", _digest(self._left, number + _BLOCK_0)[:TAG]]
         for block, slices in blocks:
-            hashed = self._hashes["tracking"].copy()
-            hashed.update(number + block)
-            digest = hashed.digest()
+            digest = _digest(self._tracked, number + block)
             tags += [digest[part] for part in slices]
         text = binascii.b2a_base64(number[2:].join(tags), newline=False).translate(_TO_URL)
         return [text[at : at + 24] for at in range(0, len(text), 24)]
@@ -107,15 +108,10 @@ class MessageTokens:
             start = _base32(self._head("return_path", 0) + high.to_bytes(3, "big"))
             self._back_start = high, start
         number = message.to_bytes(8, "big")
-        return start + _base32(number[5:] + self._tag("return_path", number))
+        return start + _base32(number[5:] + _digest(self._back, number + _BLOCK_0)[:TAG])
 
     def _head(self, purpose: str, ordinal: int) -> bytes:
         return _HEAD.pack(self._keys[purpose].id, ordinal, *self._ids, 0, 0)[:12]
-
-    def _tag(self, purpose: str, number: bytes) -> bytes:
-        hashed = self._hashes[purpose].copy()
-        hashed.update(number + b"\0\0\0\0")
-        return hashed.digest()[:TAG]
 
 
 def verify(token: str, keys: Mapping[int, bytes], purpose: Purpose) -> Token | None:
@@ -141,6 +137,12 @@ def _tag(secret: bytes, name: str, tenant: int, campaign: int, message: int, ord
     block, slot = divmod(ordinal, IN_BLOCK)
     digest = _hash(secret, name, _SUBJECT.pack(tenant, campaign, message, block)).digest()
     return digest[slot * TAG : slot * TAG + TAG]
+
+
+def _digest(begun: hashlib.blake2b, rest: bytes) -> bytes:
+    hashed = begun.copy()
+    hashed.update(rest)
+    return hashed.digest()
 
 
 def _hash(secret: bytes, name: str, subject: bytes) -> hashlib.blake2b:
