@@ -10,19 +10,22 @@ from collections.abc import Sequence
 import polars as pl
 
 from mailmill.pipelines.ingest import typos
-from mailmill.pipelines.ingest.wordlists import disposable_domains, mail_providers, mx_suffixes
+from mailmill.pipelines.ingest.wordlists import disposable_domains, mail_providers, mx_suffixes, top_domains
 
 NAMES_SCHEMA = pl.Schema(
     {
         "domain": pl.String(),
         "owner": pl.String(),  # provider that the name itself gives away; null for most
         "reserved": pl.Boolean(),
+        "rooted": pl.Boolean(),  # its top-level domain is in the root zone, as far as data/top_domains.txt knows
         "disposable": pl.Boolean(),
         "suggestion": pl.String(),  # the big provider's domain that may have been meant
     }
 )
-# RFC 2606, 6761, 6762 (local), 7686 (onion), 8375 (home.arpa), 9476 (alt); `internal` was set aside by ICANN in 2024
-RESERVED_TOP = ("test", "invalid", "localhost", "example", "local", "localdomain", "internal", "onion", "alt", "arpa")
+# RFC 2606, 6761, 6762 (local; in appendix G what private networks use), 7686 (onion), 8375 (home.arpa), 9476 (alt);
+# `internal` was set aside by ICANN in 2024, which delegates neither corp nor home nor mail (resolution 2018.02.04.12)
+RESERVED_TOP = ("test", "invalid", "localhost", "example", "local", "localdomain", "internal", "onion", "alt", "arpa",
+                "intranet", "private", "corp", "home", "lan", "mail")  # fmt: skip
 _RESERVED = rf"\.(?:{'|'.join(RESERVED_TOP)})$|(?:^|\.)example\.(?:com|net|org)$"
 
 
@@ -33,6 +36,7 @@ def named(domains: pl.Series) -> pl.DataFrame:
         domain,
         owner=domain.replace_strict(mail_providers(), default=None, return_dtype=pl.String),
         reserved=domain.str.contains(_RESERVED),
+        rooted=domain.str.replace(r"^.*\.", "").is_in(list(top_domains())),
         disposable=_below(domain, disposable_domains()),
         suggestion=typos.suggestion(domain),
     ).match_to_schema(NAMES_SCHEMA)  # fmt: skip

@@ -39,6 +39,7 @@ REASONS = {
     "domain_without_dot": "the domain has no dot, so no mail gets there from outside",
     "domain_literal": "the address names an IP address in place of a domain",
     "domain_idna": "the domain has characters that no registry allows (IDNA 2008)",
+    "domain_impossible": "no mail gets there: the domain ends in no top-level domain (IANA's list)",
     # the phone number
     "phone_syntax": "the phone number is impossible, or lacks its country",
 }

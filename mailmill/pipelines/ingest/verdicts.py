@@ -29,8 +29,9 @@ DOMAIN_REASONS = {
     "domain_refuses_mail": "the domain says that it takes no mail (null MX, RFC 7505)",
     "domain_without_mail": "the domain exists and has neither a mail exchanger nor an address record",
 }
+IMPOSSIBLE = "domain_impossible"  # of rejects.REASONS; other than those of syntax it hangs on a list, which may grow
 RISKS = {  # the gravest first
-    "reserved_domain": "the domain is set aside for examples and tests (RFC 2606 and others): nobody reads mail there",
+    "reserved_domain": "the domain is set aside for examples, tests or private networks (RFC 2606 and others)",
     "disposable_domain": "the mailbox is made to be thrown away",
     "likely_typo": "the domain looks like a slip in a big provider's name; the suggestion says which",
     "quoted_local_part": 'the part before the @ is quoted ("…"@…), which many relays refuse',
@@ -60,10 +61,12 @@ def judged(contacts: pl.DataFrame, domains: pl.DataFrame | None = None) -> pl.Da
             without an address verdict and reason stay as they are.
     """
     local = pl.col("email").str.replace(r"@[^@]*$", "")
+    # "info"@x.org is info@x.org; elsewhere than in a quoted part neither quotes nor backslashes can be
+    bare = local.str.to_lowercase().str.strip_chars('"').str.replace_all("\\", "", literal=True)
     parts = contacts.select(
-        local=local, local_key=local.str.to_lowercase(), domain=pl.col("email").str.extract(r"@([^@]*)$"),
+        local=local, local_key=bare, domain=pl.col("email").str.extract(r"@([^@]*)$"),
         fault=pl.when(pl.col("verdict") == "invalid").then(
-            pl.when(~pl.col("verdict_reason").is_in(list(DOMAIN_REASONS))).then("verdict_reason")),
+            pl.when(~pl.col("verdict_reason").is_in([*DOMAIN_REASONS, IMPOSSIBLE])).then("verdict_reason")),
         before="verdict", reason_before="verdict_reason",
     )  # fmt: skip
     weighed_ = weighed(parts, domains)
@@ -119,14 +122,15 @@ def _facts(domains: pl.Series, looked_up: pl.DataFrame | None) -> pl.DataFrame:
     free = pl.when(pl.col("owner").is_not_null()).then(COSTS["free_provider"]).otherwise(0)
     # a big provider's domain takes mail, whether DNS was asked or not
     state = pl.coalesce("state", pl.when(pl.col("owner").is_not_null()).then(pl.lit("mx")), pl.lit("unasked"))
+    # what looks like a slip in a provider's name is mailed or not as the operator likes
+    impossible = ~pl.col("rooted") & pl.col("suggestion").is_null()
+    no_mail = pl.col("state").replace_strict(NO_MAIL, default=None, return_dtype=pl.String)
     return facts.select(
         "domain",
         provider=pl.coalesce("by_mx", "owner"),
         reserved="reserved",
         disposable="disposable",
         suggestion="suggestion",
-        no_mail=pl.when(~pl.col("reserved")).then(
-            pl.col("state").replace_strict(NO_MAIL, default=None, return_dtype=pl.String)
-        ),
+        no_mail=pl.when(~pl.col("reserved")).then(pl.coalesce(no_mail, pl.when(impossible).then(pl.lit(IMPOSSIBLE)))),
         domain_cost=state.replace_strict(DOMAIN_COSTS, default=0, return_dtype=pl.Int32) + free,
     )

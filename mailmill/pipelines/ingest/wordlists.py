@@ -25,7 +25,8 @@ def disposable_domains() -> frozenset[str]:
 
 def word_lists() -> str:
     """Every list that an address's verdict hangs on, as one text."""
-    names = ("role_accounts.txt", "disposable_domains.txt", "mail_providers.txt", "real_domains.txt")
+    names = ("role_accounts.txt", "disposable_domains.txt", "mail_providers.txt", "real_domains.txt",
+             "top_domains.txt")  # fmt: skip
     return "\n".join(line for name in names for line in _lines(name))
 
 
@@ -45,6 +46,12 @@ def mx_suffixes() -> dict[str, str]:
 def real_domains() -> frozenset[str]:
     """Domains that look like a slip in a provider's name and are none."""
     return frozenset(_lines("real_domains.txt"))
+
+
+@cache
+def top_domains() -> frozenset[str]:
+    """Top-level domains that the root zone has, lower case and IDNA-encoded."""
+    return frozenset(_lines("top_domains.txt"))
 
 
 @cache

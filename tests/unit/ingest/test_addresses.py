@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import idna
 import polars as pl
 import pytest
@@ -25,7 +27,7 @@ from mailmill.pipelines.ingest.verdicts import RISKS
         ("a@BÜCHER.example", "a@xn--bcher-kva.example", "a@xn--bcher-kva.example"),
         ("a@xn--bcher-kva.example", "a@xn--bcher-kva.example", "a@xn--bcher-kva.example"),
         ("a@faß.de", "a@xn--fa-hia.de", "a@xn--fa-hia.de"),  # IDNA 2008: ß is a letter of its own
-        ("a@例え。テスト", "a@xn--r8jz45g.xn--zckzah", "a@xn--r8jz45g.xn--zckzah"),
+        ("a@例え。みんな", "a@xn--r8jz45g.xn--q9jyb4c", "a@xn--r8jz45g.xn--q9jyb4c"),
         ("ａｎｎ＠x.org", "ann@x.org", "ann@x.org"),
         ("Ann <a@x.org>", "a@x.org", "a@x.org"),
         ('"Doe, Jane" <Jane@x.org>', "Jane@x.org", "jane@x.org"),
@@ -100,6 +102,24 @@ def test_what_is_no_address_says_why(typed, reason):
 def test_what_can_be_mailed_but_should_be_looked_at_is_risky(typed, reason):
     checked = check(typed)
     assert (checked.verdict, checked.verdict_reason) == ("risky", reason)
+
+
+@pytest.mark.parametrize("domain", ["b.commm", "foo.abcxyz", "x.c0m", "x.xn--zzzzzz"])
+def test_a_domain_below_no_top_level_domain_is_impossible(domain):
+    assert check(f"a@{domain}").verdict == "invalid"
+
+
+@pytest.mark.parametrize("domain", ["foo.corp", "router.lan", "x.home", "foo.internal"])
+def test_a_domain_of_private_networks_is_reserved(domain):
+    assert (check(f"a@{domain}").verdict, check(f"a@{domain}").verdict_reason) == ("risky", "reserved_domain")
+
+
+def test_no_top_level_domain_of_iana_is_missing():
+    """When this fails, refresh data/top_domains.txt as its first lines say."""
+    copy = resources.files("hypothesis.vendor").joinpath("tlds-alpha-by-domain.txt").read_text(encoding="ascii")
+    names = {line.lower() for line in copy.splitlines() if not line.startswith("#")}
+    assert names - wordlists.top_domains() == set()
+    assert len(wordlists.top_domains()) > 1400
 
 
 def test_every_row_has_its_answer_in_its_place():

@@ -10,7 +10,7 @@ from mailmill.pipelines.ingest.rejects import REASONS
 
 PAGE = Path(__file__).parents[3] / "docs" / "validation.md"
 ADDRESS = ("address_without_at", "several_addresses", "local_part_syntax", "address_too_long", "domain_syntax",
-           "domain_without_dot", "domain_literal", "domain_idna")  # fmt: skip
+           "domain_without_dot", "domain_literal", "domain_idna", "domain_impossible")  # fmt: skip
 
 
 def rows() -> list[str]:

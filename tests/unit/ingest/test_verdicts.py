@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
+from mailmill.pipelines.ingest.addresses import check
 from mailmill.pipelines.ingest.domains import DOMAINS_SCHEMA
 from mailmill.pipelines.ingest.verdicts import JUDGED_SCHEMA, judged
 
@@ -48,10 +49,23 @@ def test_a_reserved_domain_is_risky_and_never_lost():
         assert found["score"] > 0
 
 
+def test_a_domain_below_no_top_level_domain_is_impossible_until_the_list_has_it():
+    assert one("a@x.newest")["verdict_reason"] == "domain_impossible"
+    assert one("a@x.org", None, "invalid", "domain_impossible")["verdict"] == "valid", "by an older list"
+    assert one("a@gmail.con")["verdict_reason"] == "likely_typo", "its suggestion says what was meant"
+
+
 def test_what_letters_made_invalid_stays_so_and_an_old_verdict_of_a_domain_does_not():
     assert one("a@x.org", asked(x_org="mx"), "invalid", "local_part_syntax")["verdict"] == "invalid"
     assert one("a@x.org", asked(x_org="mx"), "invalid", "domain_not_found")["verdict"] == "valid"
     assert one("a@x.org", None, "risky", "disposable_domain")["verdict"] == "valid", "no longer on the list"
+
+
+@pytest.mark.parametrize("typed", ['"info"@x.org', '"In\\fo+7"@x.org', '"a b"@x.org', "info@x.org", "ünï@x.org"])
+def test_a_published_contact_has_the_score_that_its_address_had_when_it_came(typed):
+    now = check(typed)
+    found = one(now.address, None, now.verdict, now.verdict_reason)
+    assert (found["verdict_reason"], found["score"]) == (now.verdict_reason, now.score)
 
 
 def test_a_contact_without_an_address_keeps_its_verdict():
