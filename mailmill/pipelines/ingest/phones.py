@@ -62,6 +62,7 @@ PLANS: dict[str, Plan] = {
     "LV": Plan(code=371, lengths=(8,), first="[2-9]"),
 }
 _RELAYED = "+44180020"  # a British prefix that is no part of a number
+_DIALLED = r"^\s*\(?00\)?[ \x{a0}./-]*([1-9])"  # 00 for +, as most of the world dials (ITU-T E.123)
 _BETWEEN = "[ \u00a0().\\-/]"  # what people put between the digits
 
 
@@ -75,6 +76,9 @@ def examine(typed: pl.Series, region: pl.Series) -> pl.Series:
     pairs = pl.DataFrame({"typed": typed, "region": region}, schema={"typed": pl.String, "region": pl.String})
     if pairs["typed"].null_count() == pairs.height:
         return pl.Series(typed.name, [None] * len(typed), dtype=pl.String)
+    if pairs["region"].null_count():
+        abroad = pl.col("typed").str.replace(_DIALLED, "+$1")
+        pairs = pairs.with_columns(pl.when(pl.col("region").is_null()).then(abroad).otherwise("typed"))
     bare = pl.col("typed").str.replace(r"^tel:", "").str.replace_all(_BETWEEN, "")
     pairs = pairs.with_columns(bare=bare).with_columns(phone=_planned())
     # without a + and without a country nobody can say whose number it is
@@ -125,6 +129,8 @@ def _e164(typed: str, region: str | None) -> str | None:
     text = str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     # a number that can only be dialled within its town is none; +49 12 is possible by its length, and nobody's
     possible = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
+    # nor has an area of the North American plan a code that begins with 0 or 1, which the library does not mind
+    possible = possible and not text.startswith(("+10", "+11"))
     return text if possible and len(text) >= SHORTEST else None
 
 

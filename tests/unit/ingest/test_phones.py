@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import phonenumbers
 import polars as pl
 import pytest
@@ -28,6 +30,10 @@ def one(typed: str | None, region: str | None = None) -> str | None:
         ("2025550123", None, None),
         ("5551234", "US", None),  # can be dialled in its town only
         ("+1202555012", None, None),
+        ("1125550123", "US", None),  # no area code begins with 0 or 1
+        ("+1 112 555 0123", None, None),
+        ("0043 660 1234567", None, "+436601234567"),  # 00 is a + nearly everywhere that has no country
+        ("(00) 43 660 1234567", None, "+436601234567"),
         ("030 1234567", "DE", "+49301234567"),
         ("+49 (0)30 1234567", None, "+49301234567"),
         ("0049 30 1234567", "DE", "+49301234567"),
@@ -47,7 +53,7 @@ def test_a_number_is_read_by_its_country(typed, region, number):
 
 
 def by_library(typed: str, region: str | None) -> str | None:
-    return phones._e164(typed, region)
+    return phones._e164(re.sub(r"^00([1-9])", r"+\1", typed) if region is None else typed, region)
 
 
 @given(
