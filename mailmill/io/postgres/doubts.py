@@ -122,11 +122,20 @@ def _refuse_unknown(conn: psycopg.Connection, worker: str) -> None:
 def resolve(
     conn: psycopg.Connection, campaign_id: int, how: Resolution, messages: Sequence[int] | None, by: str
 ) -> int:
-    """Settle a campaign's doubts, all or these, as a person knows. Out: how many; an end has its event as well."""
+    """Settle a campaign's doubts, all or these, as a person knows. Out: how many; an end has its event as well.
+
+    Raises: Misconfigured for `resend` in a campaign that sends nothing any more.
+    """
     facts = {"campaign_id": campaign_id, "ids": messages or None}
     if how != "resend":
         row = conn.execute(SQL["resolve_ended"], {**facts, "state": how}).fetchone()
         return int(row[0]) if row else 0
+    over = conn.execute(SQL["sends_no_more"], facts).fetchone()
+    if over is not None:
+        raise Misconfigured(
+            f"the campaign {over[0]}: nothing of it can be sent again",
+            remedy="Settle its doubts as sent or failed, or mail these people by a new campaign.",
+        )
     n = conn.execute(SQL["resolve_resend"], facts).rowcount
     if n and not campaigns.move(conn, campaign_id, "reopen", by=by, reason="doubts are sent again"):
         raise_change_number(conn)  # it runs already

@@ -136,6 +136,23 @@ def test_P15_doubts_that_are_sent_again_reopen_a_finished_campaign_and_say_who_d
     assert (last["from"], last["to"], last["reason"]) == ("finished", "running", "doubts are sent again")
 
 
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ("state = 'cancelled', finished_at = clock_timestamp()", "was cancelled"),
+        ("ends_at = clock_timestamp() - interval '1 s'", "has ended"),
+    ],
+)
+def test_P15_a_doubt_of_a_campaign_that_sends_no_more_stays_one(acme: People, over: str, words: str) -> None:
+    acme.do("campaign", "start", NAME)
+    acme.rows("UPDATE messages SET state = 'in_doubt', queued = false, done_at = clock_timestamp()")
+    acme.rows("UPDATE campaigns SET " + over)
+    with pytest.raises(Misconfigured, match=f"the campaign {words}.*\n.*as sent or failed"):
+        acme.do("doubts", NAME, "--resolve", "resend")
+    assert acme.rows("SELECT DISTINCT state FROM messages") == [("in_doubt",)]
+    assert acme.ask("doubts", NAME, "--resolve", "failed") == {"campaign": NAME, "failed": 4}
+
+
 def test_the_list_shows_how_far_a_campaign_is(acme: People) -> None:
     acme.do("campaign", "start", NAME)
     acme.rows(

@@ -353,6 +353,13 @@ logged AS (
     FROM told t JOIN heads h ON h.part = t.part)
 SELECT count(*) FROM told;
 
+-- name: sends_no_more
+-- What keeps a campaign from sending a doubt again, for good. Locks it, so that it is not cancelled meanwhile.
+SELECT words FROM (
+  SELECT CASE WHEN state = 'cancelled' THEN 'was cancelled' WHEN ends_at <= clock_timestamp() THEN 'has ended' END AS words
+    FROM campaigns WHERE id = %(campaign_id)s FOR UPDATE) c
+ WHERE words IS NOT NULL;
+
 -- name: resolve_resend
 UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at = NULL, due_at = '-infinity' FROM campaigns c
  WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
