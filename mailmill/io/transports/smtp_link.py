@@ -119,8 +119,10 @@ class SmtpLink(asyncio.Protocol):
                 self._hand_over(event.envelope, now)
         elif isinstance(event, Answered):
             answer = event.answer
-            if answer.code == 421 and not self.used:
-                self.turned_away = answer.reply
+            not_now = answer.stage == "mail" and 400 <= answer.code < 500  # as every other MAIL would be told
+            if not self.used and (not_now or answer.code == 421):
+                self.turned_away = f"{answer.code} {answer.reply}"
+            self._closing = self._closing or not_now
             self.used = self.used or (answer.stage == "dot" and answer.code == 250)
             self._desk.answered(event.envelope, answer, self._name)
         elif isinstance(event, Idle):

@@ -218,7 +218,7 @@ class CampaignSpec(TenantOwned):
     window: WindowSpec | None = None
     misfire_grace_s: int = Field(default=3600, ge=0)  # how late a start may be before the campaign counts as missed
     doubt: Literal["hold", "resend"] = "hold"
-    max_attempts: int = Field(default=8, ge=1, le=50)
+    max_attempts: int = Field(default=24, ge=1, le=50)
     give_up_after_s: int = Field(default=72 * 3600, ge=60)  # a recipient still deferred then has expired
     headers: Headers = Field(default_factory=dict)  # beside the identity's; of one name the campaign's wins
 

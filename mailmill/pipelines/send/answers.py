@@ -1,9 +1,10 @@
 """What a relay's answer means for the message, the route and the next attempt. Pure decisions, one table.
 
-An answer speaks of us until MAIL has passed: a 5xx before RCPT is no recipient's fault and holds the route. At RCPT
-and after the final dot the class of the reply decides, which bounces.py knows.
+An answer speaks of us until MAIL has passed: a 5xx before RCPT is no recipient's fault and holds the route, unless it
+is about what MAIL says of the message (SIZE, SMTPUTF8); a 4xx there counts against nobody's attempts. At RCPT and after
+the final dot the class of the reply decides, which bounces.py knows.
 
-Source: RFC 5321 section 4.2.
+Source: RFC 5321 section 4.2, RFC 1870 section 6.1 (552), RFC 6531 section 3.5 (5.6.7).
 """
 
 from __future__ import annotations
@@ -51,9 +52,12 @@ def _enhanced(beginning: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a campaign goes on trying. `first_s` doubles with each attempt up to `longest_s`."""
+    """How long a campaign goes on trying. `first_s` doubles with each attempt up to `longest_s`.
 
-    max_attempts: int = 8
+    So many attempts take 77 hours: it is `give_up_after_s`, 72 hours, that ends them.
+    """
+
+    max_attempts: int = 24
     first_s: int = 300
     longest_s: int = 4 * 3600
 
@@ -82,27 +86,31 @@ def decide(answer: Answer, *, attempt: int, patience: Patience = Patience(), spr
     if answer.code == 0:
         if answer.stage == "dot":
             return Decision("in_doubt", "no_answer")
-        return _deferred("no_answer", attempt, patience, spread)
+        return _deferred("no_answer", answer, attempt, patience, spread)
     if 200 <= answer.code < 300:
         if answer.stage == "dot":
             return ACCEPTED
-        return _deferred("protocol", attempt, patience, spread)  # an answer out of place
+        return _deferred("protocol", answer, attempt, patience, spread)  # an answer out of place
     reason = classify(answer)
     if 400 <= answer.code < 500:
-        return _deferred(reason, attempt, patience, spread)
+        return _deferred(reason, answer, attempt, patience, spread)
+    if answer.enhanced == "5.6.7":
+        return Decision("failed", "unsupported_address")
+    if answer.stage == "mail" and (reason == "too_big" or (answer.code == 552 and answer.enhanced is None)):
+        return Decision("failed", "too_big")
     if answer.stage in BEFORE_RECIPIENT:
         return Decision("held", "route_refused", holds_route=True)
     if answer.code < 500 or answer.code > 599:  # 1xx, 354 in the wrong place, 9xx
         if answer.stage == "dot":
             return Decision("in_doubt", "garbled_answer")
-        return _deferred("protocol", attempt, patience, spread)
+        return _deferred("protocol", answer, attempt, patience, spread)
     if reason == "too_many_recipients":
-        return _deferred(reason, attempt, patience, spread)
+        return _deferred(reason, answer, attempt, patience, spread)
     return Decision("failed", reason)
 
 
-def _deferred(reason: str, attempt: int, patience: Patience, spread: int) -> Decision:
-    if attempt >= patience.max_attempts:
+def _deferred(reason: str, answer: Answer, attempt: int, patience: Patience, spread: int) -> Decision:
+    if attempt >= patience.max_attempts and answer.stage not in BEFORE_RECIPIENT:
         return Decision("failed", reason)
     return Decision("deferred", reason, retry_s=back_off_s(attempt, patience, spread))
 

@@ -161,7 +161,7 @@ class Connections:
             self._serves(link)
         elif link.turned_away is not None:
             self._sent_away = True
-            self._failed(TransportUnavailable(f"the relay turns connections away: 421 {link.turned_away}"), link)
+            self._failed(TransportUnavailable(f"the relay turns connections away: {link.turned_away}"), link)
         elif link is self._tried:
             self._tried = None
 

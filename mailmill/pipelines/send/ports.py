@@ -182,7 +182,7 @@ class Desk(Protocol):
 
 
 class Link(Protocol):
-    """One open connection to a relay. `turned_away`: its words where it said 421 before it took a message."""
+    """One open connection to a relay. `turned_away`: its words when it said 421, or 4xx to MAIL, before it took one."""
 
     used: bool  # a message was taken over it
     turned_away: str | None

@@ -131,6 +131,21 @@ def test_F09_a_relay_that_says_goodbye_to_every_connection_is_asked_more_slowly(
         assert judge(world, campaign, sink, doubts=0) == {"sent": 200}
 
 
+def test_F09_a_relay_that_takes_no_mail_just_now_is_asked_more_slowly(world: World, run: Run) -> None:
+    """452 at MAIL is said to everybody: it is not tried on each recipient in turn."""
+    answers = {"mail": "452 4.3.1 insufficient system storage"}
+    with Sink(by_address(answers)) as sink:
+        campaign = world.campaign(200, port=sink.port, transport={"connections": 2})
+        report = run(until=lambda: sink.connections >= 4).report
+        assert "452" in str(report.problems)
+        rows = world.rows(campaign).values()
+        assert sum(attempt for _, _, attempt in rows) == sink.commands.count("MAIL") <= sink.connections
+        answers.clear()
+        world.due_now()
+        run()
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 200}
+
+
 class Serving:
     """Script of a relay that serves so many connections at once, and says 421 to the others at `stage`."""
 

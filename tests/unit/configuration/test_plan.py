@@ -55,7 +55,7 @@ def test_a_change_names_each_field_before_and_after() -> None:
     change = planned(CAMPAIGN | {"name": "New", "max_attempts": 3}, CAMPAIGN, "draft")
     assert change.fields == (
         FieldChange(field="name", old="", new="New"),
-        FieldChange(field="max_attempts", old=8, new=3),
+        FieldChange(field="max_attempts", old=24, new=3),
     )
     assert change.state is None, "only its start moves a campaign"
 

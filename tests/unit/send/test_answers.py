@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mailmill.pipelines.configuration.specs import CampaignSpec
 from mailmill.pipelines.send.answers import (
     REPLY_CHARACTERS,
     SANDBOX_PATIENCE,
@@ -33,6 +34,13 @@ from mailmill.pipelines.send.answers import (
         # F10: 5xx before a recipient was named is about us
         ("mail", 550, "5.7.1 sender not allowed", "held", "route_refused", True),
         ("mail", 530, "5.7.0 authentication required", "held", "route_refused", True),
+        # but not what is about our SIZE or SMTPUTF8: released, the same message would hold it again and again
+        ("mail", 552, "5.3.4 message size exceeds fixed limit", "failed", "too_big", False),
+        ("mail", 552, "message size exceeds fixed maximum message size", "failed", "too_big", False),
+        ("mail", 552, "exceeded storage allocation", "failed", "too_big", False),
+        ("mail", 552, "5.2.2 you are over quota", "held", "route_refused", True),
+        ("mail", 550, "5.6.7 address not ASCII", "failed", "unsupported_address", False),
+        ("rcpt", 553, "5.6.7 address not ASCII", "failed", "unsupported_address", False),
         # at RCPT and after the dot the class decides
         ("rcpt", 550, "5.1.1 no such user", "failed", "bad_mailbox", False),
         ("rcpt", 550, "user unknown", "failed", "bad_mailbox", False),
@@ -57,13 +65,20 @@ def test_P13_an_answer_decides(
 
 def test_after_the_last_attempt_a_deferral_is_a_failure_that_keeps_its_class() -> None:
     answer = Answer("rcpt", 452, "4.2.2 mailbox full")
-    assert decide(answer, attempt=8).state == "failed"
-    assert decide(answer, attempt=8).reason == decide(answer, attempt=7).reason == "mailbox_full"
+    assert decide(answer, attempt=24).state == "failed"
+    assert decide(answer, attempt=24).reason == decide(answer, attempt=23).reason == "mailbox_full"
+
+
+@pytest.mark.parametrize("code", [0, 452])
+def test_what_was_not_about_the_recipient_fails_nobody_however_often(code: int) -> None:
+    """The campaign's patience in hours ends it."""
+    assert decide(Answer("mail", code, "4.3.1 insufficient system storage"), attempt=99).state == "deferred"
 
 
 def test_back_off_doubles_up_to_a_limit_and_spreads() -> None:
-    delays = [back_off_s(attempt, Patience()) for attempt in range(1, 9)]
-    assert delays == [300, 600, 1200, 2400, 4800, 9600, 14400, 14400]
+    delays = [back_off_s(attempt, Patience()) for attempt in range(1, Patience().max_attempts)]
+    assert sum(delays) > CampaignSpec.model_fields["give_up_after_s"].default  # so that the hours end it
+    assert delays[:8] == [300, 600, 1200, 2400, 4800, 9600, 14400, 14400]
     assert {back_off_s(1, Patience(), spread=n) for n in range(64)} <= set(range(300, 376))
     assert len({back_off_s(1, Patience(), spread=n) for n in range(64)}) > 30
     assert back_off_s(1, SANDBOX_PATIENCE) == 1
