@@ -201,7 +201,12 @@ def delete_tag(name: Annotated[str, typer.Argument(help="tenant/tag")], json: Js
     with mill.database.transaction() as conn:
         tenant_id = campaigns.tenant_id(conn, tenant)
         stored.lock(conn, tenant_id)
+        known = slug in {described for described, _, _ in tags.described(conn, tenant_id)}
         taken_off = tags.delete(conn, tenant_id, slug)
+        if not (taken_off or known):  # a slip of the keyboard would forbid a tag that is to come
+            raise Misconfigured(
+                f"no contact of {tenant} has the tag {slug!r}", remedy=f"`mailmill tags list {tenant}` shows all."
+            )
     stage.publish_contacts(tenant_id, mill.ingest, now=datetime.now(UTC))
     answer = {"tag": f"{tenant}/{slug}", "contacts": taken_off}
     answer_json(answer) if json else print(f"{answer['tag']}: taken off {taken_off:,} contacts")

@@ -10,7 +10,9 @@ import typer
 
 from mailmill.cli import imports
 from mailmill.cli.app import Json, OrShow, answer_json, answer_table, app, installation
+from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres import campaigns
 from mailmill.io.postgres import ingest as sources
 from mailmill.pipelines.ingest import rejects
 
@@ -33,7 +35,9 @@ def show(
     if reason is not None and reason not in rejects.REASONS:
         known = ", ".join(rejects.REASONS)
         raise Misconfigured(f"there is no reason {reason!r}", place="--reason", remedy=f"There are: {known}.")
-    found = installation().ingest.rejected(**_scope(what))
+    mill = installation()
+    _must_exist(mill, what)
+    found = mill.ingest.rejected(**_scope(what))
     if reason is not None:
         found = found.filter(pl.col("reason") == reason)
     if csv is not None:
@@ -48,6 +52,18 @@ def show(
                   for reason, n in counts.items()], title="rejected, by reason")  # fmt: skip
     if shown:
         answer_table([{**row, "raw": str(row["raw"])[:60]} for row in shown], title=f"the newest {len(shown)}")
+
+
+def _must_exist(mill: Installation, what: str | None) -> None:
+    """Raises: Misconfigured when there is no such tenant, source or batch: "nothing" would be no answer."""
+    scope = _scope(what)
+    with mill.database.transaction() as conn:
+        if "batch_id" in scope:
+            sources.of_batch(conn, scope["batch_id"])
+        elif what is not None and scope["source"] is None:
+            campaigns.tenant_id(conn, what.removesuffix("/"))
+        elif what is not None:
+            sources.source(conn, what)
 
 
 def _export(found: pl.LazyFrame, csv: Path, json: bool) -> None:

@@ -119,7 +119,8 @@ def _say(done: Suppressed, json: bool) -> None:
         print(f"{done.added:,} suppressed, {done.known:,} were already")
     if done.unreadable_lines:
         places = ", ".join(map(str, done.unreadable_lines[:10]))
-        print(f"mailmill: {len(done.unreadable_lines):,} hold no address (number {places})", file=sys.stderr)
+        some = f"{n:,} hold" if (n := len(done.unreadable_lines)) > 1 else "1 holds"
+        print(f"mailmill: {some} no address (number {places})", file=sys.stderr)
         raise typer.Exit(1)
 
 

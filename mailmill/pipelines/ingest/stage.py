@@ -233,7 +233,7 @@ def _load(source: SourceRow, contacts: ContactStore, batches: Sequence[BatchRow]
         return LoadCounts()
     what = batches[0].origin if len(batches) == 1 else f"{len(batches)} batches again"
     removed = f", {loaded.removed:,} removed" if loaded.removed else ""
-    progress(f"loaded {what}: {loaded.new:,} new contacts, {loaded.changed:,} changed{removed}")
+    progress(f"loaded {what}: {loaded.new:,} new contact{'s' * (loaded.new != 1)}, {loaded.changed:,} changed{removed}")
     return loaded
 
 

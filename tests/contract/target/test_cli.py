@@ -118,7 +118,7 @@ def test_a_file_of_addresses_is_suppressed_and_its_bad_lines_are_named(run, tmp_
     found = CliRunner().invoke(app, ["suppress", "import", str(file), "--tenant", "acme", "--json"])
     assert found.exit_code == 1
     assert json.loads(found.stdout) == {"added": 2, "known": 0, "forgotten": 0, "unreadable_lines": [4]}
-    assert "1 hold no address (number 4)" in found.stderr
+    assert "1 holds no address (number 4)" in found.stderr
     rows = world.rows("SELECT address_key, reason FROM suppressions ORDER BY 1")
     assert rows == [("p1@x1.example", "imported"), ("p2@x0.example", "imported")]
     assert run("suppress", "add", "p1@x1.example", "--tenant", "acme", "--reason", "imported", "--json")["known"] == 1

@@ -139,6 +139,9 @@ def test_contacts_publish_shows_segments_at_once_what_changed_without_a_batch(mi
         (["ingest", "acme/list", "--file", "no.csv"], "no such file"),
         (["ingest", "acme/desk"], "filled by hand"),
         (["rejects", "99999999999999999999"], "there is no batch 99999999999999999999"),
+        (["rejects", "12"], "there is no batch 12"),
+        (["rejects", "acme/nope"], "acme/list"),
+        (["rejects", "nobody"], "there is no tenant"),
         (["rejects", "retry", "acme"], "tenant/source"),
         (["rejects", "retry", "12"], "there is no batch 12"),
         (["rejects", "retry", "acme/nope"], "acme/list"),
@@ -170,6 +173,7 @@ def test_rejects_are_shown_and_exported_without_formulas(mill, mailmill, tmp_pat
     mailmill("rejects", str(rows[0]["batch_id"]), "--csv", str(out))
     row = next(csv.DictReader(io.StringIO(out.read_bytes().decode("utf-8-sig"), newline="")))
     assert row["raw"].startswith("'=cmd")
+    mill.source("other")
     assert "nothing" in mailmill("rejects", "acme/other")
 
 

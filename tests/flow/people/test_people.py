@@ -106,6 +106,9 @@ def test_a_deleted_tag_leaves_its_contacts_and_no_load_brings_it_back(people: Pe
     assert people.rows("SELECT count(*) FROM contacts WHERE 'vip' = ANY(tags)") == [(0,)]
     assert shown(people)[CID][2] == ["größe-l", "new"]
     assert people.ask("tags", "delete", "acme/Größe L") == {"tag": "acme/größe-l", "contacts": 1}
+    with pytest.raises(Misconfigured, match="no contact of acme has the tag 'viip'"):
+        people.do("tags", "delete", "acme/viip")
+    assert "viip" not in {row["tag"] for row in people.ask("tags", "list", "acme")}
     assert people.ask("apply", str(yaml))["summary"]["create"] == 1, "describing it takes it back into use"
     yaml.write_text("kind: tag\ntenant: acme\nslug: größe-l\ndescription: large\n", encoding="utf-8")
     assert people.ask("apply", str(yaml))["summary"]["create"] == 1
