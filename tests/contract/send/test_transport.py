@@ -151,7 +151,8 @@ async def test_F09_a_goodbye_before_a_message_was_taken_is_told_apart_from_one_a
         used = await converse(ADesk("a", "b"), config(sink.port))
         fresh = await converse(ADesk("b"), config(sink.port))
     assert [answer.code for answer in (*used.answers.values(), *fresh.answers.values())] == [250, 421, 421]
-    assert [(one.used, one.turned_away) for one in (*used.over, *fresh.over)] == [(True, None), (False, "4.7.0 enough")]
+    told = [(one.used, one.turned_away) for one in (*used.over, *fresh.over)]
+    assert told == [(True, None), (False, "421 4.7.0 enough")]
 
 
 async def test_a_message_that_must_not_go_any_more_is_not_handed_over() -> None:
