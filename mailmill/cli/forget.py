@@ -82,7 +82,7 @@ def export(
     counted = ("explained", "consents", "suppressions", "raw_rows", "rejected_rows", "events")
     rows = [{"tenant": one.tenant, "consent": one.consent, **{name: len(getattr(one, name)) for name in counted}}
             for one in found]  # fmt: skip
-    answer_table(rows, title="held; --json or --out shows all of it")
+    answer_table(rows, title="held; --json or --out shows all of it" if rows else "held")
 
 
 def _from_whom(key: str, tenant: str | None, all: bool) -> tuple[list[Tenant], bool]:

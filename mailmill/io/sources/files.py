@@ -73,7 +73,7 @@ class CsvFiles:
         except Misconfigured as error:
             yield Refusal(origin=path.name, message=str(error))
         except BROKEN as error:
-            yield Refusal(origin=path.name, message=f"the file cannot be read: {type(error).__name__}: {error}")
+            yield Refusal(origin=path.name, message=f"the file cannot be read: {_why(error)}")
 
     def _settled(self, path: Path) -> datetime:
         """When the file changed last, once it has stopped changing."""
@@ -146,3 +146,10 @@ class _Unchanged:
 
 def _changed() -> Misconfigured:
     return Misconfigured("the file changed while it was read", remedy="It is read again at the next import.")
+
+
+def _why(error: Exception) -> str:
+    """In words for who has the file, not for who reads Python."""
+    if isinstance(error, EOFError):
+        return "its end is missing; copy or pack it anew"
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

@@ -46,7 +46,7 @@ def test_F37_a_packed_file_is_the_same_batch_as_the_plain_one(mill):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        pytest.param(gzip.compress(TEXT * 100)[:40], "cannot be read", id="a .gz that is cut off"),
+        pytest.param(gzip.compress(TEXT * 100)[:40], "cannot be read: its end is missing", id="a .gz that is cut off"),
         pytest.param(packed(one_csv=TEXT)[:60], "cannot be read", id="a .zip that is cut off"),
         pytest.param(packed(sheet=b"x"), "export it as CSV", id="an archive without a text"),
         pytest.param(
