@@ -35,8 +35,8 @@ def look(conn: psycopg.Connection, *, everything: bool) -> Look:
         for id, tenant, name, transport, ends in conn.execute(SQL["running"])
     ]
     routes = [
-        RouteFacts(id=id, tenant_id=tenant, name=name, kind=kind, spec=spec, held_reason=held)
-        for id, tenant, name, kind, spec, held in conn.execute(SQL["routes"])
+        RouteFacts(id=id, tenant_id=tenant, name=name, kind=kind, spec=spec, held_reason=held, held_for=some)
+        for id, tenant, name, kind, spec, held, some in conn.execute(SQL["routes"])
     ]
     return Look(number=number, at=at, campaigns=campaigns, routes=routes)
 
@@ -112,7 +112,9 @@ def renew(conn: psycopg.Connection, worker: str, tokens: Sequence[int], lease_s:
 
 def give_back(conn: psycopg.Connection, order: Order, ids: Sequence[int], reserved: Sequence[Window]) -> int:
     """Rows that were not started, back to the queue, and what they had reserved back to its windows."""
-    n = conn.execute(SQL["give_back"], {"token": order.token, "ids": list(ids)}).rowcount
+    n = conn.execute(
+        SQL["give_back"], {"token": order.token, "ids": list(ids), "transport_id": order.transport_id}
+    ).rowcount
     _unreserve(conn, order, n, reserved)
     return n
 
@@ -153,9 +155,11 @@ def recorded_before(conn: psycopg.Connection, lines: Sequence[bytes]) -> int:
     return int(_row(conn.execute(SQL["recorded_before"], arguments))[0])
 
 
-def hold(conn: psycopg.Connection, transport_id: int, reason: str) -> bool:
-    """Hold a route: nothing is claimed for it. Running workers learn it by the change number."""
-    held = conn.execute(SQL["hold"], {"transport_id": transport_id, "reason": reason[:500]}).rowcount > 0
+def hold(conn: psycopg.Connection, transport_id: int, reason: str, domain: str | None = None) -> bool:
+    """Hold a route: nothing is claimed for it, or nothing goes to this domain. Running workers learn it by the change
+    number."""
+    facts = {"transport_id": transport_id, "reason": reason[:500], "domain": domain}
+    held = conn.execute(SQL["hold" if domain is None else "hold_for"], facts).rowcount > 0
     if held:
         raise_change_number(conn)
     return held

@@ -138,8 +138,8 @@ class PostgresLedger:
 
         return self._run(write)
 
-    def hold(self, transport_id: int, reason: str) -> None:
-        self._run(lambda conn: ledger.hold(conn, transport_id, reason))
+    def hold(self, transport_id: int, reason: str, domain: str | None) -> None:
+        self._run(lambda conn: ledger.hold(conn, transport_id, reason, domain))
 
     def pause(self, campaign_id: int, reason: str) -> None:
         self._run(lambda conn: campaigns.move(conn, campaign_id, "pause", by=self._worker, reason=reason[:500]))

@@ -80,6 +80,10 @@ class Item:
     returned: int = 0
     dropped: bool = False  # suppressed since it was claimed
 
+    @property
+    def domain(self) -> str:
+        return self.address.rpartition(b"@")[2].decode("utf-8", "replace").lower()
+
 
 @dataclass(slots=True, eq=False)
 class Batch:

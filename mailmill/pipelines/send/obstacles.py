@@ -34,6 +34,7 @@ class Situation:
     orphaned: int = 0  # leases of workers that do not
     spent: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # minute, day -> used, cap
     workers: int = 0  # that live
+    held_for: Mapping[str, str] = field(default_factory=dict)  # recipient domain -> why the transport is held for it
     trouble: str | None = None  # what a worker says of the transport
 
 
@@ -82,6 +83,12 @@ def _road(now: Situation) -> list[Obstacle]:
             f"Mend it, then `mailmill release {now.transport}`; `mailmill transport test {now.transport}` tries it."
         )
         found.append(Obstacle(what=f"its transport {now.transport} is held: {now.held}", remedy=remedy))
+    elif now.held_for:
+        remedy = f"Mend it, then `mailmill release {now.transport}`; all others are sent to."
+        found += [
+            Obstacle(what=f"its transport {now.transport} is held for recipients at {domain}: {why}", remedy=remedy)
+            for domain, why in now.held_for.items()
+        ]
     elif now.trouble is not None:
         remedy = f"`mailmill transport test {now.transport}` says which step fails."
         found.append(Obstacle(what=f"a worker says: {now.trouble}", remedy=remedy))

@@ -42,6 +42,7 @@ class RouteFacts:
     kind: str
     spec: Mapping[str, Any] = field(repr=False)
     held_reason: str | None = None
+    held_for: Mapping[str, str] = field(default_factory=dict)  # recipient domain -> why nothing goes there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +107,8 @@ class Results(Protocol):
         """
         ...
 
-    def hold(self, transport_id: int, reason: str) -> None:
-        """Nothing is claimed for this transport until a person releases it."""
+    def hold(self, transport_id: int, reason: str, domain: str | None) -> None:
+        """Nothing is claimed for this transport until a person releases it; of a domain, nothing goes there."""
         ...
 
     def pause(self, campaign_id: int, reason: str) -> None:

@@ -13,6 +13,7 @@ from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Outgoing, Unrenderable
 from mailmill.pipelines.send.notes import Notes
 from mailmill.pipelines.send.ports import JournalFailed, Link, Relay, RouteFacts
+from mailmill.pipelines.send.refusals import Refusals
 from mailmill.pipelines.send.stock import Stock
 
 RETURNS = 3  # a connection that breaks before the relay said a word is no attempt, so many times
@@ -31,7 +32,7 @@ class House(Protocol):
     def may_start(self, now: float) -> bool: ...
     def hungry(self) -> None: ...
     def batch_over(self) -> None: ...
-    def hold(self, route: Route, reason: str) -> None: ...
+    def hold(self, route: Route, reason: str, domain: str | None = None) -> None: ...
     def pause(self, campaign: Running, reason: str) -> None: ...
     def journal_failed(self, error: JournalFailed) -> None: ...
 
@@ -49,9 +50,10 @@ class Route:
         self.begun: set[Item] = set()  # taken, the body not handed over yet
         self.flying: set[Item] = set()  # handed over, not answered
         self.held = facts.held_reason
+        self.held_for = dict(facts.held_for)
         self.batch_size = 200
         self.claimed_at = 0.0
-        self._faults = 0
+        self._refusals = Refusals()
         self._held_known_at = 0.0
         self.wanted = True  # a running campaign goes this way
 
@@ -84,9 +86,9 @@ class Route:
         self.facts, self.wanted = facts, True
         if asked < self._held_known_at:
             return  # asked before our own hold was written
-        if self.held is not None and facts.held_reason is None:
-            self._faults = 0
-        self.held = facts.held_reason
+        if (self.held is not None and facts.held_reason is None) or self.held_for.keys() - facts.held_for.keys():
+            self._refusals = Refusals()  # a person released it
+        self.held, self.held_for = facts.held_reason, dict(facts.held_for)
 
     def held_until_heard_after(self, at: float) -> None:
         """Our hold stands in the database since `at`."""
@@ -116,7 +118,7 @@ class Route:
             if item.dropped:
                 self._settle(item, Decision("suppressed", "suppressed"))
                 continue
-            if not batch.may_start(now):
+            if not batch.may_start(now) or (self.held_for and item.domain in self.held_for):
                 item.message = None
                 batch.give_back([item])
                 continue
@@ -158,11 +160,11 @@ class Route:
         if decision.holds_route:
             self._hold(f"{answer.code} at {answer.stage}: {answer.reply}")
         elif decision.our_fault:
-            self._faults += 1
-            if self._faults >= RUN_THAT_HOLDS:
-                self._hold(f"{self._faults} refusals in a row, the last {decision.reason}: {answer.reply}")
-        elif answer.code:
-            self._faults = 0
+            if held := self._refusals.refused(item.domain):
+                why = f"{RUN_THAT_HOLDS} refusals in a row, the last {decision.reason}: {answer.reply}"
+                self._hold(why, item.domain if held == "domain" else None)
+        elif self._refusals and answer.code:
+            self._refusals.otherwise(item.domain)
 
     def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
         item = _item(envelope)
@@ -231,10 +233,15 @@ class Route:
         if campaign.unrendered >= RUN_THAT_PAUSES and not campaign.stopped:
             self._house.pause(campaign, f"{campaign.unrendered} messages in a row cannot be made, the last: {error}")
 
-    def _hold(self, reason: str) -> None:
-        if self.held is None:
-            self.held, self._held_known_at = reason, float("inf")
-            self._house.hold(self, reason)
+    def _hold(self, reason: str, domain: str | None = None) -> None:
+        if self.held is not None or domain in self.held_for:
+            return
+        if domain is None:
+            self.held = reason
+        else:  # what waits for it is given back when it is its turn
+            self.held_for[domain] = reason
+        self._held_known_at = float("inf")
+        self._house.hold(self, reason, domain)
 
 
 def _item(envelope: Envelope) -> Item:

@@ -14,8 +14,10 @@ from send_oracle import judge
 from send_process import start
 from send_world import Sink, World, by_address, thread, until
 
-from mailmill.io.postgres import keys
+from mailmill.io.postgres import keys, ledger
+from mailmill.io.postgres.situation import situations
 from mailmill.pipelines.send import tokens
+from mailmill.pipelines.send.obstacles import obstacles
 
 
 @pytest.mark.parametrize("pipelining", [True, False])
@@ -102,10 +104,39 @@ def test_after_the_last_attempt_and_after_too_long_it_ends(world: World, run: Ru
 
 def test_P13_a_run_of_policy_refusals_holds_the_route(world: World, run: Run) -> None:
     with Sink(by_address({"dot": "550 5.7.1 policy"})) as sink:
-        campaign = world.campaign(200, port=sink.port)
+        campaign = world.campaign([f"r@d{n}.example" for n in range(200)], port=sink.port)
         run()
     states = world.account(campaign)
     assert 10 <= states["failed"] <= 20 and states["queued"] == 200 - states["failed"]
+    assert world.sql("SELECT held_at IS NOT NULL, held_for FROM transports") == [(True, {})]
+
+
+def test_P13_a_provider_that_refuses_us_is_held_alone_and_sent_to_when_released(world: World, run: Run) -> None:
+    """Whatever others take in between; the run by itself says nothing of the route."""
+    refusing = {"strict.example"}
+
+    def script(stage: str, recipient: str) -> str | None:
+        return "554 5.7.1 blocked" if stage == "rcpt" and recipient.partition("@")[2] in refusing else None
+
+    people = [f"{who}@{at}.example" for who in range(60) for at in ("strict", "good")]
+    people += [f"z{n}@strict.example" for n in range(40)]
+    with Sink(script) as sink:
+        campaign = world.campaign(people, port=sink.port, transport={"connections": 2})
+        report = run().report
+        states = world.account(campaign)
+        assert states["sent"] == 60 == len(sink.taken) and 10 <= states["failed"] <= 20
+        assert states["held"] == 100 - states["failed"], "nobody else was lost, and nobody tried"
+        assert "held for strict.example: 10 refusals in a row, the last policy" in str(report.problems)
+        assert world.sql("SELECT held_at IS NULL, held_for ? 'strict.example' FROM transports") == [(True, True)]
+        held = [one for one in world.rows(campaign).values() if one[0] == "held"]
+        assert set(held) == {("held", "domain_held", 0)}, "an attempt that was not made is none"
+        with world.database.transaction("owner") as conn:
+            (found,) = obstacles(situations(conn, "acme/spring")[0])[:1]
+            assert "held for recipients at strict.example" in found.what and "mailmill release" in found.remedy
+            assert ledger.release(conn, world.sql("SELECT id FROM transports")[0][0]) == states["held"]
+        refusing.clear()
+        run()
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 160 - states["failed"], "failed": states["failed"]}
 
 
 def test_F15_a_doubt_is_held_or_sent_again_under_the_same_message_id(world: World, run: Run) -> None:

@@ -169,9 +169,10 @@ SELECT r.id, r.tenant_id, o.period, o.starts_at, o.used
   FROM mailmill_replaced.budgets o JOIN mailmill_replaced.transports h ON h.id = o.transport_id
   JOIN kept_tenants k ON k.id = h.tenant_id JOIN tenants t ON t.slug = k.slug JOIN transports r ON r.tenant_id = t.id AND r.slug = h.slug
 ON CONFLICT (transport_id, period, starts_at) DO UPDATE SET used = greatest(b.used, excluded.used);
-UPDATE transports r SET held_at = h.held_at, held_reason = h.held_reason
+UPDATE transports r SET held_at = coalesce(r.held_at, h.held_at), held_reason = coalesce(r.held_reason, h.held_reason),
+       held_for = h.held_for || r.held_for
   FROM mailmill_replaced.transports h JOIN kept_tenants k ON k.id = h.tenant_id JOIN tenants t ON t.slug = k.slug
- WHERE r.tenant_id = t.id AND r.slug = h.slug AND h.held_at IS NOT NULL AND r.held_at IS NULL;
+ WHERE r.tenant_id = t.id AND r.slug = h.slug AND (h.held_at IS NOT NULL OR h.held_for <> '{}');
 -- A complaint or unsubscription that waits for the fold, about a message. Bytes that are no text must not stop a restore.
 INSERT INTO suppressions (tenant_id, address_key, reason, event_id)
 SELECT DISTINCT ON (t.id, m.address_key, e.kind) t.id, m.address_key, e.kind, substring(v.val FROM '"event_id":"([^"]+)"')

@@ -10,7 +10,8 @@ SELECT c.id FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
 WITH live AS (
   SELECT name FROM workers WHERE ended_at IS NULL AND seen_at > clock_timestamp() - make_interval(secs => %(heard_s)s))
 SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS now, t.slug || '/' || r.slug AS transport,
-       r.kind, CASE WHEN r.held_at IS NOT NULL THEN coalesce(r.held_reason, 'held') END AS held, c.scheduled_at, c.ends_at,
+       r.kind, CASE WHEN r.held_at IS NOT NULL THEN coalesce(r.held_reason, 'held') END AS held, coalesce(r.held_for, '{}') AS held_for,
+       c.scheduled_at, c.ends_at,
        coalesce((SELECT concat_ws(': ', x.by, x.reason) FROM campaign_transitions x WHERE x.campaign_id = c.id
                   ORDER BY x.id DESC LIMIT 1), '') AS last_step,
        nullif(c.content -> 'window', 'null') AS window, coalesce(d.due_at <= clock_timestamp(), false) AS ready,
