@@ -38,6 +38,7 @@ def acme(tmp_path: Path, server: EmbeddedServer, database: Database) -> Iterator
         assert old in yaml
         yaml = yaml.replace(old, new)
     yaml += "\n---\nkind: source\ntenant: acme\nslug: desk\ntype: manual\n"
+    yaml += "---\nkind: tag\ntenant: acme\nslug: vip\n"
     (reader.folder / "mailmill.yaml").write_text(reader.here(yaml), encoding="utf-8")
     (reader.folder / "secrets" / "example-webhook").rename(reader.folder / "secrets" / "acme-webhook")
     (reader.folder / "people.csv").write_text("email,name\npia@people.example,Pia\nno address,Nobody\n")
