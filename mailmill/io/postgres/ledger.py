@@ -110,11 +110,11 @@ def renew(conn: psycopg.Connection, worker: str, tokens: Sequence[int], lease_s:
     return {int(token) for (token,) in conn.execute(SQL["renew"], {"tokens": list(tokens), "lease_s": lease_s})}
 
 
-def give_back(conn: psycopg.Connection, order: Order, ids: Sequence[int], reserved: Sequence[Window]) -> int:
+def give_back(
+    conn: psycopg.Connection, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held: bool = False
+) -> int:
     """Rows that were not started, back to the queue, and what they had reserved back to its windows."""
-    n = conn.execute(
-        SQL["give_back"], {"token": order.token, "ids": list(ids), "transport_id": order.transport_id}
-    ).rowcount
+    n = conn.execute(SQL["hold_back" if held else "give_back"], {"token": order.token, "ids": list(ids)}).rowcount
     _unreserve(conn, order, n, reserved)
     return n
 
@@ -155,11 +155,11 @@ def recorded_before(conn: psycopg.Connection, lines: Sequence[bytes]) -> int:
     return int(_row(conn.execute(SQL["recorded_before"], arguments))[0])
 
 
-def hold(conn: psycopg.Connection, transport_id: int, reason: str, domain: str | None = None) -> bool:
-    """Hold a route: nothing is claimed for it, or nothing goes to this domain. Running workers learn it by the change
+def hold(conn: psycopg.Connection, transport_id: int, reason: str, provider: str | None = None) -> bool:
+    """Hold a route: nothing is claimed for it, or nothing goes to this provider. Running workers learn it by the change
     number."""
-    facts = {"transport_id": transport_id, "reason": reason[:500], "domain": domain}
-    held = conn.execute(SQL["hold" if domain is None else "hold_for"], facts).rowcount > 0
+    facts = {"transport_id": transport_id, "reason": reason[:500], "provider": provider}
+    held = conn.execute(SQL["hold" if provider is None else "hold_for"], facts).rowcount > 0
     if held:
         raise_change_number(conn)
     return held

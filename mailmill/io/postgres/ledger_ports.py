@@ -110,8 +110,8 @@ class PostgresLedger:
     def renew(self, tokens: Sequence[int], lease_s: float) -> set[int]:
         return self._run(lambda conn: ledger.renew(conn, self._worker, tokens, lease_s))
 
-    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window]) -> int:
-        return self._run(lambda conn: ledger.give_back(conn, order, ids, reserved))
+    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held: bool) -> int:
+        return self._run(lambda conn: ledger.give_back(conn, order, ids, reserved, held=held))
 
     def give_back_all(self, token: int) -> int:
         """A lease whose claim was not acknowledged."""
@@ -138,8 +138,8 @@ class PostgresLedger:
 
         return self._run(write)
 
-    def hold(self, transport_id: int, reason: str, domain: str | None) -> None:
-        self._run(lambda conn: ledger.hold(conn, transport_id, reason, domain))
+    def hold(self, transport_id: int, reason: str, provider: str | None) -> None:
+        self._run(lambda conn: ledger.hold(conn, transport_id, reason, provider))
 
     def pause(self, campaign_id: int, reason: str) -> None:
         self._run(lambda conn: campaigns.move(conn, campaign_id, "pause", by=self._worker, reason=reason[:500]))

@@ -38,7 +38,7 @@ def find(conn: psycopg.Connection, name: str) -> Transport:
 
 
 def overview(conn: psycopg.Connection, tenant: str | None) -> list[dict[str, Any]]:
-    """transport, kind, relay, connections, held_at, held_reason, held_for (domains); ordered by name."""
+    """transport, kind, relay, connections, held_at, held_reason, held_for (providers); ordered by name."""
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(SQL["overview"], {"tenant": tenant}).fetchall()
 

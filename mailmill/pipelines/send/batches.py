@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from mailmill.pipelines.configuration.specs import WindowSpec
+from mailmill.pipelines.ingest.wordlists import mail_providers
 from mailmill.pipelines.send.answers import SANDBOX_PATIENCE, Answer, Decision, Patience, masked
 from mailmill.pipelines.send.messages import Composer, Outgoing, Unrenderable
 from mailmill.pipelines.send.orders import FIELD, LINE, Order, Outcome, Window
@@ -81,8 +82,10 @@ class Item:
     dropped: bool = False  # suppressed since it was claimed
 
     @property
-    def domain(self) -> str:
-        return self.address.rpartition(b"@")[2].decode("utf-8", "replace").lower()
+    def provider(self) -> str:
+        """Who has the mailbox, where the domain says so, else the domain."""
+        domain = self.address.rpartition(b"@")[2].decode("utf-8", "replace").lower()
+        return mail_providers().get(domain, domain)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +101,7 @@ class Batch:
     left: int = 0  # items not settled
     lines: list[bytes] = field(default_factory=list)  # results that the ledger does not have yet
     back: list[int] = field(default_factory=list)  # rows to give back
+    held: list[int] = field(default_factory=list)  # rows to give back whose provider is held
     notes: list[bytes] = field(default_factory=list)  # lines that the journal does not have yet
     lost: bool = False
 
@@ -132,15 +136,15 @@ class Batch:
             facts |= {"stage": answer.stage, "code": answer.code, "latency_ms": answer.latency_ms}
         logger.log(level, decision.state, extra=facts)
 
-    def give_back(self, items: Sequence[Item]) -> None:
+    def give_back(self, items: Sequence[Item], *, held: bool = False) -> None:
         """Items that were not started."""
         self.left -= len(items)
         if not self.lost:
-            self.back += [item.id for item in items]
+            (self.held if held else self.back).extend([item.id for item in items])
 
     def may_start(self, now: float) -> bool:
         return now < self.until and now < self.budget_until and now < self.campaign.until
 
     @property
     def settled(self) -> bool:
-        return not (self.left or self.lines or self.back)
+        return not (self.left or self.lines or self.back or self.held)

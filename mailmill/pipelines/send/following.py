@@ -98,12 +98,12 @@ class Following:
     def batch_over(self) -> None:
         self.unrecorded.set()
 
-    def hold(self, route: Route, reason: str, domain: str | None = None) -> None:
-        self._report.problems[route.facts.name] = f"held for {domain}: {reason}" if domain else f"held: {reason}"
-        self._spawn(self._hold(route, reason, domain))
+    def hold(self, route: Route, reason: str, provider: str | None = None) -> None:
+        self._report.problems[route.facts.name] = f"held for {provider}: {reason}" if provider else f"held: {reason}"
+        self._spawn(self._hold(route, reason, provider))
 
-    async def _hold(self, route: Route, reason: str, domain: str | None) -> None:
-        await self._calls.until_written(lambda: self._results.hold(route.facts.id, reason, domain))
+    async def _hold(self, route: Route, reason: str, provider: str | None) -> None:
+        await self._calls.until_written(lambda: self._results.hold(route.facts.id, reason, provider))
         route.held_until_heard_after(self.now())
 
     def pause(self, campaign: Running, reason: str) -> None:
@@ -171,9 +171,9 @@ class Following:
             elif route.away:
                 self._report.problems[route.facts.name] = str(route.connections.last_error)
             elif route.held_for:
-                domain, why = next(iter(route.held_for.items()))
+                provider, why = next(iter(route.held_for.items()))
                 more = f" and {len(route.held_for) - 1} more" if len(route.held_for) > 1 else ""
-                self._report.problems[route.facts.name] = f"held for {domain}{more}: {why}"
+                self._report.problems[route.facts.name] = f"held for {provider}{more}: {why}"
             else:
                 self._report.problems.pop(route.facts.name, None)
 

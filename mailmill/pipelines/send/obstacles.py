@@ -34,7 +34,7 @@ class Situation:
     orphaned: int = 0  # leases of workers that do not
     spent: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # minute, day -> used, cap
     workers: int = 0  # that live
-    held_for: Mapping[str, str] = field(default_factory=dict)  # recipient domain -> why the transport is held for it
+    held_for: Mapping[str, str] = field(default_factory=dict)  # provider -> why the transport is held for it
     trouble: str | None = None  # what a worker says of the transport
 
 
@@ -86,8 +86,8 @@ def _road(now: Situation) -> list[Obstacle]:
     elif now.held_for:
         remedy = f"Mend it, then `mailmill release {now.transport}`; all others are sent to."
         found += [
-            Obstacle(what=f"its transport {now.transport} is held for recipients at {domain}: {why}", remedy=remedy)
-            for domain, why in now.held_for.items()
+            Obstacle(what=f"its transport {now.transport} is held for recipients at {provider}: {why}", remedy=remedy)
+            for provider, why in now.held_for.items()
         ]
     elif now.trouble is not None:
         remedy = f"`mailmill transport test {now.transport}` says which step fails."

@@ -42,7 +42,7 @@ class RouteFacts:
     kind: str
     spec: Mapping[str, Any] = field(repr=False)
     held_reason: str | None = None
-    held_for: Mapping[str, str] = field(default_factory=dict)  # recipient domain -> why nothing goes there
+    held_for: Mapping[str, str] = field(default_factory=dict)  # provider -> why nothing goes there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,11 @@ class Claims(Protocol):
         """Out: the tokens that are still ours. Also says that this worker lives."""
         ...
 
-    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window]) -> int:
-        """Rows that were not started, back to the queue, and what they had reserved back to its windows."""
+    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held: bool) -> int:
+        """Rows that were not started, back to the queue, and what they had reserved back to its windows.
+
+        In: `held`, to wait there until their provider is released.
+        """
         ...
 
 
@@ -107,8 +110,8 @@ class Results(Protocol):
         """
         ...
 
-    def hold(self, transport_id: int, reason: str, domain: str | None) -> None:
-        """Nothing is claimed for this transport until a person releases it; of a domain, nothing goes there."""
+    def hold(self, transport_id: int, reason: str, provider: str | None) -> None:
+        """Nothing is claimed for this transport until a person releases it; with a provider, nothing goes there."""
         ...
 
     def pause(self, campaign_id: int, reason: str) -> None:

@@ -46,15 +46,18 @@ class Recording:
             if everything:
                 everything_at = now + EVERY_S
             for batch in list(self._batches.values()):
-                if not batch.left or (everything and (batch.lines or batch.back)):
+                if not batch.left or (everything and (batch.lines or batch.back or batch.held)):
                     await self._record(batch)
 
     async def _record(self, batch: Batch) -> None:
         lines, batch.lines = batch.lines, []
         back, batch.back = batch.back, []
+        held, batch.held = batch.held, []
         order, last = batch.order, not batch.left
         if back:
-            await self._written(lambda: self._ledger.give_back(order, back, batch.reserved))
+            await self._written(lambda: self._ledger.give_back(order, back, batch.reserved, held=False))
+        if held:
+            await self._written(lambda: self._ledger.give_back(order, held, batch.reserved, held=True))
         resend = batch.campaign.resend_after_s
         changed = await self._written(lambda: self._ledger.record(order, lines, resend_after_s=resend, last=last))
         if changed < len(lines):

@@ -1,7 +1,8 @@
 """Refusals that are our fault, one behind the other: of whom they come decides what is held.
 
 A provider that takes nothing from us is held by itself, whatever others say in between; the route only when it is
-refused for everybody. Counted by the recipient's domain, in each worker.
+refused for everybody. Counted in each worker, by the mailbox provider that the recipient's domain is known for, else by
+the domain.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from mailmill.pipelines.send.answers import RUN_THAT_HOLDS
 class Refusals:
     """Of one route."""
 
-    _of: Counter[str] = field(default_factory=Counter)  # by domain, since it last said something else
+    _of: Counter[str] = field(default_factory=Counter)  # by provider, since it last said something else
     _row: Counter[str] = field(default_factory=Counter)  # since anybody did
 
     def __bool__(self) -> bool:
         return bool(self._of)
 
-    def refused(self, domain: str) -> Literal["route", "domain"] | None:
-        """Out: what to hold now. The route: at least half of the run came from others than the most frequent domain."""
-        self._of[domain] += 1
-        self._row[domain] += 1
+    def refused(self, provider: str) -> Literal["route", "provider"] | None:
+        """Out: what to hold now. The route: at least half of the run came from others than the most frequent one."""
+        self._of[provider] += 1
+        self._row[provider] += 1
         run = self._row.total()
         if run >= RUN_THAT_HOLDS and run - max(self._row.values()) >= RUN_THAT_HOLDS // 2:
             return "route"
-        return "domain" if self._of[domain] >= RUN_THAT_HOLDS else None
+        return "provider" if self._of[provider] >= RUN_THAT_HOLDS else None
 
-    def otherwise(self, domain: str) -> None:
+    def otherwise(self, provider: str) -> None:
         """It took a message, or refused one for a reason of the recipient's."""
-        self._of.pop(domain, None)
+        self._of.pop(provider, None)
         self._row.clear()

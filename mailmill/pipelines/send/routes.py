@@ -32,7 +32,7 @@ class House(Protocol):
     def may_start(self, now: float) -> bool: ...
     def hungry(self) -> None: ...
     def batch_over(self) -> None: ...
-    def hold(self, route: Route, reason: str, domain: str | None = None) -> None: ...
+    def hold(self, route: Route, reason: str, provider: str | None = None) -> None: ...
     def pause(self, campaign: Running, reason: str) -> None: ...
     def journal_failed(self, error: JournalFailed) -> None: ...
 
@@ -118,9 +118,10 @@ class Route:
             if item.dropped:
                 self._settle(item, Decision("suppressed", "suppressed"))
                 continue
-            if not batch.may_start(now) or (self.held_for and item.domain in self.held_for):
+            held = bool(self.held_for) and item.provider in self.held_for
+            if held or not batch.may_start(now):
                 item.message = None
-                batch.give_back([item])
+                batch.give_back([item], held=held)
                 continue
             sent = item.message
             if not isinstance(sent, Outgoing):
@@ -160,11 +161,11 @@ class Route:
         if decision.holds_route:
             self._hold(f"{answer.code} at {answer.stage}: {answer.reply}")
         elif decision.our_fault:
-            if held := self._refusals.refused(item.domain):
+            if held := self._refusals.refused(item.provider):
                 why = f"{RUN_THAT_HOLDS} refusals in a row, the last {decision.reason}: {answer.reply}"
-                self._hold(why, item.domain if held == "domain" else None)
+                self._hold(why, item.provider if held == "provider" else None)
         elif self._refusals and answer.code:
-            self._refusals.otherwise(item.domain)
+            self._refusals.otherwise(item.provider)
 
     def unfit(self, envelope: Envelope, reason: str, why: str) -> None:
         item = _item(envelope)
@@ -233,15 +234,15 @@ class Route:
         if campaign.unrendered >= RUN_THAT_PAUSES and not campaign.stopped:
             self._house.pause(campaign, f"{campaign.unrendered} messages in a row cannot be made, the last: {error}")
 
-    def _hold(self, reason: str, domain: str | None = None) -> None:
-        if self.held is not None or domain in self.held_for:
+    def _hold(self, reason: str, provider: str | None = None) -> None:
+        if self.held is not None or provider in self.held_for:
             return
-        if domain is None:
+        if provider is None:
             self.held = reason
         else:  # what waits for it is given back when it is its turn
-            self.held_for[domain] = reason
+            self.held_for[provider] = reason
         self._held_known_at = float("inf")
-        self._house.hold(self, reason, domain)
+        self._house.hold(self, reason, provider)
 
 
 def _item(envelope: Envelope) -> Item:

@@ -11,8 +11,8 @@ from mailmill.pipelines.send.refusals import Refusals
     ("answers", "held"),
     [
         ("a" * 9, None),
-        ("a" * 10, "domain"),
-        ("aB" * 9 + "a", "domain"),  # B takes its messages: of a that says nothing
+        ("a" * 10, "provider"),
+        ("aB" * 9 + "a", "provider"),  # B takes its messages: of a that says nothing
         ("a" * 9 + "A" + "a" * 9, None),  # it took one, or knew no such person
         ("abcdefghij", "route"),  # it is said to everybody
         ("ab" * 5, "route"),
@@ -21,7 +21,7 @@ from mailmill.pipelines.send.refusals import Refusals
     ],
 )
 def test_P13_a_run_holds_whom_it_comes_from(answers: str, held: str | None) -> None:
-    """In: one letter a recipient's domain, upper case where it took the message."""
+    """In: one letter a recipient's provider, upper case where it took the message."""
     refusals = Refusals()
     found = None
     for one in answers:

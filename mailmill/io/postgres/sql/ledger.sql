@@ -132,15 +132,17 @@ UPDATE leases SET until = clock_timestamp() + make_interval(secs => %(lease_s)s)
 UPDATE workers SET seen_at = clock_timestamp() WHERE name = %(worker)s;
 
 -- name: give_back
--- Never started: back to the queue, as if it had not been claimed. To a domain that is held: out of the way of the others
--- for a while, and then the same again until a person has released it.
-UPDATE messages m
-   SET state = CASE WHEN r.held_for ? m.domain THEN 'held'::message_state ELSE 'queued' END, queued = true,
-       due_at = CASE WHEN r.held_for ? m.domain THEN clock_timestamp() + interval '10 min' ELSE m.due_at END,
-       reason = CASE WHEN r.held_for ? m.domain THEN 'domain_held' ELSE m.reason END,
-       attempt = m.attempt - 1, lease_token = NULL
-  FROM (SELECT unnest(%(ids)s::bigint[]) AS id, %(token)s::bigint AS token, 'leased'::message_state AS was,
-               (SELECT held_for FROM transports WHERE id = %(transport_id)s) AS held_for OFFSET 0) r
+-- Never started: back to the queue, as if it had not been claimed.
+UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, lease_token = NULL
+  FROM (SELECT unnest(%(ids)s::bigint[]) AS id, %(token)s::bigint AS token, 'leased'::message_state AS was OFFSET 0) r
+ WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was;
+
+-- name: hold_back
+-- As `give_back`, to a provider that is held: out of the way of the others for a while, and then the same again until a
+-- person has released it.
+UPDATE messages m SET state = 'held', queued = true, attempt = m.attempt - 1, lease_token = NULL, reason = 'provider_held',
+       due_at = clock_timestamp() + interval '10 min'
+  FROM (SELECT unnest(%(ids)s::bigint[]) AS id, %(token)s::bigint AS token, 'leased'::message_state AS was OFFSET 0) r
  WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was;
 
 -- name: give_back_all
@@ -229,8 +231,8 @@ UPDATE transports SET held_at = clock_timestamp(), held_reason = %(reason)s
  WHERE id = %(transport_id)s AND held_at IS NULL;
 
 -- name: hold_for
-UPDATE transports SET held_for = held_for || jsonb_build_object(%(domain)s::text, %(reason)s::text)
- WHERE id = %(transport_id)s AND NOT held_for ? %(domain)s::text;
+UPDATE transports SET held_for = held_for || jsonb_build_object(%(provider)s::text, %(reason)s::text)
+ WHERE id = %(transport_id)s AND NOT held_for ? %(provider)s::text;
 
 -- name: release
 UPDATE transports SET held_at = NULL, held_reason = NULL, held_for = '{}'
@@ -241,7 +243,7 @@ SELECT r.id FROM transports r JOIN tenants t ON t.id = r.tenant_id WHERE t.slug 
 
 -- name: unhold
 -- The messages a route fault had stopped are queued again; the index finds them, they are still marked as queued.
-UPDATE messages m SET state = 'queued', due_at = CASE WHEN m.reason = 'domain_held' THEN '-infinity' ELSE m.due_at END
+UPDATE messages m SET state = 'queued', due_at = CASE WHEN m.reason = 'provider_held' THEN '-infinity' ELSE m.due_at END
   FROM campaigns c
  WHERE c.transport_id = %(transport_id)s AND m.campaign_id = c.id AND m.queued AND m.state = 'held';
 

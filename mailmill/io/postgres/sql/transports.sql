@@ -6,7 +6,7 @@ SELECT r.id, r.tenant_id, r.kind, r.spec,
 -- name: overview
 SELECT t.slug || '/' || r.slug AS transport, r.kind, (r.spec ->> 'host') || ':' || (r.spec ->> 'port') AS relay,
        (r.spec ->> 'connections')::int AS connections, r.held_at, r.held_reason,
-       (SELECT string_agg(domain, ', ' ORDER BY domain) FROM jsonb_object_keys(r.held_for) domain) AS held_for
+       (SELECT string_agg(provider, ', ' ORDER BY provider) FROM jsonb_object_keys(r.held_for) provider) AS held_for
   FROM transports r JOIN tenants t ON t.id = r.tenant_id
  WHERE %(tenant)s::text IS NULL OR t.slug = %(tenant)s ORDER BY t.slug, r.slug;
 

@@ -40,7 +40,7 @@ CREATE TABLE transports (
   spec jsonb NOT NULL,                          -- secrets are references (env:, file:), never values
   held_at timestamptz,                          -- set by a route fault; nothing is claimed for it until released
   held_reason text,
-  held_for jsonb NOT NULL DEFAULT '{}',         -- recipient domain -> why nothing goes there by this route until released
+  held_for jsonb NOT NULL DEFAULT '{}',         -- mailbox provider or recipient domain -> why nothing goes there until released
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (tenant_id, slug)
 );
