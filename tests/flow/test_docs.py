@@ -41,7 +41,7 @@ def acme(tmp_path: Path, server: EmbeddedServer, database: Database) -> Iterator
     yaml += "---\nkind: tag\ntenant: acme\nslug: vip\n"
     (reader.folder / "mailmill.yaml").write_text(reader.here(yaml), encoding="utf-8")
     (reader.folder / "secrets" / "example-webhook").rename(reader.folder / "secrets" / "acme-webhook")
-    (reader.folder / "people.csv").write_text("email,name\npia@people.example,Pia\nno address,Nobody\n")
+    (reader.folder / "people.csv").write_text("email,name,tags\npia@people.example,Pia,vip\nno address,Nobody,\n")
     reader.run("mailmill apply mailmill.yaml")
     yield reader
     kill(reader.servers.values())
