@@ -36,12 +36,13 @@ def test_a_run_shows_its_progress_while_it_sends(
         records = instance.fetch_observations(dg.AssetKey("deliveries"), limit=100).records
         return [plain(one.asset_observation.metadata) for one in records if one.asset_observation is not None]
 
-    with Sink(by_address({"dot": "wait", "rcpt cid": "550 5.1.1 nobody"})) as sink:
+    refused = {"rcpt cid": "550 5.1.1 nobody"}
+    with Sink(by_address({"dot": "wait", **refused})) as sink:
         people.rows("UPDATE transports SET spec = spec || jsonb_build_object('port', %s::int)", sink.port)
         with thread(lambda: job.execute_in_process(instance=instance, partition_key="acme|spring")) as result:
             until(lambda: sink.taken, what="it sends")
             seen = until(observed, what="its progress is shown")
-            sink.script = lambda stage, to: None
+            sink.script = by_address(refused)  # whose turn may come now only
             sink.go()
             done = result()
     assert done.success
