@@ -47,8 +47,9 @@ class Signer:
             f"v=1; a={kind}-sha256; c=relaxed/relaxed; d={domain};".encode(), f"s={selector}; t=".encode(),
         ]  # fmt: skip
         self._names = [f"h={folded[0]}".encode(), *[one.encode() for one in folded[1:]]]
-        # the relaxed form of what is the same in every signature, around the time and the body's hash
-        self._relaxed = relaxed(self._unsigned(b"@", b"@")).split(b"@")
+        # what is the same in every signature, around the time and the body's hash; and its relaxed form
+        self._unsigned = self._template().split(b"@")
+        self._relaxed = relaxed(self._template()).split(b"@")
 
     def line(self, headers: bytes, body_hash: bytes, at: int) -> bytes:
         """The DKIM-Signature line, to be put first.
@@ -63,11 +64,11 @@ class Signer:
         else:
             signature = b2a_base64(self._key.sign(signed, _PADDING, _SHA256), newline=False)
         folded = b"\r\n\t ".join([signature[at : at + 72] for at in range(0, len(signature), 72)])
-        return self._unsigned(since, body_hash) + folded + b"\r\n"
+        before, between, after = self._unsigned
+        return b"".join([before, since, between, body_hash, after, folded, b"\r\n"])
 
-    def _unsigned(self, at: bytes, body_hash: bytes) -> bytes:
-        lines = [self._before[0], self._before[1] + at + b";", b":\r\n\t".join(self._names) + b";",
-                 b"bh=" + body_hash + b";", b"b="]  # fmt: skip
+    def _template(self) -> bytes:
+        lines = [self._before[0], self._before[1] + b"@;", b":\r\n\t".join(self._names) + b";", b"bh=@;", b"b="]
         return b"DKIM-Signature: " + b"\r\n\t".join(lines)
 
 

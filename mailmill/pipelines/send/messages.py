@@ -28,6 +28,7 @@ _ADDRESS = re.compile(
     @(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?""",
     re.VERBOSE,
 )
+_OWN = (b"\r\nTo: ", b"\r\nSubject: ", b"\r\nDate: ", b"\r\nMessage-ID: ", b"\r\nList-Unsubscribe: ")
 _HEADER_LINE = re.compile(rb"[^\r\n]+\r\n(?:[ \t][^\r\n]*\r\n)*")  # with its folds
 
 
@@ -202,6 +203,16 @@ class _Variant:
         )
 
 
+def _relaxed(own: bytes) -> bytes:
+    """A message's own header lines in relaxed form; nearly all need but small letters and no folds."""
+    text = b"\r\n" + own.replace(b"\r\n ", b" ")
+    if b"  " not in text and b" \r\n" not in text and b"\t" not in text and b"\r\nSubject: " in text:
+        for line in _OWN:
+            text = text.replace(line, line[:-1].lower(), 1)  # a value holds no line end, so this is the name
+        return text[2:]
+    return b"".join([dkim.relaxed(line) + b"\r\n" for line in _HEADER_LINE.findall(own)])
+
+
 class _Signing:
     """The signatures of one campaign's messages."""
 
@@ -209,7 +220,7 @@ class _Signing:
         lines = _HEADER_LINE.findall(fixed)
         wanted = {name.lower().encode(): name for name in dkim.SIGNED}
         kept = [(wanted[name], line) for line in lines if (name := line.partition(b":")[0].lower()) in wanted]
-        own = ("To", "Subject", "Date", "Message-ID", "List-Unsubscribe")
+        own = [name[2:-2].decode() for name in _OWN]
         names = (*own, *[name for name, _ in kept])
         self._fixed = b"".join([dkim.relaxed(line) + b"\r\n" for _, line in kept])
         self._signers = [
@@ -223,7 +234,7 @@ class _Signing:
         if known != date:
             at = int(parsedate_to_datetime(date.decode()).timestamp())
             self._at = date, at
-        headers = b"".join([dkim.relaxed(line) + b"\r\n" for line in _HEADER_LINE.findall(own)]) + self._fixed
+        headers = _relaxed(own) + self._fixed
         hashed = dkim.body_hash(body)
         return tuple(signer.line(headers, hashed, at) for signer in self._signers)
 
