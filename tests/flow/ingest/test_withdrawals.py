@@ -211,6 +211,23 @@ def test_a_full_sync_that_shows_less_than_half_withdraws_nobody_until_a_person_s
     assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 0
 
 
+def test_P02_a_walk_that_waits_does_not_stop_imports_whose_columns_are_others_since(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY, DEE]
+    sync(mill, source, api)
+    api.items = [ANN]
+    sync(mill, source, api, full=True)  # waits for --force; then the API calls its column otherwise
+    kontakt = [{"kontakt": f"{name}@x.org"} for name in ("ann", "eve", "bob", "fay")]
+    now = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", on_delete="withdraw",
+                      columns={"email": "kontakt"})  # fmt: skip
+    api.changed = kontakt[1:2]
+    done = sync(mill, now, api)
+    assert (done.loaded.counts.new, done.loaded.counts.withdrawn) == (1, 0)
+    assert "--full" in done.loaded.notes[-1] and standing(mill)["eve@x.org"][0] == "active"
+    api.items = kontakt
+    done = sync(mill, now, api, full=True)
+    assert (done.loaded.counts.withdrawn, done.loaded.notes) == (2, ())
+
+
 def test_P02_a_full_sync_that_broke_goes_on_as_one_and_still_sees_what_is_absent(mill, source, api) -> None:
     api.items = [ANN, BOB, CY, DEE, *({"email": f"p{n}@x.org"} for n in range(6))]
     sync(mill, source, api)
