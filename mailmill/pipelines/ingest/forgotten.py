@@ -22,7 +22,8 @@ _NUMBERS = r"\+[0-9][0-9 \x{a0}().\-/]{6,24}"
 class Again:
     """Forgotten persons whom a batch names: match keys, and lines of rejected rows that name a number of theirs.
 
-    A number may be somebody else's as well, who has the line at home: rows with another address are not theirs.
+    A number may be somebody else's as well, who has the line at home: rows with an address of somebody else are not
+    theirs, whatever else is wrong with them.
     """
 
     keys: tuple[str, ...]
@@ -81,12 +82,16 @@ def _silenced(
         for pattern in (_ADDRESSES, _NUMBERS)
     )
     mails = mails.select("line", key=addresses.examine(mails["typed"])["address_key"])
+    mails = pl.concat([mails, checked.named.select("line", key="address_key")]).drop_nulls()
+    gone = recognised(mails["key"], secrets, hashes)
+    theirs = pl.col("key").is_in(gone)
     nowhere = pl.Series([None] * numbers.height, dtype=pl.String)
     numbers = numbers.select("line", key=phones.examine(numbers["typed"].str.strip_chars(), nowhere))
-    numbers = pl.concat([numbers, checked.numbers.select("line", key="phone")])
-    gone = recognised(mails["key"], secrets, hashes)
+    # a number says whose row it is only where no address does: who shares it was never forgotten
+    numbers = numbers.join(mails.filter(~theirs), on="line", how="anti")
+    numbers = pl.concat([numbers, checked.named.filter(pl.col("address_key").is_null()).select("line", key="phone")])
     by_number = numbers.filter(pl.col("key").is_in(recognised(numbers["key"], secrets, hashes)))["line"].unique()
-    lines = pl.concat([by_number, mails.filter(pl.col("key").is_in(gone))["line"]]).unique()
+    lines = pl.concat([by_number, mails.filter(theirs)["line"]]).unique()
     if lines.is_empty():
         return rejected, [], []
     hit = pl.col("line").is_in(lines.implode())

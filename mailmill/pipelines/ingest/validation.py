@@ -43,7 +43,7 @@ VALUES_SCHEMA = pl.Schema(
 )  # and one String column `fields.<name>` a custom field: what a row says
 ACCEPTED_SCHEMA = pl.Schema({**VALUES_SCHEMA, **COPIES_SCHEMA})  # and the same: one row a match_key
 
-NUMBERS_SCHEMA = pl.Schema({"line": pl.Int64(), "phone": pl.String()})
+NAMED_SCHEMA = pl.Schema({"line": pl.Int64(), "address_key": pl.String(), "phone": pl.String()})
 _FAULTS_SCHEMA = pl.Schema({"line": pl.Int64(), "field": pl.String(), "reason": pl.String()})
 
 
@@ -67,7 +67,7 @@ class Checked:
 
     accepted: pl.DataFrame
     rejected: pl.DataFrame
-    numbers: pl.DataFrame = field(default_factory=NUMBERS_SCHEMA.to_frame)  # that rejected rows could be read to have
+    named: pl.DataFrame = field(default_factory=NAMED_SCHEMA.to_frame)  # whom rejected rows could be read to name
     notes: tuple[str, ...] = ()
 
     @property
@@ -122,8 +122,8 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
         name for name in contacts.columns if name.startswith(FIELD) and contacts[name].null_count() == len(accepted)
     ]
     rejected = _rejected(raw, faults, facts)
-    numbers = values.filter(pl.col("line").is_in(faults["line"].implode())).select("line", phone="e164").drop_nulls()
-    return Checked(accepted=contacts.drop(empty), rejected=rejected, numbers=numbers, notes=columns.notes)
+    named = values.filter(pl.col("line").is_in(faults["line"].implode())).select("line", "address_key", phone="e164")
+    return Checked(accepted=contacts.drop(empty), rejected=rejected, named=named, notes=columns.notes)
 
 
 def match_keys(raw: pl.DataFrame, facts: BatchFacts) -> pl.Series:
