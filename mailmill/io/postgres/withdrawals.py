@@ -26,11 +26,14 @@ def take_back(conn: psycopg.Connection, source: SourceRow, batch_id: int, named:
 
 
 def withdraw(conn: psycopg.Connection, source: SourceRow, batch_id: int, gone: pl.Series) -> int:
-    """Whom a batch says to be deleted is withdrawn, unless a later one names them. In: match keys. Out: how many."""
+    """Whom a batch says to be deleted is withdrawn, unless a later one names them.
+
+    In: match keys. Out: how many who were not before.
+    """
     _stage(conn, gone)
-    withdrawn = conn.execute(SQL["withdraw"], _facts(source) | {"batch_id": batch_id}).rowcount
+    (withdrawn,) = conn.execute(SQL["withdraw"], _facts(source) | {"batch_id": batch_id}).fetchone() or (0,)
     conn.execute("DROP TABLE named")
-    return withdrawn
+    return int(withdrawn)
 
 
 def walk(conn: psycopg.Connection, source: SourceRow) -> list[BatchRow]:

@@ -162,6 +162,23 @@ def test_P03_the_last_word_about_a_contact_counts_in_a_walk_as_in_an_answer(mill
     assert {key for key, (status, _) in standing(mill).items() if status == "active"} == {"bob@x.org"}
 
 
+@pytest.mark.parametrize("walked", [False, True])
+def test_P03_a_deletion_holds_against_an_older_batch_that_is_let_in_later(mill, source, api, walked: bool) -> None:
+    api.items, api.changed = [ANN, BOB, CY], [ANN | {"deleted": True}]
+    sync(mill, source, api)
+    sync(mill, source, api)
+    api.changed = [ANN, *({"email": f"bad{n}@@x"} for n in range(3))]
+    assert sync(mill, source, api).loaded.withheld
+    api.items, api.changed = [BOB, CY, DEE], [ANN | {"deleted": True}, DEE]
+    assert sync(mill, source, api, full=walked).loaded.counts.withdrawn == 0, "she was before"
+    assert stage.load(source, mill.store, mill.store, force=True).withheld == ()
+    assert mill.rows("SELECT state FROM batches WHERE state <> 'loaded'") == []
+    assert standing(mill)["ann@x.org"][0] == "withdrawn"
+    api.changed = [ANN]
+    sync(mill, source, api)
+    assert standing(mill)["ann@x.org"][0] == "active"
+
+
 def test_P03_who_is_shown_is_not_withdrawn_though_the_row_is_rejected(mill, source, api) -> None:
     long = ANN | {"bio": "x" * 10_001}
     api.items = [ANN, BOB, CY, DEE]

@@ -71,8 +71,7 @@ SELECT bucket, string_agg(concat(what, ':', n, ':', hash), ' ' ORDER BY what) AS
                  WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason IN ('unsubscribed', 'complained')) w
           JOIN contacts c ON c.tenant_id = %(tenant_id)s AND c.match_key = w.address_key GROUP BY 2
         UNION ALL
-        SELECT 'withdrawals', contact_id >> %(bits)s, count(*),
-               bit_xor(hashxidextended(xmin, hashint8extended(contact_id, source_id)))
+        SELECT 'withdrawals', contact_id >> %(bits)s, count(*), bit_xor(hashint8extended(contact_id, source_id))
           FROM withdrawals WHERE tenant_id = %(tenant_id)s GROUP BY 2
         UNION ALL
         SELECT 'shown', contact_id >> %(bits)s, count(*), bit_xor(hashtextextended(reason, contact_id))

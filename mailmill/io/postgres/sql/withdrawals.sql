@@ -16,13 +16,17 @@ DELETE FROM withdrawals w USING named n, contacts c
    AND w.contact_id = c.id AND w.source_id = %(source_id)s AND w.batch_id <= %(batch_id)s;
 
 -- name: withdraw
--- Contacts the source knew; one that it has named in a later batch stays.
-INSERT INTO withdrawals (contact_id, source_id, tenant_id, batch_id)
-SELECT c.id, s.source_id, c.tenant_id, %(batch_id)s
-  FROM named n JOIN contacts c ON c.tenant_id = %(tenant_id)s AND c.match_key = n.match_key
-  JOIN contact_sources s ON s.block = c.id >> 6 AND s.contact_id = c.id
-       AND s.source_id = %(source_id)s AND s.last_batch_id <= %(batch_id)s
-ON CONFLICT (contact_id, source_id) DO NOTHING;
+-- Contacts the source knew; one that it has named in a later batch stays. Who was withdrawn before is so by the later of
+-- both batches, so that one between them which is let in afterwards takes nobody back. (how many are newly withdrawn)
+WITH said AS (
+  INSERT INTO withdrawals (contact_id, source_id, tenant_id, batch_id)
+  SELECT c.id, s.source_id, c.tenant_id, %(batch_id)s
+    FROM named n JOIN contacts c ON c.tenant_id = %(tenant_id)s AND c.match_key = n.match_key
+    JOIN contact_sources s ON s.block = c.id >> 6 AND s.contact_id = c.id
+         AND s.source_id = %(source_id)s AND s.last_batch_id <= %(batch_id)s
+  ON CONFLICT (contact_id, source_id) DO UPDATE SET batch_id = greatest(withdrawals.batch_id, excluded.batch_id)
+  RETURNING old.batch_id IS NULL AS anew)
+SELECT count(*) FILTER (WHERE anew) FROM said;
 
 -- name: absent
 -- (contacts the source stands for, those of them that are not named)
@@ -37,7 +41,7 @@ SELECT s.contact_id, s.source_id, s.tenant_id, w.walk_until
   FROM contact_sources s JOIN contacts c ON c.id = s.contact_id JOIN sources w ON w.id = s.source_id
  WHERE s.tenant_id = %(tenant_id)s AND s.source_id = %(source_id)s
    AND NOT EXISTS (SELECT FROM named n WHERE n.match_key = c.match_key)
-ON CONFLICT (contact_id, source_id) DO NOTHING;
+ON CONFLICT (contact_id, source_id) DO UPDATE SET batch_id = greatest(withdrawals.batch_id, excluded.batch_id);
 
 -- name: walk
 -- The batches of a walk from the beginning that came to its end and was not compared yet, and those loaded since: what
