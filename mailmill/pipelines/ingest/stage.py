@@ -241,7 +241,20 @@ def _follow_walk(
     source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool
 ) -> tuple[int, tuple[str, ...]]:
     """After a walk from the source's beginning, withdraw what it did not show. Out: how many contacts; what to say."""
-    walk = contacts.walk(source) if source.spec.on_delete == "withdraw" else []
+    if source.spec.on_delete != "withdraw":
+        return 0, ()
+    for _ in range(2):  # reading a large walk takes its time: once more, if another import was loaded meanwhile
+        if (followed := _compared(source, store, contacts, force=force)) is not None:
+            return followed
+    note = "what the API has no more was not withdrawn, as other imports came in between: run this again with --force"
+    return 0, (note,) if force else ()  # the others compared it, though without force
+
+
+def _compared(
+    source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool
+) -> tuple[int, tuple[str, ...]] | None:
+    """As `_follow_walk`; None when more was loaded than this has read, and nobody was withdrawn."""
+    walk = contacts.walk(source)
     if not walk:
         return 0, ()
     if waiting := [batch.id for batch in walk if batch.state != "loaded"]:
@@ -256,7 +269,7 @@ def _follow_walk(
     share = 1.0 if force else withdrawals.MAX_ABSENT_SHARE
     outcome = contacts.withdraw_absent(source, walk, words.filter("there")["match_key"], max_share=share)
     if outcome is None:
-        return 0, ()
+        return None
     absent, done = outcome
     if done:
         return absent, ()

@@ -18,6 +18,7 @@ from fastapi import FastAPI, Request, Response
 from mailmill.cli import imports
 from mailmill.errors import Misconfigured, SourceUnavailable, StoreUnavailable
 from mailmill.io.postgres import contacts, control
+from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest import stage
 
@@ -226,6 +227,30 @@ def test_a_full_sync_that_shows_less_than_half_withdraws_nobody_until_a_person_s
     assert {status for status, _ in standing(mill).values()} == {"active"}
     assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 3
     assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_P02_a_person_who_says_force_is_heeded_or_told_though_imports_come_in_between(
+    mill, source, api, times: int
+) -> None:
+    others = iter(["email\neve@x.org\n", "email\nfay@x.org\n"][:times])
+
+    class Busy(IngestStore):
+        def walk(self, source):
+            found = super().walk(source)
+            for content in others:  # loaded after this one has read what there is
+                assert mill.read(source, content).loaded.counts.new == 1
+                break
+            return found
+
+    api.items = [ANN, BOB, CY, DEE]
+    sync(mill, source, api)
+    api.items = [ANN]
+    sync(mill, source, api, full=True)
+    busy = Busy(database=mill.database, lake=mill.lake)
+    done = stage.load(source, busy, busy, force=True)
+    assert done.counts.withdrawn == (3 if times == 1 else 0)
+    assert ["--force" in note for note in done.notes] == [True] * (times - 1)
 
 
 def test_P02_a_walk_that_waits_does_not_stop_imports_whose_columns_are_others_since(mill, source, api) -> None:
