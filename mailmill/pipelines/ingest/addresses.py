@@ -44,7 +44,7 @@ _WIDE_LOCAL = r"^[^\x00-\x20\x7f\"(),:;<>@\[\\\]]+$"  # RFC 6531: any other char
 _INVISIBLE = "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
 _STRAY_JOINER = "(?:^|([ -~]))[\u200c\u200d]+|[\u200c\u200d]+(?:([ -~])|$)"  # one that joins no letters
 _FULL_WIDTH = {chr(0xFEE0 + ascii): chr(ascii) for ascii in range(0x21, 0x7F)} | {"\ufe6b": "@"}
-RULES = 3  # to be raised with every change of this module, or of verdicts.py, that changes what becomes of an address
+RULES = 4  # to be raised with every change of this module, or of verdicts.py, that changes what becomes of an address
 MAX_LOCAL, MAX_ADDRESS = 64, 254  # octets: RFC 5321 4.5.3.1.1, and 4.5.3.1.3 less the angle brackets
 
 

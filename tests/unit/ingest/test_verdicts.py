@@ -55,6 +55,15 @@ def test_a_domain_below_no_top_level_domain_is_impossible_until_the_list_has_it(
     assert one("a@gmail.con")["verdict_reason"] == "likely_typo", "its suggestion says what was meant"
 
 
+@pytest.mark.parametrize("state", ["mx", "implicit_mx"])
+def test_a_top_level_domain_that_dns_knows_is_one_whatever_the_list_says(state):
+    found = one("a@x.newest", asked(x_newest=state), "invalid", "domain_impossible")
+    assert (found["verdict"], found["verdict_reason"]) == ("valid", None)
+    assert found["score"] > 0
+    for other in ("unknown", "not_found"):
+        assert one("a@x.newest", asked(x_newest=other))["verdict"] == "invalid"
+
+
 def test_what_letters_made_invalid_stays_so_and_an_old_verdict_of_a_domain_does_not():
     assert one("a@x.org", asked(x_org="mx"), "invalid", "local_part_syntax")["verdict"] == "invalid"
     assert one("a@x.org", asked(x_org="mx"), "invalid", "domain_not_found")["verdict"] == "valid"
