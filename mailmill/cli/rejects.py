@@ -55,15 +55,18 @@ def show(
 
 
 def _must_exist(mill: Installation, what: str | None) -> None:
-    """Raises: Misconfigured when there is no such tenant, source or batch: "nothing" would be no answer."""
+    """Raises: Misconfigured when there is no such tenant, source or batch: "nothing" would be no answer.
+
+    A source that was deleted keeps its rejects.
+    """
     scope = _scope(what)
     with mill.database.transaction() as conn:
         if "batch_id" in scope:
-            sources.of_batch(conn, scope["batch_id"])
+            sources.of_batch(conn, scope["batch_id"], deleted=True)
         elif what is not None and scope["source"] is None:
             campaigns.tenant_id(conn, what.removesuffix("/"))
         elif what is not None:
-            sources.source(conn, what)
+            sources.source(conn, what, deleted=True)
 
 
 def _export(found: pl.LazyFrame, csv: Path, json: bool) -> None:

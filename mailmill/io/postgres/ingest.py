@@ -45,13 +45,13 @@ def _source(row: dict[str, Any]) -> SourceRow:
     return SourceRow(**{**row, "spec": SourceSpec.model_validate(row["spec"]), "fields": fields})
 
 
-def source(conn: psycopg.Connection, name: str) -> SourceRow:
-    """The source called `tenant/slug`.
+def source(conn: psycopg.Connection, name: str, *, deleted: bool = False) -> SourceRow:
+    """The source called `tenant/slug`; deleted: also one that is.
 
     Raises: Misconfigured naming the sources there are.
     """
     tenant, slash, slug = name.partition("/")
-    found = sources(conn, tenant=tenant, slug=slug) if slash else []
+    found = sources(conn, tenant=tenant, slug=slug, deleted=deleted) if slash else []
     if found:
         return found[0]
     known = ", ".join(row.name for row in sources(conn)[:20]) or "none yet; apply a YAML file with one"
@@ -60,12 +60,12 @@ def source(conn: psycopg.Connection, name: str) -> SourceRow:
     )
 
 
-def of_batch(conn: psycopg.Connection, batch_id: int) -> SourceRow:
-    """The source a batch is of. Raises: Misconfigured when there is no such batch."""
+def of_batch(conn: psycopg.Connection, batch_id: int, *, deleted: bool = False) -> SourceRow:
+    """The source a batch is of; deleted: also one that is. Raises: Misconfigured when there is no such batch."""
     row = conn.execute(SQL["of_batch"], {"batch_id": batch_id}).fetchone()
     if row is None:
         raise Misconfigured(f"there is no batch {batch_id}", place="WHAT", remedy="`mailmill sources` lists sources.")
-    return source(conn, row[0])
+    return source(conn, row[0], deleted=deleted)
 
 
 def cursor_of(conn: psycopg.Connection, source: SourceRow) -> Cursor | None:

@@ -409,6 +409,16 @@ def test_a_source_with_contacts_is_not_deleted_without_saying_what_becomes_of_th
     assert "nothing" in mailmill("sources")
 
 
+def test_P01_rejects_of_a_source_that_was_deleted_are_shown(mill, mailmill) -> None:
+    mill.read(mill.source("list"), "email\nann@x.org\nbad@@x\n")
+    mailmill("sources", "delete", "acme/list", "--contacts", "keep")
+    for what in ("acme/list", "1", "acme/"):
+        assert [row["raw"] for row in json.loads(mailmill("rejects", what, "--json"))["rows"]] == ["bad@@x"]
+    for what in ("acme/list", "1"):
+        with pytest.raises(Misconfigured, match="no source 'acme/list'"):
+            mailmill("rejects", "retry", what)
+
+
 def in_files(mill) -> set[str]:
     """What stands in raw rows and rejects on the disk, word by word; what nobody lists is swept a day later."""
     kinds = ("raw", "rejected")
