@@ -25,9 +25,13 @@ Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\
 
 
 def tag_slug(text: str) -> str:
-    """A tag in its one form, as cells.tags writes a column of them: letters and digits of any script, hyphens between;
-    empty when it has neither."""
-    plain = "".join(char if unicodedata.category(char)[0] in "LN" else " " for char in text.lower())
+    """A tag in its one form, as cells.tags writes a column of them: letters with their marks and digits of any script,
+    hyphens between, in NFC; empty when it has neither."""
+    plain = ""
+    for char in unicodedata.normalize("NFC", text.lower()):
+        kind = unicodedata.category(char)[0]
+        follows = kind == "M" and plain[-1:] not in ("", " ")  # a mark belongs to the letter before it
+        plain += char if kind in "LN" or follows else " "
     return "-".join(plain.split())[:63].rstrip("-")
 
 

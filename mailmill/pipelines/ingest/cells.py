@@ -14,6 +14,7 @@ import polars as pl
 from mailmill.pipelines.ingest.wordlists import countries, languages
 
 _NOTHING = ("", "-", "--", "n/a", "na", "none", "null", "nil", "k.a.", "unknown", "#n/a")
+_APART = r"[^\p{L}\p{M}\p{N}][^\p{L}\p{N}]*|^\p{M}+"  # between a tag's words; a mark belongs to the letter before it
 _CONTROL = "[\u0000-\u001f\u007f\u0085\u2028\u2029]+"
 
 
@@ -83,6 +84,6 @@ def tags(source_tags: tuple[str, ...]) -> pl.Expr:
 
 def _slug(word: pl.Expr) -> pl.Expr:
     """As words.tag_slug, which a test compares it with."""
-    slug = word.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}]+", "-").str.strip_chars("-").str.slice(0, 63)
-    slug = slug.str.strip_chars_end("-")
+    text = word.str.to_lowercase().str.normalize("NFC")
+    slug = text.str.replace_all(_APART, "-").str.strip_chars("-").str.slice(0, 63).str.strip_chars_end("-")
     return pl.when(slug != "").then(slug)
