@@ -62,7 +62,7 @@ PLANS: dict[str, Plan] = {
     "LV": Plan(code=371, lengths=(8,), first="[2-9]"),
 }
 _RELAYED = "+44180020"  # a British prefix that is no part of a number
-_DIALLED = r"^\s*\(?00\)?[ \x{a0}./-]*([1-9])"  # 00 for +, as most of the world dials (ITU-T E.123)
+_DIALLED = r"^\s*(?:tel:\s*)?\(?00\)?[ \x{a0}./-]*([1-9])"  # 00 for +, as most of the world dials (ITU-T E.123)
 _BETWEEN = "[ \u00a0().\\-/]"  # what people put between the digits
 
 
