@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from mailmill.io.journal import FolderJournal, boot_id, folder_of, folders
 from mailmill.io.postgres import doubts, ledger
 from mailmill.io.postgres.doubts import Replayed
 from mailmill.io.postgres.ledger_ports import SenderSession
+
+logger = logging.getLogger(__name__)
 
 RESCUE_EVERY_S = 10.0
 _NAME_WAIT_S = 20.0  # a killed predecessor's session and flock may last for a moment
@@ -91,8 +93,10 @@ class Rescue:
         self._next = now + RESCUE_EVERY_S
         for name in folders(self._root):
             if name != self._me:
-                with suppress(Misconfigured):  # not a worker's folder
+                try:
                     self._one(name, folder_of(self._root, name))
+                except Misconfigured as error:  # not a worker's folder, or a file that cannot be read
+                    logger.warning("%s", error)
 
     def _one(self, name: str, journal: FolderJournal) -> None:
         if not any(journal.folder.glob("*.j")) or not journal.acquire():
@@ -102,8 +106,10 @@ class Rescue:
                 owned = doubts.own_name(conn, name)
                 at = ledger.look(conn, everything=False).at
             if owned:
-                self.found += _replay(self._session, journal, at)
-                with self._session.use() as conn:
-                    doubts.disown_name(conn, name)
+                try:
+                    self.found += _replay(self._session, journal, at)
+                finally:
+                    with self._session.use() as conn:
+                        doubts.disown_name(conn, name)
         finally:
             journal.close()

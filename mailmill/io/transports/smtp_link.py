@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import cast
 
 from mailmill.io.transports.smtp_config import SmtpConfig
+from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.envelopes import Envelope, Offers
 from mailmill.pipelines.send.exchange import Exchange
 from mailmill.pipelines.send.exchange_events import Answered, Event, Idle, Ready
@@ -119,7 +120,7 @@ class SmtpLink(asyncio.Protocol):
                 self._hand_over(event.envelope, now)
         elif isinstance(event, Answered):
             answer = event.answer
-            not_now = answer.stage == "mail" and 400 <= answer.code < 500  # as every other MAIL would be told
+            not_now = answer.stage == "mail" and _says_of_itself(answer)
             if not self.used and (not_now or answer.code == 421):
                 self.turned_away = f"{answer.code} {answer.reply}"
             self._closing = self._closing or not_now
@@ -200,3 +201,9 @@ class SmtpLink(asyncio.Protocol):
             else:
                 self._desk.answered(envelope, answer, self._name)
         self._desk.closed(self)
+
+
+def _says_of_itself(answer: Answer) -> bool:
+    """Whether a 4xx is about the relay (RFC 3463 3.4: X.3, as 452 is without a code), so that the next would be too."""
+    enhanced = answer.enhanced or ("4.3.1" if answer.code == 452 else "")
+    return answer.code == 421 or enhanced.startswith("4.3.")

@@ -1,7 +1,7 @@
 """What a relay's answer means for the message, the route and the next attempt. Pure decisions, one table.
 
 An answer speaks of us until MAIL has passed: a 5xx before RCPT is no recipient's fault and holds the route, unless it
-is about what MAIL says of the message (SIZE, SMTPUTF8); a 4xx there counts against nobody's attempts. At RCPT and after
+is about what MAIL says of the message (SIZE, SMTPUTF8); a 4xx there fails nobody, however often. At RCPT and after
 the final dot the class of the reply decides, which bounces.py knows.
 
 Source: RFC 5321 section 4.2, RFC 1870 section 6.1 (552), RFC 6531 section 3.5 (5.6.7).

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from mailmill.errors import MailmillError, TransportUnavailable
+from mailmill.pipelines.send.answers import masked
 from mailmill.pipelines.send.ports import Desk, Link, Relay, RouteFacts, RouteRefused
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
@@ -100,7 +101,7 @@ class Connections:
         except MailmillError as error:  # also a secret that cannot be read: a person mends it while we wait
             self._opening.discard(task)
             if isinstance(error, RouteRefused) and error.permanent:
-                self._refused(str(error))
+                self._refused(masked(str(error)))
             self._failed(error, task)
             return
         self._opening.discard(task)
@@ -114,7 +115,7 @@ class Connections:
     def _failed(self, error: MailmillError, which: object) -> None:
         """The relay serves no more than are open."""
         now = self._now()
-        self.last_error = str(error)
+        self.last_error = masked(str(error))
         self._counts["connect_failures"] += 1
         if not self.links:
             self.failing_since = self.failing_since or now

@@ -65,7 +65,7 @@ def obstacles(now: Situation) -> list[Obstacle]:
         remedy = remedy.format(campaign=now.campaign)
         return [Obstacle(what=words, remedy=remedy, until=now.scheduled_at if now.state == "scheduled" else None)]
     found = [*_closed(now), *_road(now), *_hands(now)]
-    return found or _waiting(now)
+    return [*_of_some(now), *(found or _waiting(now))]
 
 
 def _closed(now: Situation) -> list[Obstacle]:
@@ -76,6 +76,16 @@ def _closed(now: Situation) -> list[Obstacle]:
     return [] if hours.open else [Obstacle(what="its window is closed", until=hours.changes_at)]
 
 
+def _of_some(now: Situation) -> list[Obstacle]:
+    """What keeps mail from some recipients, while others may get it."""
+    remedy = f"Mend it, then `mailmill release {now.transport}`; all others are sent to."
+    return [
+        Obstacle(what=f"its transport {now.transport} is held for recipients at {provider}: {why}", remedy=remedy)
+        for provider, why in now.held_for.items()
+        if now.held is None
+    ]
+
+
 def _road(now: Situation) -> list[Obstacle]:
     found = []
     if now.held is not None:
@@ -83,12 +93,6 @@ def _road(now: Situation) -> list[Obstacle]:
             f"Mend it, then `mailmill release {now.transport}`; `mailmill transport test {now.transport}` tries it."
         )
         found.append(Obstacle(what=f"its transport {now.transport} is held: {now.held}", remedy=remedy))
-    elif now.held_for:
-        remedy = f"Mend it, then `mailmill release {now.transport}`; all others are sent to."
-        found += [
-            Obstacle(what=f"its transport {now.transport} is held for recipients at {provider}: {why}", remedy=remedy)
-            for provider, why in now.held_for.items()
-        ]
     elif now.trouble is not None:
         remedy = f"`mailmill transport test {now.transport}` says which step fails."
         found.append(Obstacle(what=f"a worker says: {now.trouble}", remedy=remedy))

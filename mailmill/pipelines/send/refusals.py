@@ -13,6 +13,8 @@ from typing import Literal
 
 from mailmill.pipelines.send.answers import RUN_THAT_HOLDS
 
+MOST_PROVIDERS = 10_000  # that are counted
+
 
 @dataclass(slots=True)
 class Refusals:
@@ -29,9 +31,14 @@ class Refusals:
         self._of[provider] += 1
         self._row[provider] += 1
         run = self._row.total()
-        if run >= RUN_THAT_HOLDS and run - max(self._row.values()) >= RUN_THAT_HOLDS // 2:
+        if run >= RUN_THAT_HOLDS and 2 * max(self._row.values()) <= run:
             return "route"
-        return "provider" if self._of[provider] >= RUN_THAT_HOLDS else None
+        if self._of[provider] >= RUN_THAT_HOLDS:
+            del self._of[provider], self._row[provider]  # it is held: it says nothing of the others any more
+            return "provider"
+        if len(self._of) > MOST_PROVIDERS:
+            self._of.clear()
+        return None
 
     def otherwise(self, provider: str) -> None:
         """It took a message, or refused one for a reason of the recipient's."""

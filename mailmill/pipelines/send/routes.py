@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from mailmill.pipelines.send.answers import RUN_THAT_HOLDS, Answer, Decision, decide
+from mailmill.pipelines.send.answers import BEFORE_RECIPIENT, RUN_THAT_HOLDS, Answer, Decision, decide, masked
 from mailmill.pipelines.send.batches import Item, Running
 from mailmill.pipelines.send.connections import Connections
 from mailmill.pipelines.send.envelopes import Envelope
@@ -159,10 +159,12 @@ class Route:
         decision = decide(answer, attempt=item.attempt, patience=item.batch.campaign.patience, spread=item.id)
         self._settle(item, decision, answer, connection)
         if decision.holds_route:
-            self._hold(f"{answer.code} at {answer.stage}: {answer.reply}")
+            self._hold(f"{answer.code} at {answer.stage}: {masked(answer.reply)}")
+        elif answer.stage in BEFORE_RECIPIENT:
+            return  # a 4xx: says nothing of the recipient's provider
         elif decision.our_fault:
             if held := self._refusals.refused(item.provider):
-                why = f"{RUN_THAT_HOLDS} refusals in a row, the last {decision.reason}: {answer.reply}"
+                why = f"{RUN_THAT_HOLDS} refusals in a row, the last {decision.reason}: {masked(answer.reply)}"
                 self._hold(why, item.provider if held == "provider" else None)
         elif self._refusals and answer.code:
             self._refusals.otherwise(item.provider)

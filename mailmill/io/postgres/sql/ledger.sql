@@ -98,7 +98,7 @@ judged AS MATERIALIZED (
                AND (s.expires_at IS NULL OR s.expires_at > now())
                AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END) END AS suppressed,
          d.attempt > 0 AND EXISTS (
-           SELECT FROM attempts a WHERE a.message_id = d.id AND a.attempt = 1
+           SELECT FROM attempts a WHERE a.message_id = d.id
               AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AS too_old
     FROM due d),
 taken AS (
@@ -224,7 +224,7 @@ UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at =
        due_at = clock_timestamp() + make_interval(secs => %(after_s)s)
   FROM (SELECT unnest(%(ids)s::bigint[]) AS id, 'in_doubt'::message_state AS was OFFSET 0) r, campaigns c
  WHERE m.id = r.id AND m.state = r.was AND c.id = m.campaign_id AND c.content ->> 'doubt' = 'resend'
-   AND m.attempt < (c.content ->> 'max_attempts')::int;
+   AND m.attempt < least((c.content ->> 'max_attempts')::int, 8);
 
 -- name: hold
 UPDATE transports SET held_at = clock_timestamp(), held_reason = %(reason)s
