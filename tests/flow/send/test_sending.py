@@ -116,9 +116,10 @@ def test_P13_a_provider_that_refuses_us_is_held_alone_and_sent_to_when_released(
     refusing = {"hotmail.com", "live.com"}
 
     def script(stage: str, recipient: str) -> str | None:
-        return "554 5.7.1 blocked" if stage == "rcpt" and recipient.partition("@")[2] in refusing else None
+        blocked = stage == "rcpt" and recipient.partition("@")[2] in refusing
+        return f"554 5.7.1 <{recipient}> bl\0ocked" if blocked else None  # relays do not mind what they send
 
-    people = [f"{who}@{at}" for who in range(60) for at in ("hotmail.com", "good.example")]
+    people = [f"reader{who}@{at}" for who in range(60) for at in ("hotmail.com", "good.example")]
     people += [f"z{n}@live.com" for n in range(40)]
     with Sink(script) as sink:
         campaign = world.campaign(people, port=sink.port, transport={"connections": 2})
@@ -127,7 +128,8 @@ def test_P13_a_provider_that_refuses_us_is_held_alone_and_sent_to_when_released(
         assert states["sent"] == 60 == len(sink.taken) and 10 <= states["failed"] <= 20
         assert states["held"] == 100 - states["failed"], "nobody else was lost, and nobody tried"
         assert "held for microsoft: 10 refusals in a row, the last policy" in str(report.problems)
-        assert world.sql("SELECT held_at IS NULL, held_for ? 'microsoft' FROM transports") == [(True, True)]
+        [(route, why)] = world.sql("SELECT held_at, held_for ->> 'microsoft' FROM transports")
+        assert route is None and "bl ocked" in why and not any(one in why for one in people)
         held = [one for one in world.rows(campaign).values() if one[0] == "held"]
         assert set(held) == {("held", "provider_held", 0)}, "an attempt that was not made is none"
         with world.database.transaction("owner") as conn:
@@ -137,6 +139,16 @@ def test_P13_a_provider_that_refuses_us_is_held_alone_and_sent_to_when_released(
         refusing.clear()
         run()
         assert judge(world, campaign, sink, doubts=0) == {"sent": 160 - states["failed"], "failed": states["failed"]}
+
+
+def test_P13_a_4xx_at_mail_about_the_sender_holds_nobody_and_closes_nothing(world: World, run: Run) -> None:
+    with Sink(lambda stage, recipient: "450 4.1.8 sender domain not found" if stage == "mail" else None) as sink:
+        campaign = world.campaign(
+            [f"r{n}@one.example" for n in range(40)], port=sink.port, transport={"connections": 2}
+        )
+        run()
+        assert world.account(campaign) == {"deferred": 40} and sink.connections <= 2
+    assert world.sql("SELECT held_at, held_for FROM transports") == [(None, {})]
 
 
 def test_F15_a_doubt_is_held_or_sent_again_under_the_same_message_id(world: World, run: Run) -> None:

@@ -17,6 +17,7 @@ from mailmill.pipelines.send.refusals import Refusals
         ("abcdefghij", "route"),  # it is said to everybody
         ("ab" * 5, "route"),
         ("a" * 9 + "bc", None),  # two others do not make it the route's
+        ("a" * 9 + "bbbbb" + "a", "provider"),
         ("abcdefghiX" + "jklm", None),
     ],
 )
