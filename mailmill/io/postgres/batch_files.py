@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from mailmill.errors import StoreUnavailable
+from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import ingest
 from mailmill.pipelines.ingest import validation
@@ -17,6 +17,7 @@ from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA
 from mailmill.pipelines.ingest.stage import batch_facts
 from mailmill.pipelines.ingest.validation import ACCEPTED_SCHEMA, FIELD, VALUES_SCHEMA
+from mailmill.pipelines.ingest.withdrawals import last_words
 
 LOADED_AT_ONCE = 500_000  # rows; decides how much memory a load takes
 
@@ -62,3 +63,26 @@ def accepted_now(lake: Lake, files: Files, source: SourceRow, batch: BatchRow, k
     for piece in raw(lake, files):
         pieces.append(validation.validate(piece, facts).accepted.join(keys, on="match_key", how="semi"))
     return merged(pl.concat(pieces, how="diagonal"))
+
+
+def still_gone(
+    conn: psycopg.Connection, lake: Lake, source: SourceRow, batch: BatchRow, gone: pl.DataFrame, besides: set[int]
+) -> pl.DataFrame:
+    """Whom the source has not shown again after it said in this batch that it deleted them.
+
+    A row that was rejected shows somebody, too, and leaves no sighting: so batches with such rows are read, if loaded
+    later and not `besides`. One that today's columns cannot read does not count.
+
+    In, out: WORDS_SCHEMA, each match_key once.
+    """
+    said = gone
+    for later in ingest.batches(conn, source, None) if len(gone) else ():
+        if later.id <= batch.id or later.id in besides or not later.loaded_before or not later.rows_rejected:
+            continue
+        try:
+            words = last_words([(raw(lake, listed(conn, source, later, "raw")), batch_facts(source, later))])
+        except Misconfigured:
+            continue
+        words = words.join(gone, on="match_key", how="semi")
+        said = pl.concat([said.join(words, on="match_key", how="anti"), words])
+    return said.filter(~pl.col("there"))

@@ -199,15 +199,14 @@ class IngestStore:
 
     def load(self, source: SourceRow, batches: Sequence[BatchRow]) -> LoadCounts | None:
         with self._alone(source) as conn:
-            doubted = Doubted(conn, source)
+            doubted, also = Doubted(conn, source), {batch.id for batch in batches}
             taken = [self._take_in(conn, source, batch, doubted) for batch in batches]
             counts = sum((one.counts for one in taken), LoadCounts())
             if len(doubted.ids):
-                also = {batch.id for batch in batches}
                 redone = recompute(conn, self.lake, source.tenant_id, doubted.ids, also=also)
                 counts += LoadCounts(changed=redone.changed, removed=redone.removed, left=redone.left)
             for batch, one in zip(batches, taken, strict=True):
-                counts += LoadCounts(withdrawn=self._follow(conn, source, batch))
+                counts += LoadCounts(withdrawn=self._follow(conn, source, batch, also))
                 if not ingest.mark_loaded(conn, source, batch, one.counts, one.seen_from):
                     conn.rollback()
                     return None
@@ -224,15 +223,19 @@ class IngestStore:
         consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
         return taken
 
-    def _follow(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow) -> int:
+    def _follow(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow, also: set[int]) -> int:
         heeded = source.spec.on_delete == "withdraw"
         if not withdrawals.any_of(conn, source) and not (heeded and batch.withdrawn):
             return 0
         raw = batch_files.raw(self.lake, batch_files.listed(conn, source, batch, "raw"))
         words = last_words([(raw, batch_facts(source, batch))])
         withdrawals.take_back(conn, source, batch.id, words.filter("there")["match_key"])
-        gone = words.filter(~pl.col("there"))["match_key"]
-        return withdrawals.withdraw(conn, source, batch.id, gone) if heeded else 0
+        if not heeded:
+            return 0
+        gone = words.filter(~pl.col("there"))
+        if batch.loaded_before:  # those of this load follow in their order
+            gone = batch_files.still_gone(conn, self.lake, source, batch, gone, besides=also)
+        return withdrawals.withdraw(conn, source, batch.id, gone["match_key"])
 
     def walk(self, source: SourceRow) -> list[BatchRow]:
         with self.database.transaction() as conn:

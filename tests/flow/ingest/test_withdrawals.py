@@ -193,6 +193,21 @@ def test_P03_who_is_shown_is_not_withdrawn_though_the_row_is_rejected(mill, sour
         assert standing(mill)["ann@x.org"][0] == status
 
 
+def test_P03_a_deletion_that_is_read_again_does_not_hold_against_who_was_shown_later(mill, source, api) -> None:
+    long = {"bio": "x" * 10_001}
+    api.items = [ANN, BOB, CY]
+    sync(mill, source, api)
+    for api.changed in ([ANN | {"deleted": True}, BOB | {"deleted": True}], [ANN | long, BOB | long, CY, DEE],
+                        [BOB | {"deleted": True}]):  # fmt: skip
+        sync(mill, source, api)
+    before = standing(mill)
+    assert {key for key, (status, _) in before.items() if status == "withdrawn"} == {"bob@x.org"}
+    for batch in (2, None):
+        stage.validate_again(source, mill.store, batch_id=batch)
+        stage.load(source, mill.store, mill.store)
+        assert standing(mill) == before
+
+
 def test_P02_a_walk_is_compared_with_all_that_was_loaded_meanwhile_or_not_at_all(mill, source, api) -> None:
     api.items = [ANN, BOB, CY, DEE]
     sync(mill, source, api)
