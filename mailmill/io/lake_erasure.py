@@ -16,7 +16,7 @@ from mailmill.io.postgres import erasure, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.pipelines.ingest import erasure as persons
 from mailmill.pipelines.ingest.erasure import Person
-from mailmill.pipelines.ingest.erasure_raw import raw_rows
+from mailmill.pipelines.ingest.erasure_raw import numbered_rows, raw_rows
 from mailmill.pipelines.ingest.ports import SourceRow
 
 Listed = tuple[str, str, str, int | None, dict[str, Any]]  # file, dataset, part, batch_id, facts
@@ -28,18 +28,18 @@ def scan(lake: Lake, file: str) -> pl.LazyFrame:
 
 def rewrite(
     conn: psycopg.Connection, lake: Lake, tenant_id: int, who: Person, files: Iterable[Listed],
-    sources: Sequence[SourceRow], lines: Collection[int] = (),
+    sources: Sequence[SourceRow], lines: Collection[int] = (), numbers: Collection[str] = (),
 ) -> int:  # fmt: skip
     """New files in the place of those that hold the person, listed by the caller's transaction. Out: how many.
 
-    In: lines, of raw files, that are left out as well.
+    In: lines, of raw files, that are left out as well; so are rows that have one of these numbers and no address.
     """
     columns = {source.slug: source.spec.columns for source in sources}
     rewritten = 0
     for name, dataset, part, batch_id, facts in files:
         if not lake.path(name).exists():
             continue
-        frame = _without(scan(lake, name), dataset, columns.get(part, {}), who, lines)
+        frame = _without(scan(lake, name), dataset, columns.get(part, {}), who, lines, numbers)
         if frame is None:
             continue
         file = lake.write(frame, tenant_id=tenant_id, dataset=dataset)
@@ -49,11 +49,12 @@ def rewrite(
 
 
 def _without(
-    frame: pl.LazyFrame, dataset: str, columns: Mapping[str, str], who: Person, lines: Collection[int]
-) -> pl.LazyFrame | None:
+    frame: pl.LazyFrame, dataset: str, columns: Mapping[str, str], who: Person, lines: Collection[int],
+    numbers: Collection[str],
+) -> pl.LazyFrame | None:  # fmt: skip
     """A file's rows without the person, None when it does not hold them."""
     if dataset == "raw":
-        lines = [*lines, *raw_rows(who, frame, columns)]
+        lines = [*lines, *raw_rows(who, frame, columns), *numbered_rows(numbers, frame, columns)]
         if not lines and not persons.touched(who, dataset, frame):
             return None
         return persons.without(who, dataset, frame, pl.col("line").is_in(lines))

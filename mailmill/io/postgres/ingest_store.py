@@ -32,7 +32,7 @@ from mailmill.io.spool import spool
 from mailmill.pipelines.ingest import forgotten
 from mailmill.pipelines.ingest.ahead import prefetched
 from mailmill.pipelines.ingest.duplicates import Spool
-from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
@@ -171,7 +171,9 @@ class IngestStore:
             if named or lines:
                 raw = [(file, "raw", source.slug, batch.id, facts) for file, facts in
                        ingest.batch_files(conn, tenant_id=tenant_id, dataset="raw", batch_id=batch.id)]  # fmt: skip
-                lake_erasure.rewrite(conn, self.lake, tenant_id, Person(tuple(named)), raw, [source], lines)
+                numbers = {key for key in named if channel_of(key) == "phone"}  # that others may share
+                who = Person(tuple(named - numbers))
+                lake_erasure.rewrite(conn, self.lake, tenant_id, who, raw, [source], lines, numbers)
             ingest.withdraw(conn, tenant_id=tenant_id, batch_id=batch.id, datasets=["validated", "rejected"])
             for dataset, file in [
                 *(("validated", file) for file in accepted.files), *(("rejected", file) for file in rejected.files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import polars as pl
 
@@ -35,6 +35,25 @@ def raw_rows(person: Person, frame: pl.LazyFrame, columns: Mapping[str, str]) ->
     for header in calls:
         lines += _by_phone(person, frame, header, land)
     return sorted(set(lines))
+
+
+def numbered_rows(numbers: Collection[str], frame: pl.LazyFrame, columns: Mapping[str, str]) -> list[int]:
+    """The lines of a raw batch that nothing but one of these numbers says whose they are.
+
+    In: E.164; else as raw_rows. A row with an address is somebody else's, who shares the number.
+    """
+    names = [name.removeprefix(CELL) for name in frame.collect_schema() if name.startswith(CELL)]
+    known = mapped(names, columns, place="").known if numbers and names else {}
+    if "phone" not in known:
+        return []
+    person, land = Person(keys=tuple(numbers)), known.get("country")
+    read = frame.filter(pl.col("problem").is_null())
+    lines = _by_phone(person, read, known["phone"], land)
+    if "email" not in known or not lines:
+        return lines
+    found = read.filter(pl.col("line").is_in(lines)).select("line", cell=CELL + known["email"])
+    rows = found.collect(engine="streaming")
+    return rows.filter(addresses.examine(rows["cell"])["address_key"].is_null())["line"].to_list()
 
 
 def _by_mail(person: Person, frame: pl.LazyFrame, header: str) -> list[int]:

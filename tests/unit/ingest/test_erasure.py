@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mailmill.pipelines.ingest import erasure
 from mailmill.pipelines.ingest.addresses import check
 from mailmill.pipelines.ingest.erasure import Person
-from mailmill.pipelines.ingest.erasure_raw import raw_rows
+from mailmill.pipelines.ingest.erasure_raw import numbered_rows, raw_rows
 
 ANN = Person(keys=("ann@x.org", "+4315337031"), spellings=("Ann@X.org",))
 OTHERS = ("joann@x.org", "ann@x.org.uk", "ann@x.organic", "+43153370311", "mann", "x-ann@x.org")
@@ -85,3 +85,13 @@ def test_a_hash_is_of_its_key_and_its_channel() -> None:
     assert one != erasure.keyed_hash(b"l" * 32, "email", "ann@x.org")
     assert one != erasure.keyed_hash(key, "phone", "ann@x.org")
     assert len(one) == 64
+
+
+def test_a_number_alone_says_whose_row_it_is_only_where_there_is_no_address() -> None:
+    frame = pl.LazyFrame(
+        {"line": [2, 3, 4, 5], "problem": [None] * 3 + ["ragged_line"], "raw": [None] * 4,
+         "col:email": ["mum@x.org", "", "bad@@x", ""], "col:phone": ["01 5337031"] * 4, "col:country": ["AT"] * 4},
+        schema_overrides={"problem": pl.String, "raw": pl.String},
+    )  # fmt: skip
+    assert numbered_rows(["+4315337031"], frame, {}) == [3, 4]
+    assert numbered_rows([], frame, {}) == numbered_rows(["+4315337032"], frame, {}) == []
