@@ -13,6 +13,7 @@ from typing import Literal
 import psycopg
 
 from mailmill.errors import Misconfigured
+from mailmill.io.event_log import postgres as event_log
 from mailmill.io.journal import Left
 from mailmill.io.postgres import campaigns
 from mailmill.io.postgres.ledger import SQL, end_lease, record
@@ -128,8 +129,9 @@ def resolve(
     """
     facts = {"campaign_id": campaign_id, "ids": messages or None}
     if how != "resend":
-        row = conn.execute(SQL["resolve_ended"], {**facts, "state": how}).fetchone()
-        return int(row[0]) if row else 0
+        events = conn.execute(SQL["resolve_ended"], {**facts, "state": how}).fetchall()
+        event_log.append(conn, events)
+        return len(events)
     over = conn.execute(SQL["sends_no_more"], facts).fetchone()
     if over is not None:
         raise Misconfigured(

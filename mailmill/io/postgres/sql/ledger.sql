@@ -220,6 +220,7 @@ SELECT count(*) FROM (SELECT unnest(%(ids)s::bigint[]) AS id, unnest(%(stages)s:
 
 -- name: resend
 -- The campaign's policy for doubts: the same message again, under the same Message-ID, unless it was tried too often.
+-- A doubt may be a copy in the inbox, a deferral is none: so 8 bounds the copies, whatever max_attempts allows.
 UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at = NULL,
        due_at = clock_timestamp() + make_interval(secs => %(after_s)s)
   FROM (SELECT unnest(%(ids)s::bigint[]) AS id, 'in_doubt'::message_state AS was OFFSET 0) r, campaigns c
@@ -341,31 +342,21 @@ SELECT t.slug || '/' || c.slug, m.id, m.attempt, m.reason, m.reply, m.outcome, m
  ORDER BY m.id LIMIT %(limit)s;
 
 -- name: resolve_ended
--- A doubt that a person settles as sent or failed, with the event that its worker would have written: under the same id and
--- of the time of the doubt, so that it counts once whoever tells it.
+-- A doubt that a person settles as sent or failed. (message, the event that its worker would have written: under the same id
+-- and of the time of the doubt, so that it counts once whoever tells it)
 WITH told AS (
   UPDATE messages m SET state = %(state)s::message_state, reason = 'settled_by_hand' FROM campaigns c
    WHERE c.id = %(campaign_id)s AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
      AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s))
   RETURNING m.id, m.tenant_id, m.campaign_id, m.attempt, m.transport_id, coalesce(m.done_at, clock_timestamp()) AS at,
-            (m.id %% 4)::smallint AS part, CASE m.state WHEN 'sent' THEN 'accepted' ELSE 'failed' END AS kind),
-per_part AS MATERIALIZED (SELECT part, count(*) AS n FROM told GROUP BY part),
-locked AS MATERIALIZED (
-  SELECT h.part FROM log_heads h WHERE h.topic = 'delivery-events' AND h.part IN (SELECT part FROM per_part)
-   ORDER BY h.part FOR UPDATE),
-heads AS (
-  UPDATE log_heads h SET next = h.next + p.n FROM per_part p JOIN locked l ON l.part = p.part
-   WHERE h.topic = 'delivery-events' AND h.part = p.part RETURNING h.part, h.next - p.n AS first),
-logged AS (
-  INSERT INTO log (topic, part, off, val)
-  SELECT 'delivery-events', t.part, h.first + row_number() OVER (PARTITION BY t.part ORDER BY t.id) - 1, convert_to(
-         '{"event_id":"' || md5(t.kind || ':' || t.id || ':' || t.attempt) || '","tenant":' || t.tenant_id
-         || ',"campaign":' || t.campaign_id || ',"message":' || t.id || ',"kind":"' || t.kind || '","at":'
-         || floor(extract(epoch FROM t.at) * 1000)::bigint || ',"link":null,"user_agent":null,"ip":null,"code":null'
-         || ',"reason":"settled_by_hand","attempt":' || t.attempt
-         || ',"transport":' || coalesce(t.transport_id::text, 'null') || '}', 'UTF8')
-    FROM told t JOIN heads h ON h.part = t.part)
-SELECT count(*) FROM told;
+            CASE m.state WHEN 'sent' THEN 'accepted' ELSE 'failed' END AS kind)
+SELECT t.id, convert_to(
+       '{"event_id":"' || md5(t.kind || ':' || t.id || ':' || t.attempt) || '","tenant":' || t.tenant_id
+       || ',"campaign":' || t.campaign_id || ',"message":' || t.id || ',"kind":"' || t.kind || '","at":'
+       || floor(extract(epoch FROM t.at) * 1000)::bigint || ',"link":null,"user_agent":null,"ip":null,"code":null'
+       || ',"reason":"settled_by_hand","attempt":' || t.attempt
+       || ',"transport":' || coalesce(t.transport_id::text, 'null') || '}', 'UTF8')
+  FROM told t ORDER BY t.id;
 
 -- name: sends_no_more
 -- What keeps a campaign from sending a doubt again, for good. Locks it, so that it is not cancelled meanwhile.
