@@ -179,5 +179,7 @@ def folder_of(root: Path, worker: str) -> FolderJournal:
 
 
 def folders(root: Path) -> list[str]:
-    """The workers that have a folder here."""
-    return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    """The workers that have a folder here. A folder whose name is no worker's is somebody else's."""
+    if not root.is_dir():
+        return []
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and _WORKER.fullmatch(path.name))

@@ -95,7 +95,7 @@ class Rescue:
             if name != self._me:
                 try:
                     self._one(name, folder_of(self._root, name))
-                except Misconfigured as error:  # not a worker's folder, or a file that cannot be read
+                except Misconfigured as error:  # a file that cannot be read
                     logger.warning("%s", error)
 
     def _one(self, name: str, journal: FolderJournal) -> None:

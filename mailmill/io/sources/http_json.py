@@ -122,9 +122,11 @@ class HttpFeed:
     def _beginning(self, cursor: Cursor) -> Cursor:
         """Where the walk goes on. A walk from the beginning that was cut off goes on as one."""
         state: Cursor = {"updated_since": None, "page": None, "as_of": None, "full": None} | cursor
-        if state["full"] == "open" or not self._full:
-            return state if state["full"] == "open" else {**state, "full": None}
-        return {"updated_since": None, "page": None, "as_of": None, "full": "open"}
+        if state["full"] == "open":
+            return state
+        if self._full:
+            return {"updated_since": None, "page": None, "as_of": None, "full": "open"}
+        return {**state, "full": None}
 
     def _ended(self, state: Cursor) -> Cursor:
         return {"updated_since": state["as_of"], "page": None, "as_of": None, "full": state["full"] and "done"}

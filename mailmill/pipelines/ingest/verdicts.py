@@ -122,9 +122,9 @@ def _facts(domains: pl.Series, looked_up: pl.DataFrame | None) -> pl.DataFrame:
     free = pl.when(pl.col("owner").is_not_null()).then(COSTS["free_provider"]).otherwise(0)
     # a big provider's domain takes mail, whether DNS was asked or not
     state = pl.coalesce("state", pl.when(pl.col("owner").is_not_null()).then(pl.lit("mx")), pl.lit("unasked"))
-    # what looks like a slip in a provider's name is mailed or not as the operator likes
     # what DNS has found an exchanger for has a top-level domain, newer than the list or the resolver's own
     found = pl.col("state").is_in(["mx", "implicit_mx"]).fill_null(False)
+    # what looks like a slip in a provider's name is mailed or not as the operator likes
     impossible = ~pl.col("rooted") & pl.col("suggestion").is_null() & ~found
     no_mail = pl.col("state").replace_strict(NO_MAIL, default=None, return_dtype=pl.String)
     return facts.select(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mailmill.pipelines.send.answers import Answer, State
 
-NO_ANSWER = "", 0, "", 0
+_NO_ANSWER = "", 0, "", 0
 FIELD, LINE = b"\x1f", b"\x1e"  # between the columns and the rows of what crosses to and from the ledger
 
 
@@ -65,7 +65,7 @@ class Outcome(NamedTuple):
 
     def line(self, reply: str = "") -> bytes:
         """As the journal and the ledger take it. In: reply masked, without control characters."""
-        stage, code, _, latency_ms = self.answer or NO_ANSWER
+        stage, code, _, latency_ms = self.answer or _NO_ANSWER
         enhanced = self.answer.enhanced if self.answer else None
         return (
             f"{self.id}\x1f{self.state}\x1f{self.reason}\x1f{self.retry_s}\x1f{stage}\x1f{code}\x1f{enhanced or ''}"

@@ -186,7 +186,10 @@ class Desk(Protocol):
 
 
 class Link(Protocol):
-    """One open connection to a relay. `turned_away`: its words when it said 421, or 4xx to MAIL, before it took one."""
+    """One open connection to a relay.
+
+    `turned_away`: its words when, before it took a message, it said 421, or 4xx to MAIL about itself (X.3.x, 452).
+    """
 
     used: bool  # a message was taken over it
     turned_away: str | None

@@ -55,14 +55,8 @@ TRANSITIONS: dict[Move, Transition] = {
 MESSAGE_TRANSITIONS: dict[MessageState, tuple[MessageState, ...]] = {
     "queued": ("leased", "suppressed", "cancelled", "expired", "in_doubt"),  # in doubt again: it was before
     "leased": ("queued", "sent", "failed", "invalid", "deferred", "held", "in_doubt"),
-    "deferred": (
-        "queued",
-        "leased",
-        "suppressed",
-        "cancelled",
-        "expired",
-        "in_doubt",
-    ),  # leased: due again, at the claim
+    # to leased when it is due again, at the claim
+    "deferred": ("queued", "leased", "suppressed", "cancelled", "expired", "in_doubt"),
     "held": ("queued", "suppressed", "cancelled", "expired", "in_doubt"),
     "in_doubt": ("queued",),
     "sent": (),
