@@ -133,18 +133,25 @@ def list_(
     csv: Annotated[Path | None, typer.Option("--csv", help="Write all to this file, for a spreadsheet.")] = None,
     json: Json = False,
 ) -> None:
-    """Who is not mailed and why: a tenant's suppressions with those for every tenant, newest first."""
+    """Who is not mailed and why: a tenant's suppressions with those for every tenant, newest first.
+
+    In JSON a suppression for every tenant has `"scope": "all"` and the tenant null.
+    """
     with installation().database.transaction() as conn:
         tenant_id = None if tenant is None else campaigns.tenant_id(conn, tenant)
         rows = suppressions.listed(
             conn, tenant_id=tenant_id, reason=reason, address_key=key_of(address) if address else None,
             limit=None if csv else limit,
         )  # fmt: skip
+    if csv is None and json:
+        answer_json(rows)
+        return
+    shown = [row | {"tenant": "every tenant"} if row["scope"] == "all" else row for row in rows]
     if csv is None:
-        answer_json(rows) if json else answer_table(rows, title="suppressions")
+        answer_table(shown, title="suppressions")
         return
     names = ("address", "channel", "reason", "scope", "tenant", "campaign", "created_at", "expires_at", "note")
-    cells = {name: [None if row[name] is None else str(row[name]) for row in rows] for name in names}
+    cells = {name: [None if row[name] is None else str(row[name]) for row in shown] for name in names}
     frame = pl.DataFrame(cells, schema=dict.fromkeys(names, pl.String)).with_columns(defused(pl.col(pl.String)))
     try:
         csv.write_bytes(b"\xef\xbb\xbf" + frame.write_csv(line_terminator="\r\n").encode())

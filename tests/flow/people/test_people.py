@@ -38,7 +38,8 @@ def test_P07_a_suppression_for_every_tenant_keeps_out_of_each_audience_and_ingre
     assert (listed["address"], listed["scope"], listed["tenant"]) == (BOB, "all", None)
     file = people.mill.project / "list.csv"
     people.do("suppress", "list", "--csv", str(file))
-    assert "'=cmd()" in file.read_text("utf-8-sig")
+    assert "'=cmd()" in (written := file.read_text("utf-8-sig")) and "every tenant" in written
+    assert "every tenant" in people.do("suppress", "list", "--tenant", "acme")
     assert people.ask("suppress", "import", str(file), "--tenant", "acme") == {
         "added": 1, "known": 0, "forgotten": 0, "unreadable_lines": [],
     }  # fmt: skip
