@@ -47,7 +47,7 @@ def members(contacts: pl.LazyFrame, rule: Mapping[str, Any], now: datetime) -> p
     if "domain" in lacking:
         lacking["domain"] = pl.col("email").str.extract("@([^@]+)$")
     parts = list(_must(tree))
-    cheap = [part for part in parts if not any(leaf.kind in ("list", "custom") for leaf in leaves(part))]
+    cheap = [part for part in parts if not any(_reads_much(leaf) for leaf in leaves(part))]
     dear = [part for part in parts if part not in cheap]
     found = contacts.with_columns(**lacking).filter(_all(cheap, now))
     if dear:
@@ -66,6 +66,10 @@ def _must(node: Group | Leaf) -> Sequence[Group | Leaf]:
     if isinstance(node, Group) and node.quantifier == "all":
         return [one for part in node.parts for one in _must(part)]
     return [node]
+
+
+def _reads_much(leaf: Leaf) -> bool:
+    return leaf.kind in ("list", "custom") or leaf.column == "email"  # which asks a list of addresses
 
 
 def _all(parts: Sequence[Group | Leaf], now: datetime) -> pl.Expr:
@@ -115,6 +119,9 @@ def _holds(leaf: Leaf, condition: Condition, now: datetime) -> pl.Expr:
     values = cast("tuple[str | float | bool, ...]", condition.value)
     if leaf.kind == "phone":
         found = reduce(or_, (column.str.starts_with(str(code)) for code in values))
+    elif leaf.column == "email":  # a person whom the tenant's rule merges is found by each of their addresses
+        others = pl.col("aliases").list.eval(pl.element().is_in(list(values))).list.any()
+        found = column.is_in(list(values)).fill_null(False) | others
     else:
         found = _is_one_of(column, values, leaf)
     return ~found.fill_null(False) if condition.operator == "not" else found.fill_null(False)

@@ -20,7 +20,7 @@ NOW = datetime(2026, 3, 29, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 US = timedelta(microseconds=1)
 Contact = Mapping[str, Any]
-FOLDED = ("category", "provider", "email")  # compared without case; an address by the contact's key
+FOLDED = ("category", "provider")  # compared without case
 
 WORDS = ["de", "fr", "a", "A", "valid", "role_address", "x@a.example", "X@a.example"]
 DAYS = [0.5, 1, 30, 30.25, 400]
@@ -54,6 +54,7 @@ CONTACTS = st.fixed_dictionaries(
         **{name: column(kind) for name, kind in CONTACTS_SCHEMA.items() if name != "contact_id"},
         "fields": maybe(st.dictionaries(st.sampled_from(["size", "since", "size2"]), TYPED).map(json.dumps)),
         "match_key": st.sampled_from(["x@a.example", "a@a.example"]),
+        "aliases": maybe(st.lists(maybe(st.sampled_from(["x@a.example", "y@a.example", "+4930"])), max_size=3)),
         "provider": maybe(st.sampled_from(["a", "fr"])),
         "phone": maybe(st.sampled_from(["+4930", "+49", "+12025550", "+493012345"])),
     }
@@ -131,8 +132,15 @@ def part(key: str, value: Any, contact: Contact) -> bool:
         return all(leaf("custom", fields.get(name), wanted) for name, wanted in value.items())
     kind, name = SUBJECTS[key]
     held = contact[name]
+    if key == "email":  # of a person any address
+        keys = [contact["match_key"] if held is not None else None, *(contact["aliases"] or [])]
+        asked = value.items() if isinstance(value, Mapping) else [("in", value)]
+        return all(
+            (held is not None) == wanted if operator == "exists"
+            else any(compared("folded", one, "in", wanted) for one in keys) == (operator == "in")
+            for operator, wanted in asked
+        )  # fmt: skip
     if key in FOLDED:
-        held = contact["match_key"] if key == "email" and held is not None else held
         return leaf("folded", held, value)
     return leaf(kind, held, value)
 

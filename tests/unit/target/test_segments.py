@@ -21,7 +21,7 @@ CONTACTS = {
         "email": "Ann@alpha.example", "country": "DE", "language": "de", "category": "Press", "tags": ["news", "vip"],
         "sources": ["fair", "desk"], "fields": '{"company": "Müller & Co", "authority": "55"}', "phone": "+493012345",
         "last_opened": LATELY, "last_accepted": LATELY, "time_zone": "Europe/Berlin", "last_seen": LATELY,
-        "provider": "google",
+        "provider": "google", "aliases": ["ann@alpha.example", "ann@home.example"],
     },
     "bob": {
         "email": "bob@beta.example", "country": "US", "language": "en", "tags": ["news", "größe-l"],
@@ -62,6 +62,9 @@ def taken(rule) -> str:
         ({"category": ["PRESS", "x"]}, "ann"),
         ({"email": "ANN@Alpha.example"}, "ann"),
         ({"none": [{"email": ["ann@alpha.example"]}]}, "bob cid dan"),
+        ({"email": ["Ann@home.example", "bob@beta.example"]}, "ann bob"),  # a person by each of their addresses
+        ({"none": [{"email": "ann@home.example"}]}, "bob cid dan"),
+        ({"email": {"not": "ann@home.example"}}, "bob cid dan"),
         ({"email": {"exists": False}}, "dan"),
         ({"provider": "Google"}, "ann"),
         ({"phone": "+49 30 123-45"}, "ann"),
