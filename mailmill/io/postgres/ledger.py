@@ -14,6 +14,7 @@ import psycopg
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
+from mailmill.pipelines.listen import bounces
 from mailmill.pipelines.send.orders import LINE, Claimed, Order, Window
 from mailmill.pipelines.send.ports import CampaignFacts, Look, RouteFacts
 
@@ -136,7 +137,7 @@ def record(
     In: lines as Outcome.line makes them; resend_after_s None leaves doubts standing, whatever the campaign says.
     """
     text = LINE.join(lines).decode("utf-8", "replace")
-    arguments = {"token": token, "transport_id": transport_id, "lines": text}
+    arguments = {"token": token, "transport_id": transport_id, "lines": text, "hard": sorted(bounces.HARD)}
     changed = int(_row(conn.execute(SQL["record"], arguments))[0])
     doubts = [int(line.split(b"\x1f", 1)[0]) for line in lines if b"\x1fin_doubt\x1f" in line]
     if doubts and resend_after_s is not None:

@@ -13,6 +13,7 @@ from send_fixtures import Run
 from send_oracle import judge
 from send_process import start
 from send_world import Sink, World, by_address, thread, until
+from verbs import Verb
 
 from mailmill.io.postgres import keys, ledger
 from mailmill.io.postgres.situation import situations
@@ -173,18 +174,21 @@ def test_F15_a_doubt_is_held_or_sent_again_under_the_same_message_id(world: Worl
     assert sink.copies["held@x.org"] == 1
 
 
-ENDS = ("failed", "cancelled", "expired", "suppressed", "forgotten")
+ENDS = ("failed", "cancelled", "expired", "suppressed", "forgotten", "gone")
 
 
-def test_P09_a_doubt_that_is_sent_again_ends_as_one_whatever_stops_it(world: World, run: Run) -> None:
-    """A relay has it: no row may be called otherwise (I2), and each is named."""
+def test_P09_P20_a_doubt_that_is_sent_again_ends_as_one_whatever_stops_it(
+    world: World, run: Run, mailmill: Verb
+) -> None:
+    """A relay has it: no row may be called otherwise (I2), and each is named. That a mailbox is gone is no less true."""
     first = {f"{end}@x.org" for end in ENDS}
 
     def script(stage: str, recipient: str) -> str | None:
         if stage == "dot" and recipient in first:
             first.discard(recipient)
             return "taken+cut"
-        return "550 5.7.1 policy" if stage == "rcpt" and recipient not in first else None
+        no = "550 5.1.1 no such user" if recipient == "gone@x.org" else "550 5.7.1 policy"
+        return no if stage == "rcpt" and recipient not in first else None
 
     with Sink(script) as sink:
         campaigns = {end: world.campaign([f"{end}@x.org"], port=sink.port, slug=end, doubt="resend") for end in ENDS}
@@ -202,9 +206,16 @@ def test_P09_a_doubt_that_is_sent_again_ends_as_one_whatever_stops_it(world: Wor
         run()
     assert set(world.sql("SELECT state, reason FROM messages")) == {
         ("in_doubt", "policy"), ("in_doubt", "campaign_cancelled"), ("in_doubt", "campaign_ended"),
-        ("in_doubt", "unsubscribed"), ("in_doubt", "forgotten"),
+        ("in_doubt", "unsubscribed"), ("in_doubt", "forgotten"), ("in_doubt", "bad_mailbox"),
     }  # fmt: skip
-    assert set(sink.copies.values()) == {1} and not world.events()
+    assert set(sink.copies.values()) == {1}
+    [told] = world.events()
+    assert (told["campaign"], told["kind"]) == (campaigns["gone"], "bounced_hard"), "an end of the others is none"
+    assert mailmill("listen", "--until-idle").code == 0
+    assert ("gone@x.org", "bounced") in world.sql("SELECT address_key, reason FROM suppressions")
+    assert world.sql("SELECT outcome FROM messages WHERE at_failed IS NULL AND outcome <> 'none'") == [
+        ("bounced_hard",)
+    ]
 
 
 def test_F40_a_recipient_that_cannot_be_rendered_is_invalid_and_stops_nobody(world: World, run: Run) -> None:

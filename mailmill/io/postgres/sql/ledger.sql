@@ -166,7 +166,9 @@ DELETE FROM leases WHERE token = %(token)s;
 
 -- name: record
 -- Results, attempts and events in one statement: an event exists exactly for a row that was really changed, so a worker
--- that lost its lease writes nothing. The heads of the log are locked in the order of part, like everywhere.
+-- that lost its lease writes nothing. A doubt that is refused stays one and has no event of an end; but that nobody has
+-- this mailbox is told as a bounce, so that it suppresses. The heads of the log are locked in the order of part, like
+-- everywhere.
 WITH r AS MATERIALIZED (
   SELECT f[1]::bigint AS id, f[2]::message_state AS state, f[3] AS reason, f[4]::int AS retry_s, f[5] AS stage,
          f[6]::smallint AS code, nullif(f[7], '') AS enhanced, f[8]::int AS latency_ms, f[9]::bigint AS at_ms,
@@ -193,8 +195,10 @@ attempted AS (
     FROM changed WHERE stage <> ''),
 told AS MATERIALIZED (
   SELECT c.*, (c.id %% 4)::smallint AS part,
-         CASE c.state WHEN 'sent' THEN 'accepted' WHEN 'failed' THEN 'failed' ELSE 'deferred' END AS kind
-    FROM changed c WHERE c.state IN ('sent', 'failed', 'deferred')),
+         CASE c.state WHEN 'sent' THEN 'accepted' WHEN 'failed' THEN 'failed' WHEN 'in_doubt' THEN 'bounced_hard'
+                      ELSE 'deferred' END AS kind
+    FROM changed c WHERE c.state IN ('sent', 'failed', 'deferred')
+                      OR c.state = 'in_doubt' AND c.code >= 500 AND c.reason = ANY(%(hard)s::text[])),
 per_part AS MATERIALIZED (SELECT part, count(*) AS n FROM told GROUP BY part),
 locked AS MATERIALIZED (
   SELECT h.part FROM log_heads h WHERE h.topic = 'delivery-events' AND h.part IN (SELECT part FROM per_part)
