@@ -57,7 +57,7 @@ def doubts(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Messages of which nobody knows whether the relay took them. They are not sent again unless you say so."""
+    """Messages that a relay may or may not have taken. They are sent again if you, or their campaign, say so."""
     from mailmill.pipelines.ingest.masks import mask
     from mailmill.pipelines.send.tokens import Key, MessageTokens
 
@@ -66,7 +66,8 @@ def doubts(
         with database.transaction("sender") as conn:
             ledger.session(conn)
             n = ledger_doubts.declare_lost(conn, declare_lost)
-        answer_json({"worker": declare_lost, "in_doubt": n}) if json else print(f"{n:,} messages are now in doubt")
+        words = f"{n:,} messages are now in doubt; campaigns with `doubt: resend` send theirs again"
+        answer_json({"worker": declare_lost, "in_doubt": n}) if json else print(words)
         return
     with database.transaction("owner") as conn:
         known = accounts.campaign(conn, campaign) if campaign else None

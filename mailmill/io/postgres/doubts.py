@@ -61,7 +61,7 @@ def replay(conn: psycopg.Connection, left: Left, *, at: datetime) -> Replayed:
         lines = [_doubt(id, at) for id in left.attempted]
         doubts = record(conn, token=left.token, transport_id=transport_id, lines=lines, resend_after_s=RESEND_AFTER_S)
     if left.incomplete:
-        doubts += conn.execute(SQL["doubt_all"], {"token": left.token, "reason": "journal_incomplete"}).rowcount
+        doubts += _doubt_all(conn, left.token, "journal_incomplete")
         released = 0
     else:
         released = conn.execute(SQL["give_back_all"], {"token": left.token}).rowcount
@@ -89,7 +89,8 @@ def orphaned(conn: psycopg.Connection, worker: str, known: Sequence[int]) -> lis
 
 
 def declare_lost(conn: psycopg.Connection, worker: str) -> int:
-    """The journal of a dead worker will not come back: everything under its leases is in doubt. Out: how many rows.
+    """The journal of a dead worker will not come back: everything under its leases is in doubt. Out: how many rows;
+    those of campaigns that say `doubt: resend` are queued again.
 
     Should the worker live after all, nothing it writes under these leases counts any more.
 
@@ -145,7 +146,13 @@ def resolve(
 
 
 def lose(conn: psycopg.Connection, token: int) -> int:
-    """All rows under a lease whose journal is lost are in doubt."""
-    n = conn.execute(SQL["doubt_all"], {"token": token, "reason": "journal_lost"}).rowcount
+    """All rows under a lease whose journal is lost are in doubt, and sent again where the campaign says so."""
+    n = _doubt_all(conn, token, "journal_lost")
     end_lease(conn, token)
     return n
+
+
+def _doubt_all(conn: psycopg.Connection, token: int, reason: str) -> int:
+    ids = [int(id) for (id,) in conn.execute(SQL["doubt_all"], {"token": token, "reason": reason})]
+    conn.execute(SQL["resend"], {"ids": ids, "after_s": RESEND_AFTER_S})
+    return len(ids)

@@ -180,7 +180,7 @@ ENDS = ("failed", "cancelled", "expired", "suppressed", "forgotten", "gone")
 def test_P09_P20_a_doubt_that_is_sent_again_ends_as_one_whatever_stops_it(
     world: World, run: Run, mailmill: Verb
 ) -> None:
-    """A relay has it: no row may be called otherwise (I2), and each is named. That a mailbox is gone is no less true."""
+    """A relay has it: no row may be called otherwise (I2), and each is named. A mailbox that is gone is suppressed."""
     first = {f"{end}@x.org" for end in ENDS}
 
     def script(stage: str, recipient: str) -> str | None:

@@ -154,12 +154,13 @@ UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, 
    AND m.campaign_id = l.campaign_id;
 
 -- name: doubt_all
--- The rest of a lease whose journal is lost or may be incomplete: each of them may have been sent.
+-- The rest of a lease whose journal is lost or may be incomplete: each of them may have been sent. Out: their ids.
 UPDATE messages m SET state = 'in_doubt', lease_token = NULL, reason = %(reason)s, done_at = clock_timestamp()
   FROM (SELECT first_id, last_id, token, campaign_id, 'leased'::message_state AS was FROM leases
          WHERE token = %(token)s OFFSET 0) l
  WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token AND m.state = l.was
-   AND m.campaign_id = l.campaign_id;
+   AND m.campaign_id = l.campaign_id
+RETURNING m.id;
 
 -- name: end_lease
 DELETE FROM leases WHERE token = %(token)s;
@@ -223,7 +224,8 @@ SELECT count(*) FROM (SELECT unnest(%(ids)s::bigint[]) AS id, unnest(%(stages)s:
   JOIN attempts a ON a.message_id = r.id AND a.stage = r.stage AND a.at = to_timestamp(r.at_ms / 1000.0);
 
 -- name: resend
--- The campaign's policy for doubts: the same message again, under the same Message-ID, unless it was tried too often.
+-- The campaign's policy for doubts, wherever they come from: the same message again, under the same Message-ID, unless it was
+-- tried too often. Only what a restore leaves in doubt waits for a person, for a restore mails nobody.
 -- A doubt may be a copy in the inbox, a deferral is none: so 8 bounds the copies, whatever max_attempts allows.
 UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at = NULL,
        due_at = clock_timestamp() + make_interval(secs => %(after_s)s)
