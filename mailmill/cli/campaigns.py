@@ -36,6 +36,8 @@ def preview_segment(
     answer_table(counts + excluded, title=f"{found.segment}, contacts as of {as_of}")
     if found.sample:
         answer_table([{**row, "tags": ", ".join(row["tags"] or ())} for row in found.sample], title="sample")
+    for note in found.notes:
+        print(f"note: {note}")
 
 
 @segment_app.command("overlap")

@@ -75,16 +75,18 @@ def apply_paths(mill: Installation, paths: Sequence[Path], *, dry_run: bool = Fa
 
 
 def _warnings(mill: Installation, declared: list[Declared]) -> list[Problem]:
-    """What is applied and may still be a slip: merge fields that no contact has."""
-    from mailmill.io.postgres.audiences import PostgresContacts  # the lake's libraries, only where templates are
-    from mailmill.pipelines.configuration import merge_fields
+    """What is applied and may still be a slip: merge fields, tags and sources that no contact has."""
+    from mailmill.io.postgres.audiences import PostgresContacts  # the lake's libraries, only where contacts are named
+    from mailmill.pipelines.configuration import merge_fields, rule_names
 
     templates = [one for one in declared if one.key[0] == "template"]
+    segments = [one for one in declared if one.key[0] == "segment"]
     store = PostgresContacts(database=mill.database, lake=mill.lake)
     with mill.database.transaction() as connection:
-        ids = configuration.tenant_ids(connection, {tenant for _, tenant, _ in (one.key for one in templates)})
+        ids = configuration.tenant_ids(connection, {one.key[1] for one in (*templates, *segments)})
     found = {tenant: store.generation(number) for tenant, number in ids.items()}
-    return merge_fields.check(templates, {tenant: one.contacts for tenant, one in found.items() if one is not None})
+    contacts = {tenant: one.contacts for tenant, one in found.items() if one is not None}
+    return [*merge_fields.check(templates, contacts), *rule_names.check(segments, contacts)]
 
 
 def _declared(mill: Installation, paths: Sequence[Path]) -> list[Declared]:

@@ -16,7 +16,7 @@ from mailmill.io import project_files
 from mailmill.io.postgres import campaigns, segments
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.segments import PostgresSegments
-from mailmill.pipelines.configuration import documents
+from mailmill.pipelines.configuration import documents, rule_names
 from mailmill.pipelines.configuration.specs import SegmentSpec
 from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.target import audiences, planning
@@ -27,7 +27,8 @@ from mailmill.pipelines.target.segments import Change, Overlap, materialized, me
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """Who a campaign to this segment would be sent to now. The sample shows addresses masked."""
+    """Who a campaign to this segment would be sent to now. The sample shows addresses masked; notes: what the rule
+    names that no contact has."""
 
     segment: str
     contacts_as_of: datetime
@@ -35,6 +36,7 @@ class Preview:
     recipients: int
     exclusions: dict[str, int]
     sample: list[dict[str, Any]]
+    notes: list[str]
 
 
 def preview(mill: Installation, name: str, *, rows: int) -> Preview:
@@ -60,6 +62,7 @@ def preview(mill: Installation, name: str, *, rows: int) -> Preview:
         recipients=recipients.height,
         exclusions=audiences.count(judged),
         sample=shown.to_dicts(),
+        notes=rule_names.notes(segment.rule, generation.contacts),
     )
 
 

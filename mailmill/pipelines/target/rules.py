@@ -53,6 +53,7 @@ class Leaf:
     kind: Kind
     column: str
     conditions: tuple[Condition, ...]
+    place: Place
     custom: str | None = None
 
 
@@ -69,6 +70,8 @@ def parse(rule: Mapping[str, Any]) -> Group:
 
     Raises: RuleError with the place of the first thing that is wrong.
     """
+    if rule == {"all": []}:  # every contact, said on purpose; within another rule it would be a slip
+        return Group("all", ())
     tree = _group_of(rule, (), 0)
     if sum(1 for _ in leaves(tree)) > MAX_LEAVES:
         raise RuleError(f"more than {MAX_LEAVES} comparisons", ())
@@ -98,7 +101,7 @@ def _group_of(rule: Any, place: Place, depth: int) -> Group:
             parts.extend(_custom(value, here))
         elif key in SUBJECTS:
             kind, column = SUBJECTS[key]
-            parts.append(Leaf(kind, column, conditions(kind, str(key), value, here)))
+            parts.append(Leaf(kind, column, conditions(kind, str(key), value, here), here))
         else:
             allowed = (*GROUPS, *SUBJECTS, "field")
             raise RuleError(f"unknown; {meant(key, allowed)}allowed are {', '.join(allowed)}", here)
@@ -108,8 +111,8 @@ def _group_of(rule: Any, place: Place, depth: int) -> Group:
 def _parts(quantifier: Literal["all", "any", "none"], value: Any, place: Place, depth: int) -> Group:
     if not isinstance(value, list | tuple):
         raise RuleError("a list of rules is needed here", place)
-    if not value and quantifier != "all":  # `all: []` is every contact, said on purpose
-        raise RuleError("an empty list says nothing; `all: []` is every contact", place)
+    if not value:
+        raise RuleError("an empty list says nothing; every contact is `rule: {all: []}` with nothing else in it", place)
     return Group(quantifier, tuple(_group_of(part, (*place, i), depth + 1) for i, part in enumerate(value)))
 
 
@@ -120,4 +123,4 @@ def _custom(value: Any, place: Place) -> Iterator[Leaf]:
         here = (*place, str(name))
         if not isinstance(name, str) or not _FIELD.match(name):
             raise RuleError("a custom field has small letters, digits and underscores", here)
-        yield Leaf("custom", "fields", conditions("custom", "field", wanted, here), custom=name)
+        yield Leaf("custom", "fields", conditions("custom", "field", wanted, here), here, custom=name)

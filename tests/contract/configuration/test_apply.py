@@ -87,13 +87,23 @@ def test_a_merge_field_that_no_contact_has_is_warned_of_and_applied(mill: Instal
     page = project / "welcome.html"
     page.write_text("{{ nmae | default('') }}\n" + page.read_text())
     assert apply_paths(mill, [project]).warnings == []  # while there are no contacts nothing is known of their fields
-    publish(mill, {"fields": '{"company": "B"}'})
+    publish(mill, {"fields": '{"company": "B"}', "tags": ["newsletter"]})
     dry, done = apply_paths(mill, [project], dry_run=True), apply_paths(mill, [project])
     assert dry.warnings == done.warnings and rows(mill.database, "templates") == 1
     html, text = sorted(map(str, done.warnings), key=lambda one: "'nmae'" not in one)
     assert html.startswith(f"{page}:1: no contact of example has a field 'nmae'. Did you mean name? Known are email,")
     assert "mailmill.yaml:" in text and "text, line 5: no contact of example has a field 'compnay'" in text
     assert "Did you mean company?" in text
+
+
+def test_a_tag_that_no_contact_has_is_warned_of_with_its_line_and_applied(mill: Installation, project: Path) -> None:
+    edit(project, ("    - tag: newsletter\n", "    - tag: newsleter\n"))
+    assert apply_paths(mill, [project]).warnings == []  # while there are no contacts nothing is known of their tags
+    publish(mill, {"tags": ["newsletter"]})
+    (warning,) = apply_paths(mill, [project]).warnings
+    line = (project / "mailmill.yaml").read_text().split("\n").index("    - tag: newsleter") + 1
+    said = "rule.all[0].tag: no contact has the tag 'newsleter'; did you mean newsletter? there are newsletter"
+    assert str(warning) == f"{project / 'mailmill.yaml'}:{line}: {said}"
 
 
 def publish(mill: Installation, *contacts: dict[str, object]) -> None:

@@ -66,6 +66,19 @@ def test_a_segment_of_a_file_is_previewed_before_it_is_applied(run, tmp_path, wo
         run("segment", "preview", str(file))
 
 
+def test_a_tag_and_a_source_that_no_contact_has_are_noted_with_what_was_meant(run, tmp_path, world, frame):
+    world.publish(frame([{"email": "a@x.example", "tags": ["newsletter", "vip"]}, {"email": "b@x.example"}]))
+    file = tmp_path / "vain.yaml"
+    rule = "{all: [{tag: [vip, newsleter]}, {none: [{source: deks}]}, {tag: {exists: true}}]}"
+    file.write_text(f"kind: segment\ntenant: acme\nslug: vain\nrule: {rule}\n")
+    assert run("segment", "preview", str(file), "--json")["notes"] == [
+        "rule.all[0].tag: no contact has the tag 'newsleter'; did you mean newsletter? there are newsletter, vip",
+        "rule.all[1].none[0].source: no contact came from a source 'deks'; did you mean desk? there are desk",
+    ]
+    assert "note: rule.all[0].tag: no contact has the tag 'newsleter'" in run("segment", "preview", str(file))
+    assert run("segment", "preview", "acme/all", "--json")["notes"] == []
+
+
 def test_two_segments_are_compared_applied_or_not(run, tmp_path, world):
     file = tmp_path / "odd.yaml"
     file.write_text("kind: segment\ntenant: acme\nslug: odd\nrule: {domain: x1.example}\n")

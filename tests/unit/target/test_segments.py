@@ -122,6 +122,8 @@ def test_a_rule_is_true_or_false_for_everybody_and_so_is_its_contrary(rule):
     [
         ({}, "rule: a mapping is needed"),
         ({"any": []}, r"rule.any: an empty list"),
+        ({"any": [{"tag": "x"}, {"all": []}]}, r"rule.any[1].all: an empty list"),  # would be everybody
+        ({"all": [], "tag": "x"}, r"rule.all: an empty list"),
         ({"all": {"tag": "x"}}, r"rule.all: a list of rules"),
         ({"all": [{"tag": "x"}, {"country": "Germany"}]}, r"rule.all[1].country: 'GERMANY' is not two letters"),
         ({"all": [{"any": [{"town": "x"}]}]}, r"rule.all[0].any[0].town: unknown; allowed are all, any, none, tag"),
