@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import threading
 import time
@@ -56,9 +57,10 @@ class Sink:
     """A scripted SMTP server in a thread of its own. `script(stage, recipient)` decides each answer:
 
     None or a line to say; "cut" closes without an answer; "stall" never answers; "slow:N" answers after N seconds,
-    "wait" after `go`; "drip" says one byte after the other and never comes to an end; "eof" closes its own half. At
-    `dot` whatever is said, the message is first in the log if it is taken; "taken+cut" takes it and closes. At `body`
-    (354 is said) "stall" reads no further. `said(stage, recipient)` is called when an answer is on its way.
+    "wait" after `go`; "drip" says one byte after the other and never comes to an end; "eof" closes its own half;
+    "alert" ends TLS. At `dot` whatever is said, the message is first in the log if it is taken; "taken+cut" takes it
+    and closes. At `body` (354 is said) "stall" reads no further. `said(stage, recipient)` is called when an answer is
+    on its way.
     """
 
     def __init__(
@@ -191,6 +193,11 @@ class Sink:
             raise _Cut
         if said == "reset":
             writer.transport.abort()
+            raise _Cut
+        if said == "alert":  # fatal, and not by the keys that were agreed upon: internal_error (RFC 8446 6.2)
+            os.write(writer.get_extra_info("socket").fileno(), b"\x15\x03\x03\x00\x02\x02\x50")
+            while await reader.read(65536):
+                pass
             raise _Cut
         writer.write(said.encode("utf-8", "surrogateescape") + (b"" if said.endswith("\n") else b"\r\n"))
         await writer.drain()

@@ -199,10 +199,14 @@ async def test_F10_a_refusal_before_any_recipient_is_the_routes(answers: dict[st
     assert (refused.value.stage, refused.value.code, refused.value.permanent) == (stage, code, code >= 500)
 
 
-@pytest.mark.parametrize("answers", [{"banner": "stall"}, {"ehlo": "stall"}, {"banner": "cut"}, {"ehlo": "cut"}])
-async def test_F13_a_silent_relay_is_unavailable_in_time(answers: dict[str, str]) -> None:
-    with Sink(by_address(answers)) as sink, pytest.raises(TransportUnavailable):
-        await SmtpRelay(config(sink.port, timeout_s=0.3)).open(ADesk(), "c")
+@pytest.mark.parametrize("says", ["stall", "drip", "cut"])
+@pytest.mark.parametrize("stage", ["banner", "ehlo", "starttls", "auth"])
+async def test_F13_a_relay_that_never_comes_to_an_end_before_MAIL_is_unavailable_in_time(
+    certificate: tuple[ssl.SSLContext, Path], stage: str, says: str
+) -> None:
+    way = {"tls": "required", "host": "localhost"} if stage == "starttls" else {"username": "u", "password": "p"}
+    with tls_sink(certificate, {stage: says}) as sink, pytest.raises(TransportUnavailable):
+        await SmtpRelay(config(sink.port, timeout_s=0.3, **way)).open(ADesk(), "c")
 
 
 def test_a_password_is_not_shown() -> None:
@@ -244,12 +248,22 @@ async def test_F16_what_was_injected_before_the_handshake_is_discarded(
     certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
-    with tls_sink(certificate, {"starttls": "220 go\r\n250 injected\r\n250 injected\r\n"}) as sink:
-        try:
-            desk = await converse(ADesk("a"), config(sink.port, tls="required", host="localhost"))
-        except TransportUnavailable:
-            return  # the handshake may fail on it as well
-    assert "injected" not in str(desk.answers)
+    """Taken for the answer to the second EHLO, it would say that the relay offers no AUTH."""
+    with tls_sink(certificate, {"starttls": "220 go\r\n250 injected\r\n"}) as sink:
+        settings = config(sink.port, tls="required", host="localhost", username="u", password="p")
+        desk = await converse(ADesk("a"), settings)
+    assert (desk.answers["a"].code, len(sink.taken)) == (250, 1)
+    assert sink.commands[:5] == ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL"]
+
+
+@pytest.mark.parametrize("end", ["cut", "reset", "alert"])
+async def test_F15_a_tls_link_that_ends_after_the_dot_leaves_a_doubt(
+    certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    with tls_sink(certificate, {"dot": f"taken+{end}"}) as sink:
+        desk = await converse(ADesk("a"), config(sink.port, tls="required", host="localhost"))
+    assert (desk.answers["a"].stage, desk.answers["a"].code, len(sink.taken)) == ("dot", 0, 1)
 
 
 async def test_opportunistic_tls_takes_what_it_gets(certificate: tuple[ssl.SSLContext, Path]) -> None:
