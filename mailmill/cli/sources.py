@@ -26,7 +26,7 @@ def show(json: Json = False) -> None:
     if json:
         answer_json(found)
         return
-    answer_table([{name: value for name, value in row.items() if name not in ("held", "withheld")}
+    answer_table([{name: value for name, value in row.items() if name not in ("held", "withheld", "absent")}
                   | {"held": len(row["held"]), "withheld": len(row["withheld"])} for row in found])  # fmt: skip
     for row in found:
         for line in waiting(row):
@@ -46,7 +46,13 @@ def waiting(row: Mapping[str, Any]) -> list[str]:
         f"rejected; `mailmill rejects {one['batch']}`, then `mailmill ingest {name} --force`"
         for one in row["withheld"]
     ]
-    return held + withheld
+    absent = [
+        f"{name}: a full read showed {number:,} contacts no more, and they stay; "
+        f"`mailmill ingest {name} --force` if it is meant, else `--full` once the API is right"
+        for number in [row["absent"]]
+        if number
+    ]
+    return held + withheld + absent
 
 
 @group.command("delete")

@@ -252,7 +252,13 @@ class IngestStore:
             absent, done = withdrawals.withdraw_absent(conn, source, present, max_share)
             if done:
                 withdrawals.compared(conn, source)
+            else:
+                withdrawals.ask(conn, source, absent)
             return absent, done
+
+    def asked(self, source: SourceRow) -> int | None:
+        with self.database.transaction() as conn:
+            return withdrawals.asked(conn, source)
 
     def publish(self, tenant_id: int, now: datetime) -> Published:
         return generations.publish(self.database, self.lake, tenant_id, now, patience_s=self.patience_s)

@@ -21,7 +21,8 @@ SQL = statements("sources")
 
 
 def overview(conn: psycopg.Connection) -> list[dict[str, Any]]:
-    """Each source with counts, its last batch and error, and the batches that wait for a person."""
+    """Each source with counts, its last batch and error, and what waits for a person: batches, and
+    contacts that a full read showed no more."""
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(SQL["overview"]).fetchall()
 

@@ -47,6 +47,17 @@ def compared(conn: psycopg.Connection, source: SourceRow) -> None:
     conn.execute(SQL["compared"], _facts(source))
 
 
+def ask(conn: psycopg.Connection, source: SourceRow, absent: int) -> None:
+    """The walk waits for a person, who has to say whether it is meant that so many contacts are absent."""
+    conn.execute(SQL["ask"], _facts(source) | {"absent": absent})
+
+
+def asked(conn: psycopg.Connection, source: SourceRow) -> int | None:
+    """How many contacts a walk that waits for a person did not show; None where none waits."""
+    row = conn.execute(SQL["asked"], _facts(source)).fetchone()
+    return row[0] if row else None
+
+
 def withdraw_absent(
     conn: psycopg.Connection, source: SourceRow, present: pl.Series, max_share: float
 ) -> tuple[int, bool]:

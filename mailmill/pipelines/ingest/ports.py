@@ -221,9 +221,13 @@ class ContactStore(Protocol):
     ) -> tuple[int, bool] | None:
         """Withdraw what a walk did not show.
 
-        Out: how many contacts; whether they were few enough to be withdrawn. None: the walk was compared meanwhile, or
-             more was loaded since it was read, and whoever loaded that compares it.
+        Out: how many contacts; whether they were few enough to be withdrawn, else the walk waits for a person. None:
+             the walk was compared meanwhile, or more was loaded since it was read, and whoever loaded that compares it.
         """
+        ...
+
+    def asked(self, source: SourceRow) -> int | None:
+        """How many contacts a walk that waits for a person did not show. None: none waits."""
         ...
 
     def publish(self, tenant_id: int, now: datetime) -> Published:

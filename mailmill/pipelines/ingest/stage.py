@@ -240,9 +240,14 @@ def _load(source: SourceRow, contacts: ContactStore, batches: Sequence[BatchRow]
 def _follow_walk(
     source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool
 ) -> tuple[int, tuple[str, ...]]:
-    """After a walk from the source's beginning, withdraw what it did not show. Out: how many contacts; what to say."""
+    """After a walk from the source's beginning, withdraw what it did not show. Out: how many contacts; what to say.
+
+    A walk that waits for a person is not read again before the person has said so: it may hold all of an API.
+    """
     if source.spec.on_delete != "withdraw":
         return 0, ()
+    if not force and (asked := contacts.asked(source)):
+        return 0, (_question(asked),)
     for _ in range(2):  # reading a large walk takes its time: once more, if another import was loaded meanwhile
         if (followed := _compared(source, store, contacts, force=force)) is not None:
             return followed
@@ -273,9 +278,13 @@ def _compared(
     absent, done = outcome
     if done:
         return absent, ()
-    return 0, (
-        f"the API shows {absent:,} contacts no more, more than half of what it had given: they stay; "
-        "if it is meant, run this again with --force",
+    return 0, (_question(absent),)
+
+
+def _question(absent: int) -> str:
+    return (
+        f"a full read showed {absent:,} contacts no more, more than half of what the API had given: they stay; "
+        "if it is meant, run this again with --force, else with --full once the API is right"
     )
 
 

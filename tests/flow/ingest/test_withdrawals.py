@@ -16,8 +16,9 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from mailmill.cli import imports
+from mailmill.cli.sources import waiting
 from mailmill.errors import Misconfigured, SourceUnavailable, StoreUnavailable
-from mailmill.io.postgres import contacts, control
+from mailmill.io.postgres import contacts, control, sources
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest import stage
@@ -157,7 +158,7 @@ def test_P03_the_last_word_about_a_contact_counts_in_a_walk_as_in_an_answer(mill
     api.items = [ANN]
     assert "3 contacts no more" in sync(mill, source, api, full=True).loaded.notes[0]
     api.changed = [gone, BOB | {"name": "b"}]  # while that walk waits for a person
-    assert "2 contacts no more" in sync(mill, source, api).loaded.notes[0]
+    assert "3 contacts no more" in sync(mill, source, api).loaded.notes[0]
     assert standing(mill)["ann@x.org"][0] == "withdrawn"
     assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 2
     assert {key for key, (status, _) in standing(mill).items() if status == "active"} == {"bob@x.org"}
@@ -240,8 +241,35 @@ def test_a_full_sync_that_shows_less_than_half_withdraws_nobody_until_a_person_s
     done = sync(mill, source, api, full=True)
     assert "3 contacts no more" in done.loaded.notes[0]
     assert {status for status, _ in standing(mill).values()} == {"active"}
+    with mill.database.transaction() as conn:
+        [line] = waiting(sources.overview(conn)[0])
+    assert "showed 3 contacts no more" in line and "`mailmill ingest acme/api --force`" in line
     assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 3
     assert stage.load(source, mill.store, mill.store, force=True).counts.withdrawn == 0
+
+
+def test_a_walk_that_waits_for_a_person_is_not_read_again_before_force_or_another_walk(mill, source, api) -> None:
+    class Watched(IngestStore):
+        def raw(self, source, batch):
+            read.append(batch.id)
+            return super().raw(source, batch)
+
+    read: list[int] = []
+    watched = Watched(database=mill.database, lake=mill.lake)
+    everybody = [ANN, BOB, CY, DEE]
+    api.items = everybody
+    sync(mill, source, api)
+    api.items = [ANN]
+    sync(mill, source, api, full=True)
+    assert "3 contacts no more" in stage.load(source, watched, watched).notes[0] and read == []
+    api.items = everybody  # the API is right again
+    assert sync(mill, source, api, full=True).loaded.notes == ()
+    api.items = [ANN]
+    sync(mill, source, api, full=True)
+    assert "--force" in stage.load(source, watched, watched).notes[0] and read == []
+    assert stage.load(source, watched, watched, force=True).counts.withdrawn == 3 and len(read) == 1
+    with mill.database.transaction() as conn:
+        assert waiting(sources.overview(conn)[0]) == []
 
 
 @pytest.mark.parametrize("times", [1, 2])

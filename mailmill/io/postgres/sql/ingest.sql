@@ -27,6 +27,7 @@ SELECT cursor FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)
 UPDATE sources SET cursor = %(cursor)s,
   walk_from = CASE WHEN NOT %(compare)s THEN NULL WHEN %(full)s::text IS NULL OR cursor ->> 'full' = 'open' THEN walk_from
     ELSE %(batch_id)s END,
+  walk_absent = CASE WHEN %(compare)s AND (%(full)s::text IS NULL OR cursor ->> 'full' = 'open') THEN walk_absent END,
   walk_until = CASE %(full)s::text WHEN 'done' THEN %(batch_id)s WHEN 'open' THEN NULL ELSE walk_until END
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 

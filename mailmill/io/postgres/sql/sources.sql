@@ -6,7 +6,8 @@ SELECT t.slug || '/' || s.slug AS source, s.kind AS type,
        - (SELECT count(*) FROM withdrawals w WHERE w.source_id = s.id) AS contacts,
        coalesce(b.batches, 0) AS batches, coalesce(b.rows_read, 0)::bigint AS rows_read,
        coalesce(b.rows_rejected, 0)::bigint AS rows_rejected, b.last_batch, b.last_batch_at,
-       coalesce(b.held, '[]') AS held, coalesce(b.withheld, '[]') AS withheld, s.last_error, s.last_error_at
+       coalesce(b.held, '[]') AS held, coalesce(b.withheld, '[]') AS withheld,
+       CASE WHEN s.spec ->> 'on_delete' = 'withdraw' THEN s.walk_absent END AS absent, s.last_error, s.last_error_at
   FROM sources s JOIN tenants t ON t.id = s.tenant_id
   LEFT JOIN LATERAL (
     SELECT count(*) AS batches, sum(b.rows_read) AS rows_read, sum(b.rows_rejected) AS rows_rejected,
@@ -33,8 +34,8 @@ SELECT count(*) FROM contact_sources s
    AND NOT EXISTS (SELECT FROM withdrawals w WHERE w.contact_id = s.contact_id AND w.source_id = s.source_id);
 
 -- name: delete
-UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, walk_from = NULL, walk_until = NULL, last_error = NULL,
-       last_error_at = NULL, retry_at = NULL
+UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, walk_from = NULL, walk_until = NULL, walk_absent = NULL,
+       last_error = NULL, last_error_at = NULL, retry_at = NULL
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
 -- name: remove_batches

@@ -53,7 +53,14 @@ SELECT b.id, b.origin, b.state, b.seen_at, b.rows_read, b.rows_accepted, b.rows_
  ORDER BY b.id;
 
 -- name: compared
-UPDATE sources SET walk_from = NULL, walk_until = NULL WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+UPDATE sources SET walk_from = NULL, walk_until = NULL, walk_absent = NULL
+ WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+
+-- name: ask
+UPDATE sources SET walk_absent = %(absent)s WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+
+-- name: asked
+SELECT walk_absent FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
 -- name: of_source
 -- The whole source is withdrawn; batch 0 says that a person did it.

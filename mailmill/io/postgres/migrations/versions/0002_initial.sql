@@ -24,6 +24,7 @@ CREATE TABLE sources (
   cursor jsonb,                                 -- how far an HTTP source was read; moves with the rows it covers
   walk_from bigint,                             -- first batch of a walk from its beginning that was not compared yet
   walk_until bigint,                            -- and the last one, once there is one
+  walk_absent bigint,                           -- contacts it did not show, where a person has to say whether it is meant
   last_error text,                              -- of its last import, null when that went well
   last_error_at timestamptz,
   retry_at timestamptz,                         -- before then an API does not want to be asked again
