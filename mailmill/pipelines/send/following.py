@@ -104,7 +104,7 @@ class Following:
 
     async def _hold(self, route: Route, reason: str, provider: str | None) -> None:
         await self._calls.until_written(lambda: self._results.hold(route.facts.id, reason, provider))
-        route.held_until_heard_after(self.now())
+        route.hold_written(self.now())
 
     def pause(self, campaign: Running, reason: str) -> None:
         """Stop a campaign until a person resumes it, here at once."""

@@ -54,6 +54,7 @@ class Route:
         self.batch_size = 200
         self.claimed_at = 0.0
         self._refusals = Refusals()
+        self._unwritten = 0  # holds of ours that the database does not have yet
         self._held_known_at = 0.0
         self.wanted = True  # a running campaign goes this way
 
@@ -84,14 +85,15 @@ class Route:
         """What the database says of this transport; a changed spec is for the connections opened from now on."""
         self.connections.heard(facts)
         self.facts, self.wanted = facts, True
-        if asked < self._held_known_at:
-            return  # asked before our own hold was written
+        if self._unwritten or asked < self._held_known_at:
+            return  # asked before all of our own holds were written
         if (self.held is not None and facts.held_reason is None) or self.held_for.keys() - facts.held_for.keys():
             self._refusals = Refusals()  # a person released it
         self.held, self.held_for = facts.held_reason, dict(facts.held_for)
 
-    def held_until_heard_after(self, at: float) -> None:
-        """Our hold stands in the database since `at`."""
+    def hold_written(self, at: float) -> None:
+        """A hold of ours stands in the database since `at`."""
+        self._unwritten -= 1
         self._held_known_at = at
 
     def next_batch(self) -> int:
@@ -243,7 +245,7 @@ class Route:
             self.held = reason
         else:  # what waits for it is given back when it is its turn
             self.held_for[provider] = reason
-        self._held_known_at = float("inf")
+        self._unwritten += 1
         self._house.hold(self, reason, provider)
 
 
