@@ -112,10 +112,25 @@ def renew(conn: psycopg.Connection, worker: str, tokens: Sequence[int], lease_s:
 
 
 def give_back(
-    conn: psycopg.Connection, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held: bool = False
+    conn: psycopg.Connection,
+    order: Order,
+    ids: Sequence[int],
+    reserved: Sequence[Window],
+    *,
+    held_for: Sequence[str] | None = None,
 ) -> int:
-    """Rows that were not started, back to the queue, and what they had reserved back to its windows."""
-    n = conn.execute(SQL["hold_back" if held else "give_back"], {"token": order.token, "ids": list(ids)}).rowcount
+    """Rows that were not started, back to the queue, and what they had reserved back to its windows.
+
+    In: `held_for`, the provider of each, where they wait until it is released.
+    """
+    facts = {
+        "token": order.token,
+        "ids": list(ids),
+        "providers": list(held_for or ()),
+        "transport_id": order.transport_id,
+        "give_up_after_s": order.give_up_after_s,
+    }
+    n = conn.execute(SQL["give_back" if held_for is None else "hold_back"], facts).rowcount
     _unreserve(conn, order, n, reserved)
     return n
 

@@ -110,8 +110,10 @@ class PostgresLedger:
     def renew(self, tokens: Sequence[int], lease_s: float) -> set[int]:
         return self._run(lambda conn: ledger.renew(conn, self._worker, tokens, lease_s))
 
-    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held: bool) -> int:
-        return self._run(lambda conn: ledger.give_back(conn, order, ids, reserved, held=held))
+    def give_back(
+        self, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held_for: Sequence[str] | None
+    ) -> int:
+        return self._run(lambda conn: ledger.give_back(conn, order, ids, reserved, held_for=held_for))
 
     def give_back_all(self, token: int) -> int:
         """A lease whose claim was not acknowledged."""

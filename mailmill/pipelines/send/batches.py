@@ -101,7 +101,7 @@ class Batch:
     left: int = 0  # items not settled
     lines: list[bytes] = field(default_factory=list)  # results that the ledger does not have yet
     back: list[int] = field(default_factory=list)  # rows to give back
-    held: list[int] = field(default_factory=list)  # rows to give back whose provider is held
+    held: dict[int, str] = field(default_factory=dict)  # rows to give back whose provider is held, and that
     notes: list[bytes] = field(default_factory=list)  # lines that the journal does not have yet
     lost: bool = False
 
@@ -139,8 +139,12 @@ class Batch:
     def give_back(self, items: Sequence[Item], *, held: bool = False) -> None:
         """Items that were not started."""
         self.left -= len(items)
-        if not self.lost:
-            (self.held if held else self.back).extend([item.id for item in items])
+        if self.lost:
+            return
+        if held:
+            self.held |= {item.id: item.provider for item in items}
+        else:
+            self.back.extend([item.id for item in items])
 
     def may_start(self, now: float) -> bool:
         return now < self.until and now < self.budget_until and now < self.campaign.until

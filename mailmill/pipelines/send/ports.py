@@ -91,10 +91,12 @@ class Claims(Protocol):
         """Out: the tokens that are still ours. Also says that this worker lives."""
         ...
 
-    def give_back(self, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held: bool) -> int:
+    def give_back(
+        self, order: Order, ids: Sequence[int], reserved: Sequence[Window], *, held_for: Sequence[str] | None
+    ) -> int:
         """Rows that were not started, back to the queue, and what they had reserved back to its windows.
 
-        In: `held`, to wait there until their provider is released.
+        In: `held_for`, the provider of each, where they wait until it is released.
         """
         ...
 

@@ -52,12 +52,13 @@ class Recording:
     async def _record(self, batch: Batch) -> None:
         lines, batch.lines = batch.lines, []
         back, batch.back = batch.back, []
-        held, batch.held = batch.held, []
+        held, batch.held = batch.held, {}
         order, last = batch.order, not batch.left
         if back:
-            await self._written(lambda: self._ledger.give_back(order, back, batch.reserved, held=False))
+            await self._written(lambda: self._ledger.give_back(order, back, batch.reserved, held_for=None))
         if held:
-            await self._written(lambda: self._ledger.give_back(order, held, batch.reserved, held=True))
+            ids, providers = list(held), list(held.values())
+            await self._written(lambda: self._ledger.give_back(order, ids, batch.reserved, held_for=providers))
         resend = batch.campaign.resend_after_s
         changed = await self._written(lambda: self._ledger.record(order, lines, resend_after_s=resend, last=last))
         if changed < len(lines):

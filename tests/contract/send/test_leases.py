@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
-from send_world import World
+from send_world import World, thread, until
 
 from mailmill.io.journal import Left
 from mailmill.io.postgres import doubts, ledger
 from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.situation import situations
+from mailmill.pipelines.send.obstacles import obstacles
 from mailmill.pipelines.send.orders import FIELD, LINE, Claimed, Order
 
 
@@ -43,6 +46,19 @@ class Leases:
         with self.world.database.transaction("sender") as conn:
             return ledger.claim(conn, replace(self.order, token=token))
 
+    def hold_back(self, conn: psycopg.Connection, token: int, rows: list[int], provider: str) -> None:
+        order = replace(self.order, token=token)
+        assert ledger.give_back(conn, order, rows, [], held_for=[provider] * len(rows)) == len(rows)
+        ledger.end_lease(conn, token)
+
+    def hold(self, provider: str) -> None:
+        with self.world.database.transaction("sender") as conn:
+            assert ledger.hold(conn, self.order.transport_id, "blocked", provider)
+
+    def release(self) -> int:
+        with self.world.database.transaction("owner") as conn:
+            return ledger.release(conn, self.order.transport_id)
+
 
 def ids(claimed: Claimed) -> list[int]:
     return [int(row.split(FIELD, 1)[0]) for row in claimed.rows.split(LINE)]
@@ -69,3 +85,61 @@ def test_P09_the_policy_for_doubts_holds_also_where_no_journal_tells_of_them(wor
     with world.database.transaction("sender") as conn:
         assert doubts.lose(conn, 9) == 4
     assert world.account(campaigns["resend"]) == {"in_doubt": 4}, "copies have a bound"
+
+
+WHEN = "SELECT state::text, extract(epoch FROM due_at - clock_timestamp())::float8 FROM messages ORDER BY id"
+
+
+def test_what_goes_to_a_held_provider_is_not_claimed_again_before_it_is_released(world: World) -> None:
+    """But for who was tried already: the time they are given ends also there."""
+    leases = Leases.of(world, world.campaign(3))
+    rows = ids(leases.claim(1))
+    world.sql(
+        "INSERT INTO attempts VALUES (%s, 1, %s, clock_timestamp(), %s, 'c', 'rcpt', 450, NULL, '', 0)",
+        rows[0], leases.order.tenant_id, leases.order.transport_id,
+    )  # fmt: skip
+    world.sql("UPDATE messages SET attempt = 2 WHERE id = %s", rows[0])
+    with world.database.transaction("sender") as conn:
+        leases.hold_back(conn, 1, rows[:2], "google")  # before the hold itself is written
+        assert ledger.give_back(conn, replace(leases.order, token=1), rows[2:], [], held_for=None) == 1
+    assert [state for state, _ in world.sql(WHEN)] == ["held", "held", "queued"]
+    assert all(0 < due_s <= 60 for _, due_s in world.sql(WHEN)[:2])
+    leases.hold("google")
+    world.sql("UPDATE messages SET due_at = '-infinity'")
+    assert ids(leases.claim(2)) == rows
+    with world.database.transaction("sender") as conn:
+        leases.hold_back(conn, 2, rows, "google")
+    tried, *others = [due_s for _, due_s in world.sql(WHEN)]
+    assert 3500 < tried <= 3601 and others == [float("inf")] * 2 and leases.claim(3).leased == 0
+    with world.database.transaction("owner") as conn:
+        (found,) = [one for one in obstacles(situations(conn, "acme/spring")[0]) if "worker" not in one.what][:1]
+        assert "held for recipients at google" in found.what
+        assert (ledger.next_due_s(conn, [leases.order.campaign_id]) or 0) > 3500
+    world.sql("UPDATE attempts SET at = at - interval '2 hours'")
+    world.sql("UPDATE messages SET due_at = due_at - interval '2 hours'")
+    assert (leases.claim(4).settled, world.account(leases.order.campaign_id)) == (1, {"held": 2, "expired": 1})
+    assert leases.release() == 2 and leases.claim(5).leased == 2
+
+
+def test_no_release_passes_between_the_look_at_a_hold_and_what_waits_for_its_end(world: World) -> None:
+    leases = Leases.of(world, world.campaign(2))
+    leases.hold("google")
+    first, second = ids(leases.claim(1))
+
+    def waits() -> bool:
+        asked = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return bool(world.sql(asked))
+
+    with world.database.transaction("sender") as conn:
+        leases.hold_back(conn, 1, [first, second], "google")
+        with thread(leases.release) as released:
+            until(waits)
+            conn.commit()
+            assert released() == 2
+    leases.hold("google")
+    assert ids(leases.claim(2)) == [first, second]
+    with world.database.transaction("owner") as releasing:
+        assert ledger.release(releasing, leases.order.transport_id) == 0
+        with world.database.transaction("sender") as conn:  # does not wait for it
+            leases.hold_back(conn, 2, [first, second], "google")
+    assert all(0 < due_s <= 60 for _, due_s in world.sql(WHEN))

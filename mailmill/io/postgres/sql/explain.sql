@@ -51,7 +51,7 @@ SELECT c.id, c.slug AS campaign, c.state::text, coalesce(c.spec ->> 'segment', '
  WHERE c.tenant_id = %(tenant_id)s ORDER BY c.id;
 
 -- name: messages
-SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, nullif(m.due_at, '-infinity') AS due_at, m.done_at, m.code, m.reason, m.reply,
+SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, CASE WHEN isfinite(m.due_at) THEN m.due_at END AS due_at, m.done_at, m.code, m.reason, m.reply,
        t.slug AS transport,
        jsonb_strip_nulls(jsonb_build_object('accepted', to_timestamp(at_accepted), 'failed', to_timestamp(at_failed),
          'delivered', to_timestamp(at_delivered), 'bounced_soft', to_timestamp(at_bounced_soft),

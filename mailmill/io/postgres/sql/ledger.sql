@@ -138,11 +138,18 @@ UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, 
  WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was;
 
 -- name: hold_back
--- As `give_back`, to a provider that is held: out of the way of the others for a while, and then the same again until a
--- person has released it.
+-- As `give_back`, to providers that are held: out of the way of the others until a person releases them (`unhold`), or
+-- until they have been tried for too long. The lock keeps a release from passing between our look at the hold and our
+-- write; where one is under way, or the hold is not written yet, they are claimed once more in a minute.
+WITH route AS MATERIALIZED (
+  SELECT held_for FROM transports WHERE id = %(transport_id)s FOR SHARE SKIP LOCKED)
 UPDATE messages m SET state = 'held', queued = true, attempt = m.attempt - 1, lease_token = NULL, reason = 'provider_held',
-       due_at = clock_timestamp() + interval '10 min'
-  FROM (SELECT unnest(%(ids)s::bigint[]) AS id, %(token)s::bigint AS token, 'leased'::message_state AS was OFFSET 0) r
+       due_at = CASE WHEN EXISTS (SELECT FROM route WHERE held_for ? r.provider)
+                     THEN coalesce((SELECT min(a.at) + make_interval(secs => %(give_up_after_s)s + 1) FROM attempts a
+                                     WHERE m.attempt > 1 AND a.message_id = m.id), 'infinity')
+                     ELSE clock_timestamp() + interval '1 min' END
+  FROM (SELECT *, %(token)s::bigint AS token, 'leased'::message_state AS was
+          FROM unnest(%(ids)s::bigint[], %(providers)s::text[]) h (id, provider) OFFSET 0) r
  WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was;
 
 -- name: give_back_all
