@@ -28,7 +28,7 @@ SQL = statements("sightings")
 SHIFT = 6  # contacts.id >> SHIFT is the block
 FEW = 8  # contacts of a block from which on it is read and written as a whole: as many lone ones cost about the same
 BLOCKS_AT_ONCE = 10_000  # made anew at once: 640,000 contacts at most, 72 bytes each and source, whoever is named
-TURNS = 64  # batches of few contacts of a block until one of them rewrites it; not the same one for all blocks
+LONE = 128  # contacts that batches name of a block, a few each, until one of them rewrites it; on average, by chance
 _COLUMNS = tuple(SIGHTINGS_SCHEMA.names())
 _ARRAYS = _COLUMNS[2:]
 _PIECE = 1_000_000  # bytes of COPY at once
@@ -46,7 +46,7 @@ class Seen:
 def of_contacts(conn: psycopg.Connection, tenant_id: int, ids: pl.Series, *, batch_id: int | None = None) -> Seen:
     """In: batch_id, when what a batch says is to be written: a few blocks whose turn it is are read as a whole."""
     asked = ids.cast(pl.Int64).sort().unique().to_frame("id").with_columns(block=_BLOCK)
-    turn = pl.lit(False) if batch_id is None else pl.col("block").hash(seed=batch_id) % TURNS == 0
+    turn = pl.lit(False) if batch_id is None else pl.col("block").hash(seed=batch_id) % LONE < pl.col("named")
     whole = asked.group_by("block").len("named").filter((pl.col("named") >= FEW) | turn)["block"].sort()
     few = asked.filter(~pl.col("block").is_in(whole.implode()))["id"].sort()
     with by_index(conn):
