@@ -209,6 +209,21 @@ async def test_F13_a_relay_that_never_comes_to_an_end_before_MAIL_is_unavailable
         await SmtpRelay(config(sink.port, timeout_s=0.3, **way)).open(ADesk(), "c")
 
 
+@pytest.mark.parametrize("stage", ["data", "dot"])
+async def test_F13_each_stage_has_a_time_out_of_its_own(stage: str) -> None:
+    its_own = {"data": "data_timeout_s", "dot": "final_dot_timeout_s"}
+    waits = dict.fromkeys(("timeout_s", *its_own.values()), 300.0) | {its_own[stage]: 0.3}
+    with Sink(by_address({stage: "stall"})) as sink:
+        desk = await converse(ADesk("a"), config(sink.port, **waits))
+    assert (desk.answers["a"].stage, desk.answers["a"].code) == (stage, 0)
+
+
+def test_F13_a_relay_is_given_the_time_of_RFC_5321_unless_the_operator_says_otherwise() -> None:
+    usual = SmtpConfig(host="h", port=25, tls="required")
+    waits = {stage: usual.patience_s(stage) for stage in ("mail", "rcpt", "data", "dot")}
+    assert waits == {"mail": 300, "rcpt": 300, "data": 120, "dot": 600}  # section 4.5.3.2, in seconds
+
+
 def test_a_password_is_not_shown() -> None:
     assert "hunter2" not in repr(SmtpConfig(host="h", port=1, tls="none", username="u", password="hunter2"))
 

@@ -26,6 +26,8 @@ def test_F08_P11_claims_are_disjoint_and_complete_and_limits_are_kept(
         running = [
             start(world.database, tmp_path, worker=f"w{n}", until_idle=True, patience_s=0) for n in range(workers)
         ]
+        # it adds up at every moment, or `account` raises
+        until(lambda: world.account(campaign) and all(worker.poll() is not None for worker in running), 300)
         for worker in running:
             _, problems = worker.communicate(timeout=300)
             assert worker.returncode == 0, problems

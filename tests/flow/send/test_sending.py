@@ -221,8 +221,10 @@ def test_P09_P20_a_doubt_that_is_sent_again_ends_as_one_whatever_stops_it(
 def test_F40_a_recipient_that_cannot_be_rendered_is_invalid_and_stops_nobody(world: World, run: Run) -> None:
     with Sink() as sink:
         campaign = world.campaign(
-            ["a@x.org", "b@x.org", "ü@x.org", "c@x.org", "d@x.org\r\nRCPT TO:<e@x.org>"], port=sink.port,
-            names=["Anna", "x\r\nBcc: z@z.org", "Ü", "\x02", "D"],
+            ["a@x.org", "b@x.org", "ü@x.org", "c@x.org", "d@x.org\r\nRCPT TO:<e@x.org>", "f@x.org", "g@x.org",
+             "h@x.org"],
+            port=sink.port,
+            names=["Anna", "x\r\nBcc: z@z.org", "Ü", "\x02", "D", "x\ry", "x\u2028Bcc: z@z.org", "x\x85y"],
         )  # fmt: skip
         run()
     rows = {address: row[:2] for address, row in world.rows(campaign).items()}

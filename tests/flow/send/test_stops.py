@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from email import message_from_bytes
+from email.policy import default as policy
 from pathlib import Path
 
 import pytest
@@ -224,6 +226,24 @@ def test_P10_F07_a_worker_that_lost_its_lease_writes_nothing(world: World, run: 
     assert not world.events() and not world.sql("SELECT * FROM attempts")
 
 
+@pytest.mark.parametrize("off_s", [-7200.0, 7200.0], ids=["behind", "ahead"])
+def test_P10_P12_a_worker_on_a_machine_whose_clock_is_wrong_goes_by_the_databases(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch, off_s: float
+) -> None:
+    now, real = datetime.now(UTC), time.time
+    with Sink(keep_bodies=True) as sink:
+        runs = world.campaign(20, port=sink.port, slug="runs", ends_at=now + timedelta(hours=1))
+        over = world.campaign(20, port=sink.port, slug="over", ends_at=now - timedelta(hours=1))
+        monkeypatch.setattr(time, "time", lambda: real() + off_s)
+        run()
+        monkeypatch.undo()
+    assert world.account(runs) == {"sent": 20} and world.account(over) == {"expired": 20}
+    times = "SELECT min(at) >= %s, max(at) <= clock_timestamp() FROM attempts"
+    assert world.sql(times, now - timedelta(seconds=1)) == [(True, True)]
+    date = message_from_bytes(sink.taken[0].body, policy=policy)["Date"].datetime
+    assert abs(date - now) < timedelta(minutes=10)
+
+
 def test_P09_F03_a_kill_leaves_one_doubt_a_connection_and_sends_nothing_twice(
     world: World, run: Run, tmp_path: Path
 ) -> None:
@@ -253,17 +273,22 @@ def test_F06_SIGTERM_finishes_what_is_in_flight_and_gives_the_rest_back(world: W
     assert set(world.sql("SELECT DISTINCT attempt FROM messages WHERE state = 'queued'")) == {(0,)}
 
 
-def test_P14_when_results_cannot_be_written_sending_stops(world: World, run: Run) -> None:
+@pytest.mark.parametrize("table", ["attempts", "log"])
+def test_P14_when_results_cannot_be_written_sending_stops_and_nothing_of_them_is(
+    world: World, run: Run, table: str
+) -> None:
     with Sink(by_address({"dot": "slow:0.05"})) as sink:
         campaign = world.campaign(1500, port=sink.port)
         with thread(lambda: run(until=lambda: False)) as result:
             until(lambda: len(sink.taken) > 50)
-            world.sql("REVOKE INSERT ON attempts FROM mailmill_sender")
+            world.sql(f"REVOKE INSERT ON {table} FROM mailmill_sender")
             revoked = time.time()
             report = result().report
         assert report.failed
         nothing_later(sink, revoked)
-        world.sql("GRANT INSERT ON attempts TO mailmill_sender")
+        recorded = world.account(campaign).get("sent", 0)
+        assert len(world.events()) == world.sql("SELECT count(*) FROM attempts")[0][0] == recorded < len(sink.taken)
+        world.sql(f"GRANT INSERT ON {table} TO mailmill_sender")
         sink.script = lambda stage, to: None
         run()
     assert world.account(campaign) == {"sent": 1500}  # the journal knew every answer
