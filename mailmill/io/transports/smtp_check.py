@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -17,6 +18,7 @@ from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Outgoing
 from mailmill.pipelines.send.ports import Link, RouteRefused
 
+GOODBYE_S = 5.0
 REMEDIES = {
     "dns": "Correct `host`; it has no address.",
     "connect": "Look at `host`, `port`, the proxy and firewalls; many networks close port 25, relays listen on 587.",
@@ -88,10 +90,12 @@ async def _check(config: SmtpConfig, envelope: Envelope | None, content: bytes) 
         return [*steps, _failed("connect", str(error))]
     except MailmillError as error:  # a reference that leads nowhere
         return [*steps, _failed("auth", str(error))]
-    if envelope is None:
-        link.close()
-        return steps
-    return [*steps, await desk.handed_over(link)]
+    if envelope is not None:
+        steps.append(await desk.handed_over(link))
+    link.close()
+    with suppress(TimeoutError):  # the last thing that this loop does
+        await asyncio.wait_for(link.gone.wait(), GOODBYE_S)
+    return steps
 
 
 def _failed(step: str, found: str) -> Step:
@@ -110,7 +114,6 @@ class _OneLetter:
         while not self._told.done():
             link.tick()
             await asyncio.wait([self._told], timeout=0.1)
-        link.close()
         return self._told.result()
 
     def take(self) -> Envelope | None:

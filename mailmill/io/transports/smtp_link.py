@@ -35,6 +35,7 @@ class SmtpLink(asyncio.Protocol):
         self._since = self._now()  # it was last heard of, or began to rest
         self._closing = self._lost = self._resting = self._clogged = False
         self._held = False  # a body waits here for the journal, and what comes behind it
+        self.gone = asyncio.Event()  # nothing is left of the connection, not the goodbye of TLS either
         self.used = False
         self.turned_away: str | None = None
         self._why = "the connection was lost"
@@ -67,6 +68,7 @@ class SmtpLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose(self._why if exc is None else f"{self._why}: {exc}")
+        self.gone.set()
 
     # ------------------------------------------------------------ Link
 

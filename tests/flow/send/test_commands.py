@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import md5
+from pathlib import Path
 
 import pytest
 from dns_server import Zone, serving
@@ -124,9 +126,14 @@ def test_what_is_wrong_is_said_in_a_line(world: World, mailmill: Verb, arguments
     assert told.code == 1 and told.err.startswith("mailmill: ") and "Traceback" not in told.err
 
 
-def test_transport_test_says_each_step_and_hands_over_one_message(world: World, mailmill: Verb) -> None:
-    with Sink(keep_bodies=True) as sink:
-        world.campaign(0, port=sink.port, state="draft")
+def test_transport_test_says_each_step_and_hands_over_one_message(
+    world: World, mailmill: Verb, certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+    monkeypatch.setenv("P", "secret")
+    way = {"host": "localhost", "tls": "required", "username": "ann", "password": "env:P"}
+    with Sink(keep_bodies=True, tls=certificate[0]) as sink:
+        world.campaign(0, port=sink.port, state="draft", transport=way)
         world.sql(
             "INSERT INTO identities (tenant_id, slug, spec) SELECT id, 'news', '{\"from_address\": \"n@acme.example\"}'"
             " FROM tenants"
@@ -135,7 +142,7 @@ def test_transport_test_says_each_step_and_hands_over_one_message(world: World, 
         told = mailmill("transport", "test", name, "--to", "me@example.org", "--json")
         assert told.code == 0, told.err
         steps = json.loads(told.out)["steps"]
-        assert [one["step"] for one in steps] == ["dns", "connect", "ehlo", "message"]
+        assert [one["step"] for one in steps] == ["dns", "connect", "ehlo", "ehlo", "tls", "auth", "message"]
         assert steps[-1]["found"].startswith("250 at dot") and sink.copies == {"me@example.org": 1}
         assert b"From: n@acme.example" in sink.taken[0].body
         told = mailmill("transport", "test", name)
@@ -151,11 +158,15 @@ def test_transport_test_says_each_step_and_hands_over_one_message(world: World, 
     ("answers", "transport", "step", "remedy"),
     [({"banner": "554 go away"}, {}, "banner", "before a word"),
      ({}, {"host": "no.such.host.invalid"}, "dns", "`host`"), ({}, {"tls": "required"}, "starttls", "`tls`"),
+     ({"auth": "535 5.7.8 wrong"}, {"username": "ann", "password": "env:P"}, "auth", "`username`"),
+     ({}, {"username": "ann", "password": "env:NOBODY_SET_THIS"}, "auth", "`password`"),
      ({"rcpt": "550 5.7.1 relaying denied"}, {}, "message", "its words")],
 )  # fmt: skip
 def test_F10_transport_test_says_what_is_wrong_and_what_to_do(
-    world: World, mailmill: Verb, answers: dict[str, str], transport: dict[str, str], step: str, remedy: str
-) -> None:
+    world: World, mailmill: Verb, monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], transport: dict[str, str],
+    step: str, remedy: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("P", "secret")
     with Sink(by_address(answers)) as sink:
         world.campaign(0, port=sink.port, state="draft", transport=transport)
         world.sql(
