@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from send_world import Sink, World, by_address, thread, until
+from verbs import Verb
 
 from mailmill.errors import Misconfigured
 from mailmill.io.send_metrics import SendMetrics, serving
@@ -21,7 +23,9 @@ from mailmill.pipelines.send.gauges import Gauges, RouteGauge
 from mailmill.pipelines.send.loop import Sender
 
 
-def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(world: World, tmp_path: Path) -> None:
+def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(
+    world: World, mailmill: Verb, tmp_path: Path
+) -> None:
     ports: list[int] = []
 
     @contextmanager
@@ -50,6 +54,14 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(worl
                 lambda: world.sql("SELECT doing FROM workers WHERE doing ->> 'in_flight' > '0'"), what="its row"
             )
             assert row[0][0]["bound_by"] == "connections"
+            (shown,) = json.loads(mailmill("workers", "--json").out)
+            assert (shown["worker"], shown["leases"], shown["expired"], shown["bound_by"]) == (
+                "w1",
+                1,
+                0,
+                "connections",
+            )
+            assert shown["in_flight"] >= 1 and shown["rate"] >= 0 and shown["silent_s"] < 60 and not shown["last_error"]
             assert scraped()["mailmill_send_results_total", "failed"] == 0  # there before the first one
             found = until(lambda: scraped() if scraped().get(("mailmill_send_results_total", "sent")) else None)
             assert found["mailmill_send_results_total", "sent"] >= 7
