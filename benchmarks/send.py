@@ -94,9 +94,9 @@ def campaign(database: Database, slug: str, port: int, messages: int, *, signed:
         ).fetchone()
         assert row is not None
         conn.execute(
-            "INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain)"
+            "INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, provider)"
             " SELECT %(first)s + n, %(tenant)s, %(campaign)s, %(first)s + n, 'person' || n || '@mail.example',"
-            " 'person' || n || '@mail.example', 'mail.example' FROM generate_series(0, %(n)s - 1) n",
+            " 'person' || n || '@mail.example', 'mail.example', 'google' FROM generate_series(0, %(n)s - 1) n",
             {"first": first, "tenant": tenant, "campaign": row[0], "n": messages},
         )
         conn.execute(

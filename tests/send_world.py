@@ -322,6 +322,7 @@ class World:
         slug: str = "spring",
         tenant: str = "acme",
         names: Sequence[str] | None = None,
+        providers: dict[str, str] | None = None,  # domain -> who runs its mailboxes
         transport: dict[str, Any] | None = None,
         kind: str = "smtp",
         state: str = "running",
@@ -345,11 +346,11 @@ class World:
             "window": None, "sandbox": False, "links": ["https://shop.example/"], **content,
         }  # fmt: skip
         with self.database.transaction() as conn:
-            return self._insert(conn, tenant, slug, kind, spec, frozen, state, ends_at, recipients, names)
+            return self._insert(conn, tenant, slug, kind, spec, frozen, state, ends_at, recipients, names, providers)
 
     def _insert(
         self, conn: psycopg.Connection, tenant: str, slug: str, kind: str, spec: Any, frozen: Any, state: str,
-        ends_at: Any, recipients: Sequence[str], names: Sequence[str],
+        ends_at: Any, recipients: Sequence[str], names: Sequence[str], providers: dict[str, str] | None,
     ) -> int:  # fmt: skip
         keys.ensure(conn)
 
@@ -374,10 +375,10 @@ class World:
             tenant_id, slug, state, transport_id, json.dumps(frozen), first, len(recipients), ends_at,
         )  # fmt: skip
         conn.execute(
-            "INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain)"
-            " SELECT %s + n - 1, %s, %s, %s + n, a, lower(a), split_part(a, '@', 2)"
-            " FROM unnest(%s::text[]) WITH ORDINALITY u (a, n)",
-            (first, tenant_id, campaign_id, first, list(recipients)),
+            "INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, provider)"
+            " SELECT %s + n - 1, %s, %s, %s + n, a, lower(a), at, %s::jsonb ->> at"
+            " FROM unnest(%s::text[]) WITH ORDINALITY u (a, n), split_part(a, '@', 2) at",
+            (first, tenant_id, campaign_id, first, json.dumps(providers or {}), list(recipients)),
         )
         conn.execute(
             "INSERT INTO message_fields (message_id, tenant_id, merge_values)"

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 from mailmill.pipelines.configuration.specs import WindowSpec
-from mailmill.pipelines.ingest.wordlists import mail_providers
 from mailmill.pipelines.send.answers import SANDBOX_PATIENCE, Answer, Decision, Patience, masked
 from mailmill.pipelines.send.messages import Composer, Outgoing, Unrenderable
 from mailmill.pipelines.send.orders import FIELD, LINE, Order, Outcome, Window
@@ -75,6 +74,7 @@ class Item:
     contact: int
     attempt: int
     variant: int  # of the campaign's contents
+    known_provider: bytes  # who runs the mailbox; empty: nobody knows
     address: bytes
     values: list[bytes]
     message: Outgoing | Unrenderable | None = None  # as it goes on the wire, or why it cannot
@@ -83,9 +83,8 @@ class Item:
 
     @property
     def provider(self) -> str:
-        """Who has the mailbox, where the domain says so, else the domain."""
-        domain = self.address.rpartition(b"@")[2].decode("utf-8", "replace").lower()
-        return mail_providers().get(domain, domain)
+        """Who runs the mailbox, where that is known, else its domain."""
+        return (self.known_provider or self.address.rpartition(b"@")[2]).decode("utf-8", "replace").lower()
 
 
 @dataclass(slots=True, eq=False)
@@ -108,10 +107,10 @@ class Batch:
     def items(self, rows: bytes) -> list[Item]:
         found = []
         for row in rows.split(LINE) if rows else ():
-            id, contact, attempt, variant, address, *values = row.split(FIELD)
+            id, contact, attempt, variant, provider, address, *values = row.split(FIELD)
             if not self.campaign.composer.fields:
                 values = []
-            found.append(Item(self, int(id), int(contact), int(attempt), int(variant), address, values))
+            found.append(Item(self, int(id), int(contact), int(attempt), int(variant), provider, address, values))
         self.left += len(found)
         return found
 

@@ -1,8 +1,8 @@
 """Refusals that are our fault, one behind the other: of whom they come decides what is held.
 
 A provider that takes nothing from us is held by itself, whatever others say in between; the route only when it is
-refused for everybody. Counted in each worker, by the mailbox provider that the recipient's domain is known for, else by
-the domain.
+refused for everybody. Counted in each worker, by who runs the recipient's mailbox, as the domain's name or MX said when
+the audience was frozen, else by the domain.
 """
 
 from __future__ import annotations

@@ -20,13 +20,15 @@ AUDIENCE_SCHEMA = pl.Schema(
         "address": pl.String(),
         "address_key": pl.String(),
         "domain": pl.String(),
+        "provider": pl.String(),  # who runs the mailbox; null: not known
         "merge_values": pl.String(),
         "variant": pl.Int16(),  # which of the campaign's contents they get
         "aliases": pl.String(),  # the person's other addresses by the tenant's rule, SEPARATOR between; null: none
     }
 )
 LEDGER_COLUMNS = (
-    "message_id", "tenant_id", "campaign_id", "contact_id", "address", "address_key", "domain", "variant", "aliases",
+    "message_id", "tenant_id", "campaign_id", "contact_id", "address", "address_key", "domain", "provider", "variant",
+    "aliases",
 )  # fmt: skip
 SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String()})
 
@@ -143,6 +145,7 @@ def freeze(
             address="email",
             address_key="address_key",
             domain=pl.col("email").str.extract("@([^@]+)$"),
+            provider="provider",
             variant=choice,
             **{f"field:{name}": merge_value(name) for name in template.merge_fields},
         )
@@ -153,7 +156,7 @@ def freeze(
         _check_bare(values.filter(variant=number), needed, place)
     columns = [pl.col(f"field:{name}").fill_null(ABSENT) for name in template.merge_fields]
     merged = pl.concat_str(columns, separator=SEPARATOR) if columns else pl.lit("")
-    frame = values.select("contact_id", "address", "address_key", "domain", "variant", merge_values=merged)
+    frame = values.select("contact_id", "address", "address_key", "domain", "provider", "variant", merge_values=merged)
     frame = frame.join(_other_addresses(recipients), on="contact_id", how="left", maintain_order="left")
     return Audience(recipients=frame, exclusions=count(members, unpublished), members=members.height + unpublished)
 

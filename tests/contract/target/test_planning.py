@@ -54,6 +54,7 @@ def test_the_audience_lies_in_the_lake_as_it_does_in_the_ledger(world):
         "address",
         "address_key",
         "domain",
+        "provider",
         "merge_values",
         "variant",
         "aliases",

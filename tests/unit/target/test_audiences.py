@@ -14,6 +14,7 @@ from mailmill.pipelines.target.audiences import (
     count,
     freeze,
     judged,
+    ledger_rows,
     numbered,
     unknown_fields,
 )
@@ -110,13 +111,15 @@ def test_merge_values_stand_in_their_order_and_what_is_missing_is_marked():
 
 
 def test_an_audience_without_merge_fields_has_empty_values_and_contiguous_ids():
-    members = contacts({"email": "a@X.example"}, {"phone": "+1"}, {"email": "b@y.example"})
+    members = contacts({"email": "a@X.example", "provider": "google"}, {"phone": "+1"}, {"email": "b@y.example"})
     audience = freeze(judged(members, suppressed()), facts(), members)
     frame = numbered(audience.recipients, 100)
     assert frame.schema == AUDIENCE_SCHEMA
     assert frame["message_id"].to_list() == [100, 101]
     assert frame["merge_values"].to_list() == ["", ""]
     assert frame["address"].to_list() == ["a@X.example", "b@y.example"]
+    rows = ledger_rows(frame, tenant_id=1, campaign_id=2)
+    assert rows.select("domain", "provider").rows() == [("X.example", "google"), ("y.example", None)]
 
 
 def test_a_missing_value_counts_among_recipients_only():

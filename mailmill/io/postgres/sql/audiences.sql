@@ -11,7 +11,7 @@ COPY (SELECT address_key, reason FROM suppressions
 UPDATE message_ids SET next = next + %(n)s RETURNING next - %(n)s;
 
 -- name: fill_ledger
-COPY messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, variant, aliases) FROM STDIN
+COPY messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain, provider, variant, aliases) FROM STDIN
   (FORMAT csv, FORCE_NOT_NULL (address, address_key, domain));
 
 -- name: fill_fields

@@ -135,9 +135,9 @@ INSERT INTO links (campaign_id, ordinal, tenant_id, url)
 SELECT l.campaign_id, l.ordinal, k.tenant_id, l.url FROM mailmill_replaced.links l JOIN kept_campaigns k ON k.id = l.campaign_id
 ON CONFLICT DO NOTHING;
 WITH known AS (
-  INSERT INTO messages AS m (id, tenant_id, campaign_id, contact_id, address, address_key, aliases, domain, state, queued, attempt,
+  INSERT INTO messages AS m (id, tenant_id, campaign_id, contact_id, address, address_key, aliases, domain, provider, state, queued, attempt,
                              variant, transport_id, code, reason, reply, done_at)
-  SELECT o.id, k.tenant_id, k.id, o.contact_id, o.address, o.address_key, o.aliases, o.domain, o.state::text::message_state, o.queued, o.attempt,
+  SELECT o.id, k.tenant_id, k.id, o.contact_id, o.address, o.address_key, o.aliases, o.domain, o.provider, o.state::text::message_state, o.queued, o.attempt,
          o.variant, o.transport_id, o.code, o.reason, o.reply, o.done_at
     FROM mailmill_replaced.messages o JOIN kept_campaigns k ON k.id = o.campaign_id
   ON CONFLICT (id) DO UPDATE SET state = excluded.state, queued = excluded.queued, attempt = greatest(m.attempt, excluded.attempt),

@@ -111,14 +111,15 @@ taken AS (
          reason = coalesce(j.suppressed, CASE WHEN j.too_old THEN coalesce(m.reason, 'too_old') END, m.reason),
          done_at = CASE WHEN j.suppressed IS NOT NULL OR j.too_old THEN clock_timestamp() END
     FROM (SELECT * FROM judged OFFSET 0) j WHERE m.id = j.id
-  RETURNING m.id, m.contact_id, m.state, m.attempt, m.variant, m.address),
+  RETURNING m.id, m.contact_id, m.state, m.attempt, m.variant, m.provider, m.address),
 lease AS (
   INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)
   SELECT %(token)s, %(worker)s, %(campaign_id)s, %(tenant_id)s, min(id), max(id),
          clock_timestamp() + make_interval(secs => %(lease_s)s)
     FROM taken WHERE state = 'leased' HAVING count(*) > 0)
 SELECT convert_to(string_agg(
-         concat_ws(E'\x1f', t.id, t.contact_id, t.attempt, t.variant, translate(coalesce(t.address, ''), E'\x1e\x1f', ''),
+         concat_ws(E'\x1f', t.id, t.contact_id, t.attempt, t.variant, coalesce(t.provider, ''),
+                   translate(coalesce(t.address, ''), E'\x1e\x1f', ''),
                    translate(coalesce(f.merge_values, ''), E'\x1e', '')), E'\x1e' ORDER BY t.id)
          FILTER (WHERE t.state = 'leased'), 'UTF8'),
        count(*) FILTER (WHERE t.state = 'leased'), count(*) FILTER (WHERE t.state <> 'leased')

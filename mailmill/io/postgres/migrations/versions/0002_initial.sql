@@ -395,6 +395,7 @@ CREATE TABLE messages (
   address_key text NOT NULL,                    -- what a suppression names
   aliases text[],                               -- the person's other keys by the tenant's rule, which it may name as well
   domain text NOT NULL,
+  provider text,                                -- who runs the mailbox, as far as its domain's name or MX said
   state message_state NOT NULL DEFAULT 'queued',
   queued boolean NOT NULL DEFAULT true,         -- queued, deferred or held; the claim's index looks at this, so that updates of state stay HOT
   doubted boolean NOT NULL DEFAULT false,       -- it was in doubt and is sent again: unless a relay takes it, that is how it ends
