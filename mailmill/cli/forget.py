@@ -16,9 +16,12 @@ from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
 from mailmill.io.forgetting import Forgot
 from mailmill.io.postgres import erasure
+from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.pipelines.ingest import addresses, phones
+from mailmill.pipelines.ingest.erasure import channel_of
 from mailmill.pipelines.read.answers import Tenant
 
+MAX_NAMED = 10
 AskedFor = Annotated[str, typer.Argument(metavar="ADDRESS", help="An e-mail address, or a phone number with its +.")]
 
 
@@ -45,12 +48,17 @@ def forget(
     address: AskedFor,
     tenant: TenantOption = None,
     all: Annotated[bool, typer.Option("--all", help="From every tenant, also those to come.")] = False,
+    everybody: Annotated[
+        bool, typer.Option("--everybody", help="Of a number that several contacts have: all of them.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Erase a person from every store, keep a keyed hash so that they stay out, and prove it by a search."""
     mill = installation()
     key = key_of(address)
     tenants, everywhere = _from_whom(key, tenant, all)
+    if channel_of(key) == "phone" and not everybody:
+        _of_one(key, tenants)
     done = [mill.forgetter.forget(one.id, one.slug, [key], everywhere=everywhere) for one in tenants]
     show(done, json)
 
@@ -98,6 +106,20 @@ def _from_whom(key: str, tenant: str | None, all: bool) -> tuple[list[Tenant], b
                 remedy="Name the tenant with --tenant, or forget the person in all of them with --all.",
             )
     return tenants, all or tenant is None
+
+
+def _of_one(number: str, tenants: list[Tenant]) -> None:
+    """Raises: Misconfigured when several contacts have the number, who may be several persons: each would be erased."""
+    with reading() as conn:
+        for one in tenants:
+            theirs = erasure.sharing(conn, one.id, number)
+            if len(theirs) > 1 and not merge_rule(conn, one.id).phone:  # by that rule they are one person
+                listed = ", ".join(theirs[:MAX_NAMED]) + (", …" if len(theirs) > MAX_NAMED else "")
+                raise Misconfigured(
+                    f"{len(theirs):,} contacts of {one.slug} have this number, and each would be erased: {listed}",
+                    place=number,
+                    remedy="Forget the one by their address, or all of them with --everybody.",
+                )
 
 
 def show(done: list[Forgot], json: bool) -> None:

@@ -58,6 +58,11 @@ def person(conn: psycopg.Connection, tenant_id: int, asked: Sequence[str], alias
     )
 
 
+def sharing(conn: psycopg.Connection, tenant_id: int, number: str) -> list[str]:
+    """By what the contacts are matched that have a number: more than one of them may be more than one person."""
+    return [key for (key,) in conn.execute(SQL["sharing"], {"tenant_id": tenant_id, "number": number})]
+
+
 def ids_of(conn: psycopg.Connection, tenant_id: int, match_keys: Sequence[str]) -> list[int]:
     rows = conn.execute(SQL["ids_of"], {"tenant_id": tenant_id, "keys": list(match_keys)})
     return [contact for (contact,) in rows]

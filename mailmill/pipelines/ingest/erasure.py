@@ -18,7 +18,7 @@ import polars as pl
 
 Channel = Literal["email", "phone"]
 MASK = "***"
-OWN_KEYS = ("match_key", "address_key", "email", "address", "phone")  # columns that say whose row it is
+OWN_KEYS = ("match_key", "address_key", "email", "address")  # columns that say whose row it is
 # datasets whose rows are counted and name nobody: they stay, what they tell of a person does not
 COUNTED: Mapping[str, tuple[str, ...]] = {"messages": (), "attempts": ("reply",), "events": ("ip", "user_agent")}
 FILES = ("csv", "tsv", "txt", "tab", "gz", "xlsx")  # what follows an address in a file's name, and is no domain
@@ -161,7 +161,9 @@ def masked(person: Person, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         text = text_of(name, kind)
         if text is None:
             continue
-        if isinstance(kind, pl.Struct):
+        if name == "phone":
+            clean = pl.lit(None, kind)  # stars are no number
+        elif isinstance(kind, pl.Struct):
             clean = _without(person, text).str.json_decode(kind)
         elif kind == pl.List(pl.String):
             clean = pl.col(name).list.eval(_without(person, pl.element()))
@@ -203,6 +205,9 @@ def own_rows(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) ->
         tests.append(pl.col("contact_id").is_in(list(person.contact_ids)))
     keys = list(person.keys)
     tests += [pl.col(name).str.to_lowercase().is_in(keys) for name in OWN_KEYS if schema.get(name) == pl.String]
+    if schema.get("phone") == pl.String:  # others may share it
+        alone = pl.col("email").is_null() if "email" in schema else pl.lit(True)
+        tests.append(pl.col("phone").is_in(keys) & alone)
     return pl.any_horizontal(*tests).fill_null(False) if tests else pl.lit(False)
 
 

@@ -15,7 +15,7 @@ from mailmill.pipelines.ingest.wordlists import countries
 
 
 def raw_rows(person: Person, frame: pl.LazyFrame, columns: Mapping[str, str]) -> list[int]:
-    """The lines of a raw batch that are the person's.
+    """The lines of a raw batch that are the person's. One with somebody else's address is not, whatever its number.
 
     In:     RAW_SCHEMA with the source's cells; columns, as the source maps them. Where they do not say which column
             holds an address, any cell that is one counts.
@@ -29,11 +29,11 @@ def raw_rows(person: Person, frame: pl.LazyFrame, columns: Mapping[str, str]) ->
         mails = [known["email"]] if "email" in known else []
         calls, land = [known["phone"]] if "phone" in known else [], known.get("country")
     except Misconfigured:
-        mails, calls, land = names, names, None
+        known, mails, calls, land = {}, names, names, None
     for header in mails:
         lines += _by_mail(person, frame, header)
     for header in calls:
-        lines += _by_phone(person, frame, header, land)
+        lines += _unclaimed(_by_phone(person, frame, header, land), frame, known.get("email"), person.keys)
     return sorted(set(lines))
 
 
@@ -48,12 +48,16 @@ def numbered_rows(numbers: Collection[str], frame: pl.LazyFrame, columns: Mappin
         return []
     person, land = Person(keys=tuple(numbers)), known.get("country")
     read = frame.filter(pl.col("problem").is_null())
-    lines = _by_phone(person, read, known["phone"], land)
-    if "email" not in known or not lines:
+    return _unclaimed(_by_phone(person, read, known["phone"], land), read, known.get("email"))
+
+
+def _unclaimed(lines: list[int], frame: pl.LazyFrame, header: str | None, theirs: Collection[str] = ()) -> list[int]:
+    """Of these lines those that no address says to be somebody else's. In: header, of the addresses; their own keys."""
+    if header is None or not lines:
         return lines
-    found = read.filter(pl.col("line").is_in(lines)).select("line", cell=CELL + known["email"])
-    rows = found.collect(engine="streaming")
-    return rows.filter(addresses.examine(rows["cell"])["address_key"].is_null())["line"].to_list()
+    found = frame.filter(pl.col("line").is_in(lines)).select("line", cell=CELL + header).collect(engine="streaming")
+    keys = addresses.examine(found["cell"])["address_key"]
+    return found.filter(keys.is_null() | keys.is_in(list(theirs)))["line"].to_list()
 
 
 def _by_mail(person: Person, frame: pl.LazyFrame, header: str) -> list[int]:

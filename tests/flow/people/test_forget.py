@@ -58,6 +58,21 @@ def test_one_tenants_forget_leaves_the_other_alone(people: People) -> None:
         assert ANN not in people.texts(tenant_id).replace("joann@people.example", "")
 
 
+def test_a_number_of_several_contacts_names_them_before_anybody_is_erased(people: People) -> None:
+    people.tenant("acme", people=f"email,name,phone,country\n{ANN},Ann,{PHONE},AT\nmum@people.example,Mum,{PHONE},AT\n")
+    people.ask("ingest", "acme/inbox")
+    with pytest.raises(Misconfigured, match=f"2 contacts of acme have this number.*: {ANN}, mum@people.example"):
+        people.do("forget", PHONE)
+    assert people.rows("SELECT count(*) FROM contacts") == [(2,)]
+    late = people.mill.project / "acme" / "late.csv"  # of somebody who is no contact yet
+    late.write_text("email,name,phone,country\ndad@people.example,Dad,01 5337031,AT\n")
+    said = people.ask("forget", PHONE, "--everybody")
+    assert said["proved"] and said["tenants"][0]["contacts"] == 2
+    assert PHONE not in people.texts(1) and ANN not in people.texts(1)
+    assert people.ask("ingest", "acme/inbox")["new"] == 1
+    assert people.rows("SELECT match_key FROM contacts") == [("dad@people.example",)]
+
+
 def test_a_later_import_of_a_forgotten_person_is_rejected_and_keeps_nothing_of_the_row(people: People) -> None:
     people.tenant("acme")
     people.ask("forget", ANN)  # only the dropped file held them; the hash keeps them out

@@ -46,6 +46,8 @@ def test_after_it_no_text_mentions_the_person_and_others_are_as_they_were(parts:
         (("", "01 5337031", ""), True),
         (("", "0043 1 533 70 31", ""), True),
         (("", "01 5337032", ""), False),
+        (("bad@@x", "01 5337031", ""), True),
+        (("mum@x.org", "01 5337031", ""), False),  # who shares the number has an address of their own
     ],
 )
 def test_a_raw_row_is_theirs_by_the_columns_that_say_whose_it_is(cells: tuple[str, str, str], theirs: bool) -> None:
@@ -78,6 +80,11 @@ def test_counted_rows_stay_and_tell_nothing() -> None:
     frame = pl.LazyFrame({"message": [5, 6], "kind": ["opened", "opened"], "ip": ["1.2.3.0", "4.5.6.0"]})
     assert erasure.touched(who, "events", frame)
     assert erasure.without(who, "events", frame).collect().rows() == [(5, "opened", None), (6, "opened", "4.5.6.0")]
+
+
+def test_a_row_of_somebody_else_who_shares_the_number_stays_without_it() -> None:
+    rows = {"email": ["mum@x.org", None], "phone": ["+4315337031"] * 2, "name": ["Mum", "Ann"]}
+    assert erasure.without(ANN, "validated", pl.LazyFrame(rows)).collect().rows() == [("mum@x.org", None, "Mum")]
 
 
 def test_a_hash_is_of_its_key_and_its_channel() -> None:

@@ -32,6 +32,11 @@ SELECT id, match_key, email, phone FROM contacts
    AND (match_key = ANY(%(keys)s) OR lower(email) = ANY(%(keys)s) OR phone = ANY(%(keys)s) OR id = ANY(%(ids)s))
  ORDER BY id;
 
+-- name: sharing
+-- The contacts that have a number, oldest first.
+SELECT match_key FROM contacts
+ WHERE tenant_id = %(tenant_id)s AND (match_key = %(number)s OR phone = %(number)s) ORDER BY id;
+
 -- name: ids_of
 SELECT id FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = ANY(%(keys)s);
 
