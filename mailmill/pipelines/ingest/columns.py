@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "tags": ("tags", "tag", "labels"),
     "seen_at": ("found_at", "seen_at", "last_seen", "updated_at", "modified_at", "created_at"),
 }  # fmt: skip
+_LATIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "đ": "d", "ð": "d", "ł": "l", "ı": "i", "þ": "th"})
 _PLAUSIBLE_ADDRESS = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
 
 
@@ -68,18 +70,21 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
     """
     shown = ", ".join(names[:30])
     by_slug: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for name in names:
         by_slug.setdefault(_slug(name), []).append(name)
+        by_name.setdefault(_any_script(name), []).append(name)
     known: dict[str, str] = {}
     custom: dict[str, str] = {}
     for field, header in wanted.items():
-        if not by_slug.get(_slug(header)):
+        column = header if header in names else next(iter(by_name.get(_any_script(header), ())), None)
+        if column is None:
             raise Misconfigured(
                 f"there is no column {header!r}, which the source's `columns` names for {field}; there are: {shown}",
                 place=place,
                 remedy="Correct `columns` of the source, or the file's header. Nothing of it was taken in.",
             )
-        (known if field in ALIASES else custom)[field] = by_slug[_slug(header)][0]
+        (known if field in ALIASES else custom)[field] = column
     taken = set(known.values()) | set(custom.values())
     for field, aliases in ALIASES.items():
         candidates = [name for alias in aliases for name in by_slug.get(alias, ()) if name not in taken]
@@ -97,7 +102,9 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
         if name not in taken:
             field = _free(_field_name(name), custom)
             custom[field] = name
-            if re.search(r"\(\d+\)$", name):
+            if _lost(name):
+                notes.append(f"the column {name!r} is kept as {field}; `columns` of the source gives it another name")
+            elif re.search(r"\(\d+\)$", name):
                 notes.append(f"the column {name!r} has the name of another; it is kept as {field}")
     return ColumnMap(known=known, custom=custom, notes=tuple(notes))
 
@@ -114,14 +121,38 @@ def changed(before: Sequence[str], after: Sequence[str]) -> str | None:
 
 
 def _slug(name: str) -> str:
-    """'E-Mail Adresse' -> 'e_mail_adresse', 'Prénom' -> 'prenom'."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    """What ASCII can say of a name: 'E-Mail Adresse' -> 'e_mail_adresse', 'Prénom' -> 'prenom', 'Город' -> ''."""
+    plain = unicodedata.normalize("NFKD", name.casefold().translate(_LATIN)).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", plain.casefold()).strip("_")
 
 
+def _any_script(name: str) -> str:
+    """As `_slug`, with the letters that ASCII has not: 'E-Mail (Работа)' -> 'e_mail_работа'."""
+    if not _lost(name):
+        return _slug(name) or name
+    kept = (char if unicodedata.category(char)[0] in "LMN" else " " for char in _letters(name))
+    return "_".join("".join(kept).split()) or name
+
+
+def _lost(name: str) -> bool:
+    """Whether ASCII has nothing of a name, or not all of its letters."""
+    return not _slug(name) or any(
+        char.isalnum() and not char.isascii() for char in unicodedata.normalize("NFKD", _letters(name))
+    )
+
+
+def _letters(name: str) -> str:
+    return unicodedata.normalize("NFKC", name.casefold()).translate(_LATIN)
+
+
 def _field_name(name: str) -> str:
-    """A custom field's name as templates and segments write it (specs.FieldName)."""
-    slug = _slug(name)[:60] or "field"
+    """A custom field's name as templates and segments write it (specs.FieldName).
+
+    Of letters that ASCII has not, a checksum remains: the field follows its header, not the column's place.
+    """
+    slug = _slug(name)[:60]
+    if _lost(name):
+        slug = f"{slug[:50] or 'field'}_{zlib.crc32(_any_script(name).encode()):08x}"
     return slug if slug[0].isalpha() else f"f_{slug}"
 
 

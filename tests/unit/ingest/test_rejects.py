@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.configuration import words
 from mailmill.pipelines.ingest import addresses, columns, decoding, validation, verdicts
 from mailmill.pipelines.ingest import csv as reader
 from mailmill.pipelines.ingest.rejects import REASONS, REJECTED_SCHEMA, as_csv
@@ -100,3 +101,29 @@ def test_P04_a_file_without_an_address_column_names_those_it_has():
     with pytest.raises(Misconfigured, match="Kontakt"):
         columns.mapped(["Kontakt", "Ort"], {}, place="f.csv")
     assert columns.mapped(["Kontakt", "Ort"], {"email": "kontakt"}, place="f").known == {"email": "Kontakt"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("Имя", "Город"), ("Όνομα", "Πόλη"), ("الاسم", "المدينة"), ("姓名", "城市"), ("की", "का"), ("☎", "✉"),
+     ("№ 1 Имя", "№ 1 Город"), ("Fax (Дом)", "Fax (Офис)")],
+)  # fmt: skip
+def test_P04_a_header_in_any_script_is_the_one_that_is_named(first, second):
+    for names in (["Email", first, second], ["Email", second, first]):
+        found = columns.mapped(names, {"email": "email", "city": second.upper(), "name": first}, place="f")
+        assert found == columns.ColumnMap(known={"email": "Email", "name": first}, custom={"city": second})
+    with pytest.raises(Misconfigured, match="there is no column"):
+        columns.mapped(["Email", first], {"city": second}, place="f")
+
+
+def test_P04_a_field_follows_its_header_and_not_its_place_whatever_the_script():
+    here = columns.mapped(["Email", "Имя", "Город", "Płeć", "Straße"], {}, place="f")
+    there = columns.mapped(["Straße", "Город", "Имя", "Płeć", "Email"], {}, place="f")
+    assert here.custom == there.custom
+    assert {name: field for field, name in here.custom.items()}.items() >= {"Płeć": "plec", "Straße": "strasse"}.items()
+    assert [name for name in ("Имя", "Город") if any(f"'{name}'" in note for note in here.notes)] == ["Имя", "Город"]
+    assert all(re.fullmatch(words.FieldName.__metadata__[0].pattern, field) for field in here.custom)
+
+
+def test_a_column_under_its_very_name_is_not_another_one_like_it():
+    assert columns.mapped(["E-MAIL", "E-Mail"], {"email": "E-Mail"}, place="f").known["email"] == "E-Mail"
