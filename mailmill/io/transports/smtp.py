@@ -43,7 +43,7 @@ class SmtpRelay:
             client = await self._connected()
         except aiosmtplib.SMTPResponseException as error:
             raise RouteRefused("banner", error.code, str(error.message)) from error
-        except (aiosmtplib.SMTPException, OSError) as error:
+        except (aiosmtplib.SMTPException, OSError, UnicodeError) as error:  # UnicodeError: the host is no name
             raise _unavailable(config, error) from error
         transport = cast("asyncio.Transport | None", client.transport)  # uvloop's is no subclass of it
         if transport is None or transport.is_closing():
@@ -62,7 +62,7 @@ class SmtpRelay:
             **await self._way(),
         )  # fmt: skip
         try:
-            await client.connect()
+            await self._greeted(client)
             self._tell("connect", f"{config.host}:{config.port} says hello")
             await self._hello(client)
             if config.tls in ("required", "opportunistic"):
@@ -75,6 +75,17 @@ class SmtpRelay:
             client.close()
             raise
         return client
+
+    async def _greeted(self, client: aiosmtplib.SMTP) -> None:
+        try:
+            await client.connect()
+        except aiosmtplib.SMTPTimeoutError as error:
+            if self._config.tls == "implicit":
+                raise
+            raise TransportUnavailable(
+                f"the relay {self._config.host}:{self._config.port} accepts the connection and says nothing: it is "
+                "busy, or waits for TLS from the first byte, as on port 465 (tls: implicit)"
+            ) from error
 
     async def _way(self) -> dict[str, Any]:
         """A socket that is connected to the relay, through the proxy and from the address the operator chose.
@@ -200,6 +211,8 @@ def _unavailable(config: SmtpConfig, error: BaseException) -> TransportUnavailab
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return RouteRefused("starttls", 554, f"the certificate does not hold: {cause.verify_message}")
+        if isinstance(cause, ssl.SSLError):
+            return RouteRefused("starttls", 454, f"no TLS with {config.host}:{config.port}: {cause.reason or cause}")
         cause = cause.__cause__ or cause.__context__
     return TransportUnavailable(f"the relay {config.host}:{config.port} does not answer: {error}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate, make_msgid
@@ -19,12 +19,15 @@ from mailmill.pipelines.send.messages import Outgoing
 from mailmill.pipelines.send.ports import Link, RouteRefused
 
 GOODBYE_S = 5.0
+PATIENCE_S = 30.0  # a person waits for the answer; sending itself waits as long as RFC 5321 says
 REMEDIES = {
     "dns": "Correct `host`; it has no address.",
-    "connect": "Look at `host`, `port`, the proxy and firewalls; many networks close port 25, relays listen on 587.",
+    "connect": "Look at `host`, `port`, `tls` (implicit on port 465), the proxy and firewalls; many networks close "
+    "port 25, relays listen on 587.",
     "banner": "The relay refuses this host before a word: ask its operator, or look at the address it sees.",
     "ehlo": "Set `hello` to a name that leads to the address the relay sees.",
-    "starttls": "Set `tls` to what the relay offers (implicit for port 465), or give it a certificate that holds.",
+    "starttls": "Set `tls` to what the relay offers (implicit on port 465, required elsewhere), or give it a "
+    "certificate that holds.",
     "auth": "Look at `username`, what `password` refers to, and `auth`; some relays want an app password or XOAUTH2.",
     "message": "The relay does not take mail from this sender or to this recipient; its words say why.",
 }
@@ -70,6 +73,7 @@ def _envelope(sender: bytes, recipient: bytes, content: bytes) -> Envelope:
 
 
 async def _check(config: SmtpConfig, envelope: Envelope | None, content: bytes) -> list[Step]:
+    config = replace(config, timeout_s=min(config.timeout_s, PATIENCE_S))
     steps: list[Step] = []
 
     def tell(step: str, found: str) -> None:
@@ -78,9 +82,9 @@ async def _check(config: SmtpConfig, envelope: Envelope | None, content: bytes) 
     try:
         found = await asyncio.get_running_loop().getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)
         tell("dns", ", ".join(dict.fromkeys(str(one[4][0]) for one in found)))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         if config.proxy is None:  # a proxy may know the name all the same
-            return [_failed("dns", f"{config.host}: {error.strerror or error}")]
+            return [_failed("dns", f"{config.host}: {getattr(error, 'strerror', None) or error}")]
     desk = _OneLetter(envelope, content)
     try:
         link = await SmtpRelay(config, tell).open(desk, "test")

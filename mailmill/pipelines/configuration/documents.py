@@ -93,6 +93,7 @@ _WORDS = {  # a pattern in words
     words.FieldName: "a field's name has lower-case letters, digits and underscores and begins with a letter",
     words.Line: "one line of text is allowed, without line breaks and control characters",
     words.DomainName: "a domain name is allowed, in lower case and as punycode, such as mail.example.org",
+    words.Host: "the name of a host is allowed, as punycode, or its address, such as smtp.example.org or 192.0.2.1",
     words.Address: "an address is allowed, such as news@example.org",
 }
 _BY_PATTERN = {get_args(kind)[1].pattern: words for kind, words in _WORDS.items()}

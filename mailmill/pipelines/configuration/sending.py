@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, IPvAnyAddress, StringConstraints, field_validator, model_validator
 
-from mailmill.pipelines.configuration.words import Address, DomainName, Line, SecretReference, Spec, TenantOwned
+from mailmill.pipelines.configuration.words import Address, DomainName, Host, Line, SecretReference, Spec, TenantOwned
 from mailmill.pipelines.send.headers import MAX_CUSTOM, problem
 
 
@@ -16,7 +16,7 @@ class TransportSpec(TenantOwned):
 
     kind: Literal["transport"]
     type: Literal["smtp", "sandbox"]
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: int = Field(default=587, ge=1, le=65535)
     tls: Literal["required", "opportunistic", "implicit", "none"] = "required"  # required never falls back
     username: str | None = None

@@ -21,6 +21,12 @@ DomainName = Annotated[
     str,
     StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$"),
 ]
+# a name by RFC 1123, with the underscores that private networks have, or an address of IPv4 or IPv6
+HOST = (
+    r"^(([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?"
+    r"|[0-9a-fA-F:]*:[0-9a-fA-F:.]+)$"
+)
+Host = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=HOST)]
 Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\]\\]{1,64}@[^@\s]+\.[^@\s.]+$")]
 
 

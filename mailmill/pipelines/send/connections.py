@@ -8,6 +8,7 @@ slowly while that fails; once a message was taken over it, it is allowed as well
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from mailmill.errors import MailmillError, TransportUnavailable
 from mailmill.pipelines.send.answers import masked
 from mailmill.pipelines.send.ports import Desk, Link, Relay, RouteFacts, RouteRefused
 
+logger = logging.getLogger(__name__)
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 ALL = 2**31
 
@@ -104,6 +106,11 @@ class Connections:
                 self._refused(masked(str(error)))
             self._failed(error, task)
             return
+        except Exception as error:  # whatever it is: a try that ended untold would be waited for for ever
+            self._opening.discard(task)
+            logger.exception("%s: a connection could not be opened", self._facts.name)
+            self._failed(error, task)
+            return
         self._opening.discard(task)
         if self._tried is task:
             self._tried = link
@@ -112,10 +119,10 @@ class Connections:
         self.links.add(link)
         link.wake()
 
-    def _failed(self, error: MailmillError, which: object) -> None:
+    def _failed(self, error: Exception, which: object) -> None:
         """The relay serves no more than are open."""
         now = self._now()
-        self.last_error = masked(str(error))
+        self.last_error = masked(str(error) if isinstance(error, MailmillError) else repr(error))
         self._counts["connect_failures"] += 1
         if not self.links:
             self.failing_since = self.failing_since or now

@@ -166,7 +166,9 @@ class Following:
     def tell_problems(self) -> None:
         """Put into the report which routes are held or away; an opened connection ends the latter."""
         for route in self.routes.values():
-            if route.held is not None:
+            if not route.wanted:  # nothing goes this way any more, and nobody looks at it
+                self._report.problems.pop(route.facts.name, None)
+            elif route.held is not None:
                 self._report.problems[route.facts.name] = f"held: {route.held}"
             elif route.away:
                 self._report.problems[route.facts.name] = str(route.connections.last_error)

@@ -209,6 +209,11 @@ async def test_F13_a_relay_that_never_comes_to_an_end_before_MAIL_is_unavailable
         await SmtpRelay(config(sink.port, timeout_s=0.3, **way)).open(ADesk(), "c")
 
 
+async def test_a_host_that_is_no_name_is_a_relay_that_does_not_answer() -> None:
+    with pytest.raises(TransportUnavailable, match="does not answer"):
+        await SmtpRelay(config(2525, host="relay..example")).open(ADesk(), "c")
+
+
 @pytest.mark.parametrize("stage", ["data", "dot"])
 async def test_F13_each_stage_has_a_time_out_of_its_own(stage: str) -> None:
     its_own = {"data": "data_timeout_s", "dot": "final_dot_timeout_s"}

@@ -98,6 +98,19 @@ def test_a_relay_that_is_away_ends_send_with_the_reason_and_every_verb_tells_it(
     assert json.loads(mailmill("workers", "--json").out) == []
 
 
+def test_a_worker_says_no_more_of_a_route_that_nothing_goes_by(world: World, run: Run, mailmill: Verb) -> None:
+    with Sink(by_address({"mail": "550 5.7.0 account suspended"})) as closed:
+        world.campaign(1, port=closed.port)
+        told = threading.Event()
+        with thread(lambda: run(until=told.is_set)) as result:
+            says = "SELECT last_error FROM workers"
+            until(lambda: world.sql("TABLE workers") and world.sql(says)[0][0])
+            assert mailmill("campaign", "cancel", "acme/spring").code == 0
+            until(lambda: not world.sql(says)[0][0])
+            told.set()
+            result()
+
+
 def test_a_worker_that_lives_says_why_nothing_goes_out(world: World, run: Run, mailmill: Verb) -> None:
     world.campaign(5, port=1)
     told = threading.Event()
@@ -160,11 +173,14 @@ def test_transport_test_says_each_step_and_hands_over_one_message(
      ({}, {"host": "no.such.host.invalid"}, "dns", "`host`"), ({}, {"tls": "required"}, "starttls", "`tls`"),
      ({"auth": "535 5.7.8 wrong"}, {"username": "ann", "password": "env:P"}, "auth", "`username`"),
      ({}, {"username": "ann", "password": "env:NOBODY_SET_THIS"}, "auth", "`password`"),
+     ({}, {"tls": "implicit"}, "starttls", "required elsewhere"),
+     ({"banner": "stall"}, {"tls": "required", "timeout_s": 1}, "connect", "implicit on port 465"),
+     ({}, {"host": "relay..example"}, "dns", "`host`"),
      ({"rcpt": "550 5.7.1 relaying denied"}, {}, "message", "its words")],
 )  # fmt: skip
 def test_F10_transport_test_says_what_is_wrong_and_what_to_do(
-    world: World, mailmill: Verb, monkeypatch: pytest.MonkeyPatch, answers: dict[str, str], transport: dict[str, str],
-    step: str, remedy: str,
+    world: World, mailmill: Verb, monkeypatch: pytest.MonkeyPatch, answers: dict[str, str],
+    transport: dict[str, object], step: str, remedy: str,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("P", "secret")
     with Sink(by_address(answers)) as sink:

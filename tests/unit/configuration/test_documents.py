@@ -52,6 +52,9 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
         *[(f"kind: transport\ntenant: a\nslug: b\ntype: smtp\nusername: x\npassword: env:P\ntls: {tls}\n", 1,
            f"tls: {tls} may send the password in the clear: set tls to required or implicit")
           for tls in ("none", "opportunistic")],
+        *[("kind: transport\ntenant: a\nslug: b\ntype: smtp\nhost: " + host + "\n", 5, "host: the name of a host is "
+           "allowed, as punycode, or its address, such as smtp.example.org or 192.0.2.1")
+          for host in ("relay..example", "smtp.example.org:587", "smtp://relay", "'-x.org'", "a" * 64 + ".org")],
         (TENANT + "---\n" + TENANT, 6, "tenant acme stands at a.yaml:1 already"),
         ("\n\na: [1\n", 4, "not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\na: 2\n", 2, 'not valid YAML: found duplicate key "a" with value "2" (original value: "1")'),
@@ -66,6 +69,12 @@ def test_a_problem_names_file_line_field_and_what_is_allowed(
 ) -> None:
     said = [line.replace(f"{tmp_path}/", "") for line in problems(tmp_path, a=text)]
     assert said == [f"a.yaml:{line}: {expected}"]
+
+
+@pytest.mark.parametrize("host", ["mx", "smtp_1.internal", "Relay.Example.ORG.", "192.0.2.1", "'::1'", "'fe80::1'"])
+def test_a_host_is_a_name_or_an_address(tmp_path: Path, host: str) -> None:
+    transport = f"---\nkind: transport\ntenant: acme\nslug: b\ntype: smtp\nhost: {host}\n"
+    assert problems(tmp_path, a=TENANT + transport) == []
 
 
 def test_all_problems_of_all_files_are_said_at_once(tmp_path: Path) -> None:
