@@ -7,15 +7,17 @@ import io
 import json
 from datetime import UTC, datetime
 
+import polars as pl
 import pytest
 
+from mailmill.cli import imports
 from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.sources.manual import Typed
 from mailmill.pipelines.ingest import stage
 
 
-def test_ingest_says_what_became_of_every_row(mill, mailmill):
+def test_ingest_says_what_became_of_every_row(mill, mailmill, capsys):
     mill.source()
     path = mill.file("email,name\na@x.org,Ann\nA@x.org,Ann\nbad,Bob\n")
     answer = json.loads(mailmill("ingest", "acme/list", "--file", str(path), "--json"))
@@ -24,13 +26,31 @@ def test_ingest_says_what_became_of_every_row(mill, mailmill):
     }  # fmt: skip
     assert answer["reasons"] == {"address_without_at": 1}
     assert "known before" in mailmill("ingest", "acme/list", "--file", str(path))
+    later = mill.file("email,name\na@x.org,Anna\nb@x.org,Bea\nc@x.org,Cem\nc@x.org\nd@,\n", "later.csv")
+    answer = json.loads(mailmill("ingest", "acme/list", "--file", str(later), "--json"))
+    assert {name: answer[name] for name in ("accepted", "new", "changed", "duplicates_across", "contacts")} == {
+        "accepted": 3, "new": 2, "changed": 1, "duplicates_across": 1, "contacts": 3,
+    }  # fmt: skip
+    assert answer["reasons"] == {"ragged_line": 1, "domain_without_dot": 1}
+    capsys.readouterr()
+    imports.show([answer], json=False)
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("read", "changed", "duplicates", "rejected, by reason", "ragged_line"))
 
 
-def test_ingest_reads_the_folder_of_the_source(mill, mailmill):
+def test_P02_a_partition_that_is_run_again_adds_nothing(mill, mailmill):
     mill.source(folder="in")
     (mill.folder / "in").mkdir()
     (mill.folder / "in" / "a.csv").write_text("email\na@x.org\n")
     assert json.loads(mailmill("ingest", "acme/list", "--json"))["new"] == 1
+    before = [mill.contacts(), *(mill.rows(f"SELECT * FROM {table}") for table in ("batches", "contact_sources"))]
+    assert json.loads(mailmill("ingest", "acme/list", "--json"))["known_before"] == 1
+    assert [
+        mill.contacts(),
+        *(mill.rows(f"SELECT * FROM {table}") for table in ("batches", "contact_sources")),
+    ] == before
+    runs = mill.rows("SELECT pipeline_name, status, partition FROM dagster.runs")
+    assert [tuple(run.values()) for run in runs] == [("ingest", "SUCCESS", "acme|list")] * 2
 
 
 def test_a_file_that_cannot_be_read_fails_the_verb_after_the_others_are_in(mill, mailmill):
@@ -162,10 +182,15 @@ def test_bad_input_is_answered_in_a_sentence(mill, mailmill, words, says):
     assert mill.contacts() == {}
 
 
-def test_rejects_are_shown_and_exported_without_formulas(mill, mailmill, tmp_path):
-    mill.source()
-    path = mill.file('email,name\n=cmd,"[/b]\x1b[31m"\n')
+def test_F39_formulas_stay_as_they_came_and_rejects_are_shown_and_exported_without_them(mill, mailmill, tmp_path):
+    mill.source(max_reject_share=1)
+    cells = ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)"]
+    lines = "".join(f"p{n}@x.org,{cell}\n" for n, cell in enumerate(cells))
+    path = mill.file('email,name\n=cmd,"[/b]\x1b[31m"\n' + lines)
     mailmill("ingest", "acme/list", "--file", str(path))
+    assert [contact["name"] for contact in mill.contacts().values()] == cells
+    [file] = mill.rows("SELECT file FROM manifest WHERE dataset = 'raw'")
+    assert pl.read_parquet(mill.lake.path(file["file"]))["col:email"][0] == "=cmd"
     assert "address_without_at" in mailmill("rejects", "acme/list")
     rows = json.loads(mailmill("rejects", "acme", "--json"))["rows"]
     assert (rows[0]["source"], rows[0]["line"], rows[0]["field"]) == ("list", 2, "email")

@@ -120,6 +120,30 @@ def test_P02_a_sync_that_breaks_half_way_goes_on_from_its_last_stored_page(mill)
     assert mill.rows("SELECT sum(rows_read)::int n FROM batches") == [{"n": 50}]
 
 
+@pytest.mark.parametrize(("table", "event"), [("sources", "UPDATE"), ("manifest", "INSERT")])
+def test_P02_a_cursor_is_stored_with_its_rows_or_neither_is(mill, table, event):
+    source = source_of(mill)
+    with mill.database.transaction() as conn:
+        conn.execute(
+            "CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trouble'; END $$"
+        )
+        conn.execute(f"CREATE TRIGGER trouble BEFORE {event} ON {table} EXECUTE FUNCTION trouble()")
+    try:
+        with served(count=20) as url:
+            with pytest.raises(Exception, match="trouble"):
+                stage.receive(source, feed(url), mill.store)
+            assert mill.rows("SELECT cursor, (SELECT count(*) FROM batches) n FROM sources") == [
+                {"cursor": None, "n": 0}
+            ]
+            with mill.database.transaction() as conn:
+                conn.execute("DROP FUNCTION trouble CASCADE")
+            assert stage.receive(source, feed(url), mill.store).rows == 20
+            assert mill.rows("SELECT cursor IS NULL AS lost FROM sources") == [{"lost": False}]
+    finally:
+        with mill.database.transaction() as conn:
+            conn.execute("DROP FUNCTION IF EXISTS trouble CASCADE")
+
+
 def test_a_page_cursor_that_is_gone_starts_the_walk_again(mill):
     source = source_of(mill)
     with served(count=50) as url:

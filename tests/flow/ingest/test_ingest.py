@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from mailmill.cli.suppressions import suppress as add_suppression
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import ingest
 from mailmill.io.postgres.suppressions import suppress
@@ -134,6 +135,26 @@ def test_P05_a_person_is_one_contact_with_address_phone_or_both(mill):
     both = contacts["ann@xn--bcher-kva.example"]
     assert (both["email"], both["phone"]) == ("ann@xn--bcher-kva.example", "+49301234567")
     assert contacts["+49307654321"]["email"] is None
+
+
+def test_F38_the_variants_of_a_mailbox_are_one_contact_spelled_as_typed_and_suppressed_by_any_of_them(mill):
+    source = mill.source(max_reject_share=1)
+    variants = ("Ann.Lee@BÜCHER.example", " ann.lee@xn--bcher-kva.example ", "Ann <ANN.LEE@bücher.EXAMPLE>")
+    others = ("annlee@bücher.example", "ann.lee+news@bücher.example", '"ann lee"@bücher.example')
+    long = "x" * 65 + "@bücher.example"
+    csv = "email,found_at\n" + "".join(
+        '"{}",2026-01-0{}\n'.format(one.replace('"', '""'), 1 + (one == variants[0]))
+        for one in (*variants, *others, long)
+    )
+    counts = mill.read(source, csv).loaded.counts
+    assert (counts.accepted, counts.new, counts.duplicates_within) == (6, 4, 2)
+    assert mill.contacts()["ann.lee@xn--bcher-kva.example"]["email"] == "Ann.Lee@xn--bcher-kva.example"
+    assert [row["reason"] for row in mill.rejected()] == ["address_too_long"]
+    with mill.database.transaction() as conn:
+        assert add_suppression(conn, source.tenant_id, [variants[2]], "unsubscribed").added == 1
+    shown = dict(mill.generation().select("match_key", "status").iter_rows())
+    assert {key for key, status in shown.items() if status == "unsubscribed"} == {"ann.lee@xn--bcher-kva.example"}
+    assert len(shown) == 4
 
 
 def test_a_generation_shows_contacts_with_sources_status_and_engagement(mill):

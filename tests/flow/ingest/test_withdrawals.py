@@ -367,6 +367,22 @@ def test_F17_an_answer_that_asks_to_come_again_is_no_wrong_url(mill, source, api
     assert sync(mill, source, api).received.rows == 1
 
 
+def test_P04_an_api_whose_columns_come_go_or_are_renamed_is_held_where_its_source_says_so(mill, api) -> None:
+    source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", on_change="hold")
+    api.items = [ANN | {"town": "Rome"}]
+    sync(mill, source, api)
+    for change, says in ((BOB | {"town": "Rome", "room": 7}, "new: room"), (BOB, "gone: town"),
+                         (BOB | {"city": "Rome"}, "gone: town; new: city")):  # fmt: skip
+        api.changed = [change]
+        done = sync(mill, source, api)
+        assert says in done.received.held[-1].why
+        assert list(mill.contacts()) == ["ann@x.org"]
+    assert mill.store.release(source, accept=True) == 3
+    stage.validate(source, mill.store)
+    stage.load(source, mill.store, mill.store)
+    assert mill.contacts()["bob@x.org"]["fields"].keys() == {"town", "room", "city"}
+
+
 def test_on_delete_keep_keeps(mill, api) -> None:
     source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY")
     api.items, api.changed = [ANN, BOB, CY], [ANN | {"deleted": True}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 from people_world import ANN, People
 
@@ -65,6 +66,9 @@ def test_a_persons_own_word_is_taken_back_only_with_a_reason_and_the_history_kee
     assert [row["what"] for row in told["history"] if row["detail"] != "of the whole batch"] == [
         "created", "suppressed", "suppression removed", "consent granted",
     ]  # fmt: skip
+    said = [[row[name] for name in ("basis", "proof", "source")] for row in told["history"] if row["basis"]]
+    assert said == [["consent", "form of 2025", "inbox"], ["consent", "ticket 81", None]]
+    assert all(row["at"] for row in told["history"]) and told["history"][-1]["by"]
     with pytest.raises(Misconfigured, match="lawful basis and a proof"):
         people.do("contacts", "consent", BOB, "grant")
 
@@ -84,6 +88,21 @@ def test_consent_comes_from_the_source_or_from_each_row_and_shows_in_the_generat
     assert people.rows("SELECT address_key, basis FROM consents WHERE status = 'granted' ORDER BY 1 NULLS LAST") == [
         (BOB, "legitimate_interests"), (None, "consent"),
     ]  # fmt: skip
+
+
+def test_an_unsubscription_and_a_complaint_never_end_and_others_may(people: People) -> None:
+    people.tenant("acme")
+    of = ("suppress", "add", CID, "--tenant", "acme", "--until", "2031-01-01T00:00Z", "--reason")
+    for reason in ("unsubscribed", "complained"):
+        with pytest.raises(Misconfigured, match="has no end"):
+            people.do(*of, reason)
+        with pytest.raises(psycopg.errors.CheckViolation):  # whoever writes it
+            people.rows(
+                "INSERT INTO suppressions (tenant_id, address_key, reason, expires_at) VALUES (1, %s, %s, now())",
+                CID, reason,
+            )  # fmt: skip
+    assert people.ask(*of, "manual")["added"] == 1
+    assert people.rows("SELECT reason, expires_at > now() FROM suppressions") == [("manual", True)]
 
 
 def test_a_suppression_outlives_its_contact(people: People) -> None:

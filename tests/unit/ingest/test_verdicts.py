@@ -98,3 +98,9 @@ def test_the_provider_is_told_by_mx_and_before_it_is_known_by_the_big_ones_names
     assert one("a@firm.example", table)["provider"] == "google"
     assert one("a@gmail.com")["provider"] == "google"
     assert one("a@x.org")["provider"] is None
+
+
+def test_an_address_at_a_provider_of_free_mail_sorts_behind_one_of_a_domain_of_its_own():
+    domains = asked(x_org="mx", gmail_com="mx", gmx_net="mx")
+    own, *free = (one(email, domains) for email in ("a@x.org", "a@gmail.com", "a@gmx.net"))
+    assert own["verdict"] == "valid" and all(0 < it["score"] < own["score"] and it["verdict"] == "valid" for it in free)
