@@ -13,6 +13,7 @@ import polars as pl
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.columns import headers, looks_like_data
 from mailmill.pipelines.ingest.raw import CELL, RawTable
+from mailmill.pipelines.ingest.workbook_reach import refuse_far_cells
 
 
 def read_workbook(content: bytes, wanted: str | None = None) -> RawTable:
@@ -42,10 +43,13 @@ def _filled(sheet: pl.DataFrame) -> pl.DataFrame:
 
 def _sheets(content: bytes) -> dict[str, pl.DataFrame]:
     try:
+        refuse_far_cells(content)
         return pl.read_excel(
             io.BytesIO(content), sheet_id=0, engine="calamine", has_header=False, infer_schema_length=0,
             drop_empty_rows=False, drop_empty_cols=False, raise_if_empty=False, read_options={"skip_rows": 0},
         )  # fmt: skip
+    except Misconfigured:
+        raise
     except Exception as error:  # whatever is wrong with a file: the engine has errors of its own for each
         raise Misconfigured(
             f"the workbook cannot be read ({type(error).__name__})", remedy="Save it again as XLSX, or as CSV."

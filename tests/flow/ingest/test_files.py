@@ -128,6 +128,42 @@ def test_P04_of_a_workbook_the_sheet_that_the_source_names_is_read_and_the_other
     assert mill.run(mill.source(), CsvFiles(paths=[path])).received.known == 1
 
 
+def a_sheet(xml: str) -> bytes:
+    """A workbook whose one sheet is this XML."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(a_workbook([]))) as old, zipfile.ZipFile(content, "w") as new:
+        for name in old.namelist():
+            start = '<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>'
+            text = f"{start}{xml}</sheetData></worksheet>".encode()
+            new.writestr(name, text if name.endswith("sheet1.xml") else old.read(name))
+    return content.getvalue()
+
+
+HEAD = '<row r="1"><c r="A1" t="inlineStr"><is><t>email</t></is></c></row>'
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ('<row r="1048576"><c r="XFD1048576"><v>1</v></c></row>', "reaches to the cell XFD1048576"),
+        (f'<row>{"<c/>" * 16_000}<c><v>1</v></c></row><row r="1048576"><c><v>1</v></c></row>', "cell WQK1048576"),
+        ("<row><c><v>1</v></row>", "sheet1.xml is damaged"),
+    ],
+)
+def test_F37_a_workbook_with_a_cell_far_outside_is_refused_by_its_name_and_others_go_on(mill, rows, says):
+    (mill.folder / "in").mkdir()
+    for name, content in (("a.xlsx", a_sheet(HEAD + rows)), ("b.csv", TEXT)):
+        (mill.folder / "in" / name).write_bytes(content)
+    refusal, batch = said(CsvFiles(folder=mill.folder / "in", settle_s=0))
+    assert says in refusal.message and batch.origin == "b.csv"
+
+
+def test_P04_empty_cells_far_outside_that_have_only_a_look_are_none(mill):
+    far = a_sheet(HEAD + '<row r="1048576" s="1"><c r="XFD1048576" s="1"/></row>')
+    (batch,) = said(CsvFiles(paths=[mill.file(far, "a.xlsx")]))
+    assert batch.table.columns == ("email",)
+
+
 def test_P04_a_workbook_without_rows_is_an_answer_and_one_without_a_header_is_refused(mill):
     paths = [mill.file(a_workbook(), "empty.xlsx"), mill.file(a_workbook(["a@x.org", "Ann"]), "bare.xlsx")]
     done = mill.run(mill.source(), CsvFiles(paths=paths))
