@@ -82,7 +82,8 @@ ACCEPTED = Decision("sent", "accepted")
 
 
 def decide(answer: Answer, *, attempt: int, patience: Patience = Patience(), spread: int = 0) -> Decision:
-    """In: attempt counts from 1; `spread` (a message id, say) moves retries apart, so that they do not come as one."""
+    """In: attempt counts from 1, at RCPT and later only what came so far; `spread` (a message id, say) moves retries
+    apart, so that they do not come as one."""
     if answer.code == 0:
         if answer.stage == "dot":
             return Decision("in_doubt", "no_answer")

@@ -73,6 +73,7 @@ class Item:
     id: int
     contact: int
     attempt: int
+    tried: int  # of the attempts those that came to the recipient; both with this one
     variant: int  # of the campaign's contents
     known_provider: bytes  # who runs the mailbox; empty: nobody knows
     address: bytes
@@ -107,10 +108,12 @@ class Batch:
     def items(self, rows: bytes) -> list[Item]:
         found = []
         for row in rows.split(LINE) if rows else ():
-            id, contact, attempt, variant, provider, address, *values = row.split(FIELD)
+            id, contact, attempt, tried, variant, provider, address, *values = row.split(FIELD)
             if not self.campaign.composer.fields:
                 values = []
-            found.append(Item(self, int(id), int(contact), int(attempt), int(variant), provider, address, values))
+            found.append(
+                Item(self, int(id), int(contact), int(attempt), int(tried), int(variant), provider, address, values)
+            )
         self.left += len(found)
         return found
 

@@ -38,7 +38,8 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """Rows under a lease: id, contact, attempt, variant, provider, address, value …, FIELD between, LINE between rows.
+    """Rows under a lease: id, contact, attempt, tried, variant, provider, address, value …, FIELD between, LINE between
+    rows.
 
     `settled` rows were suppressed or expired instead. `budget_s`: how long what was `reserved` of limits holds;
     `retry_s`: the limit has nothing left until then.

@@ -158,7 +158,8 @@ class Route:
         if answer.code == 421 and answer.stage == "mail":  # it is about the connection, and nothing of the recipient
             self._unbegun(item, self.stock.put_behind)
             return
-        decision = decide(answer, attempt=item.attempt, patience=item.batch.campaign.patience, spread=item.id)
+        attempt = item.attempt if answer.stage in BEFORE_RECIPIENT else item.tried
+        decision = decide(answer, attempt=attempt, patience=item.batch.campaign.patience, spread=item.id)
         self._settle(item, decision, answer, connection)
         if decision.holds_route:
             self._hold(f"{answer.code} at {answer.stage}: {masked(answer.reply)}")

@@ -144,12 +144,23 @@ def test_P13_a_provider_that_refuses_us_is_held_alone_and_sent_to_when_released(
 
 
 def test_P13_a_4xx_at_mail_about_the_sender_holds_nobody_and_closes_nothing(world: World, run: Run) -> None:
-    with Sink(lambda stage, recipient: "450 4.1.8 sender domain not found" if stage == "mail" else None) as sink:
-        campaign = world.campaign(
-            [f"r{n}@one.example" for n in range(40)], port=sink.port, transport={"connections": 2}
-        )
+    """Nor is it an attempt at the recipient, however often."""
+    said = {"mail": "450 4.1.8 sender domain not found"}
+    with Sink(lambda stage, recipient: said.get(stage)) as sink:
+        people = [f"r{n}@one.example" for n in range(40)]
+        campaign = world.campaign(people, port=sink.port, transport={"connections": 2}, max_attempts=2)
         run()
         assert world.account(campaign) == {"deferred": 40} and sink.connections <= 2
+        for _ in range(2):
+            world.due_now()
+            run()
+            said = {"rcpt": "451 4.7.1 greylisted"}
+        assert world.account(campaign) == {"deferred": 40}, "the first word about them"
+        world.due_now()
+        run()
+        assert world.account(campaign) == {"failed": 40} and world.sql("SELECT DISTINCT attempt FROM messages") == [
+            (4,)
+        ]
     assert world.sql("SELECT held_at, held_for FROM transports") == [(None, {})]
 
 

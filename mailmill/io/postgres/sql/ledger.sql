@@ -99,7 +99,10 @@ judged AS MATERIALIZED (
                AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END) END AS suppressed,
          d.attempt > 0 AND EXISTS (
            SELECT FROM attempts a WHERE a.message_id = d.id
-              AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AS too_old
+              AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AS too_old,
+         -- attempts that ended at MAIL said nothing of the recipient
+         CASE WHEN d.attempt > 0 THEN (SELECT count(*) FROM attempts a WHERE a.message_id = d.id AND a.stage = 'mail')
+              ELSE 0 END AS unheard
     FROM due d),
 taken AS (
   UPDATE messages m
@@ -111,14 +114,14 @@ taken AS (
          reason = coalesce(j.suppressed, CASE WHEN j.too_old THEN coalesce(m.reason, 'too_old') END, m.reason),
          done_at = CASE WHEN j.suppressed IS NOT NULL OR j.too_old THEN clock_timestamp() END
     FROM (SELECT * FROM judged OFFSET 0) j WHERE m.id = j.id
-  RETURNING m.id, m.contact_id, m.state, m.attempt, m.variant, m.provider, m.address),
+  RETURNING m.id, m.contact_id, m.state, m.attempt, m.attempt - j.unheard AS tried, m.variant, m.provider, m.address),
 lease AS (
   INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)
   SELECT %(token)s, %(worker)s, %(campaign_id)s, %(tenant_id)s, min(id), max(id),
          clock_timestamp() + make_interval(secs => %(lease_s)s)
     FROM taken WHERE state = 'leased' HAVING count(*) > 0)
 SELECT convert_to(string_agg(
-         concat_ws(E'\x1f', t.id, t.contact_id, t.attempt, t.variant, coalesce(t.provider, ''),
+         concat_ws(E'\x1f', t.id, t.contact_id, t.attempt, t.tried, t.variant, coalesce(t.provider, ''),
                    translate(coalesce(t.address, ''), E'\x1e\x1f', ''),
                    translate(coalesce(f.merge_values, ''), E'\x1e', '')), E'\x1e' ORDER BY t.id)
          FILTER (WHERE t.state = 'leased'), 'UTF8'),
@@ -234,12 +237,14 @@ SELECT count(*) FROM (SELECT unnest(%(ids)s::bigint[]) AS id, unnest(%(stages)s:
 -- name: resend
 -- The campaign's policy for doubts, wherever they come from: the same message again, under the same Message-ID, unless it was
 -- tried too often. Only what a restore leaves in doubt waits for a person, for a restore mails nobody.
--- A doubt may be a copy in the inbox, a deferral is none: so 8 bounds the copies, whatever max_attempts allows.
+-- A doubt may be a copy in the inbox, an attempt that a relay refused or put off is none: 8 is the most that were none such.
 UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at = NULL,
        due_at = clock_timestamp() + make_interval(secs => %(after_s)s)
   FROM (SELECT unnest(%(ids)s::bigint[]) AS id, 'in_doubt'::message_state AS was OFFSET 0) r, campaigns c
  WHERE m.id = r.id AND m.state = r.was AND c.id = m.campaign_id AND c.content ->> 'doubt' = 'resend'
-   AND m.attempt < least((c.content ->> 'max_attempts')::int, 8);
+   AND m.attempt < (c.content ->> 'max_attempts')::int
+   AND m.attempt - (SELECT count(*) FROM attempts a WHERE a.message_id = m.id
+                       AND (a.stage <> 'dot' OR a.code BETWEEN 400 AND 599)) < 8;
 
 -- name: hold
 UPDATE transports SET held_at = clock_timestamp(), held_reason = %(reason)s
