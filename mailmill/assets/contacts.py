@@ -10,7 +10,7 @@ from pydantic import Field
 from mailmill.assets import partitions, reports
 from mailmill.assets.resources import Mill
 from mailmill.errors import MailmillError, SourceUnavailable, TransientError
-from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest import batches, stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
 OWNERS = ["team:data"]
@@ -156,7 +156,7 @@ def rejects_are_few(
 ) -> dg.AssetCheckResult:
     source = mill.source("/".join(partitions.parts(context.partition_key)))
     waiting = mill.ingest.batches(source, "validated")
-    over = [batch for batch in waiting if stage.too_many_rejected(source, batch)]
+    over = [batch for batch in waiting if batches.too_many_rejected(source, batch)]
     # one bad file does not hold up the others: it is withheld, and loaded by hand or after a correction
     stops = len(over) == len(waiting) and not config.force
     return dg.AssetCheckResult(

@@ -10,7 +10,7 @@ from mailmill.cli.app import answer_json, answer_table
 from mailmill.cli.runs import Found, RunFailed, run_job
 from mailmill.composition import Installation
 from mailmill.errors import MailmillError, Misconfigured
-from mailmill.pipelines.ingest import rejects, stage
+from mailmill.pipelines.ingest import batches, rejects
 from mailmill.pipelines.ingest.ports import SourceRow
 
 AFTER_READING = ("validated_contacts", "rejected_contacts", "contacts")
@@ -97,7 +97,7 @@ def _withheld(mill: Installation, source: SourceRow) -> list[dict[str, Any]]:
     return [
         {"id": batch.id, "origin": batch.origin, "read": batch.rows_read, "rejected": batch.rows_rejected}
         for batch in mill.ingest.batches(source, "validated")
-        if stage.too_many_rejected(source, batch)
+        if batches.too_many_rejected(source, batch)
     ]
 
 

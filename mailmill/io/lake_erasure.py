@@ -12,12 +12,12 @@ import psycopg
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake, LakeFile
 from mailmill.io.lake_writer import LakeWriter
-from mailmill.io.postgres import erasure, manifest
+from mailmill.io.postgres import erasure, ingest, manifest
 from mailmill.io.postgres.database import Database
 from mailmill.pipelines.ingest import erasure as persons
-from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.erasure_raw import numbered_rows, raw_rows
-from mailmill.pipelines.ingest.ports import SourceRow
+from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 
 Listed = tuple[str, str, str, int | None, dict[str, Any]]  # file, dataset, part, batch_id, facts
 
@@ -46,6 +46,16 @@ def rewrite(
         _swap(conn, tenant_id, name, file, dataset, part, batch_id, facts)
         rewritten += 1
     return rewritten
+
+
+def rewrite_batch(
+    conn: psycopg.Connection, lake: Lake, source: SourceRow, batch: BatchRow, named: set[str], lines: Collection[int]
+) -> None:
+    """The raw files of a batch that names forgotten persons again, without them. In: named, match keys."""
+    raw = [(file, "raw", source.slug, batch.id, facts) for file, facts in
+           ingest.batch_files(conn, tenant_id=source.tenant_id, dataset="raw", batch_id=batch.id)]  # fmt: skip
+    numbers = {key for key in named if channel_of(key) == "phone"}  # that others may share
+    rewrite(conn, lake, source.tenant_id, Person(tuple(named - numbers)), raw, [source], lines, numbers)
 
 
 def _without(

@@ -12,10 +12,10 @@ from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import ingest
 from mailmill.pipelines.ingest import validation
+from mailmill.pipelines.ingest.batches import batch_facts
 from mailmill.pipelines.ingest.duplicates import merged
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA
-from mailmill.pipelines.ingest.stage import batch_facts
 from mailmill.pipelines.ingest.validation import ACCEPTED_SCHEMA, FIELD, VALUES_SCHEMA
 from mailmill.pipelines.ingest.withdrawals import last_words
 

@@ -31,8 +31,8 @@ from mailmill.io.postgres.recompute import recompute
 from mailmill.io.spool import spool
 from mailmill.pipelines.ingest import forgotten
 from mailmill.pipelines.ingest.ahead import prefetched
+from mailmill.pipelines.ingest.batches import rules_of
 from mailmill.pipelines.ingest.duplicates import Spool
-from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
@@ -47,9 +47,7 @@ from mailmill.pipelines.ingest.ports import (
 )
 from mailmill.pipelines.ingest.raw import RAW_SCHEMA
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
-from mailmill.pipelines.ingest.stage import batch_facts, rules_of
 from mailmill.pipelines.ingest.validation import FIELD, Checked
-from mailmill.pipelines.ingest.withdrawals import last_words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +167,7 @@ class IngestStore:
             if not ingest.mark_validated(conn, source, batch, recorded, rules_of(source)):
                 return None
             if named or lines:
-                raw = [(file, "raw", source.slug, batch.id, facts) for file, facts in
-                       ingest.batch_files(conn, tenant_id=tenant_id, dataset="raw", batch_id=batch.id)]  # fmt: skip
-                numbers = {key for key in named if channel_of(key) == "phone"}  # that others may share
-                who = Person(tuple(named - numbers))
-                lake_erasure.rewrite(conn, self.lake, tenant_id, who, raw, [source], lines, numbers)
+                lake_erasure.rewrite_batch(conn, self.lake, source, batch, named, lines)
             ingest.withdraw(conn, tenant_id=tenant_id, batch_id=batch.id, datasets=["validated", "rejected"])
             for dataset, file in [
                 *(("validated", file) for file in accepted.files), *(("rejected", file) for file in rejected.files)
@@ -208,7 +202,7 @@ class IngestStore:
                 redone = recompute(conn, self.lake, source.tenant_id, doubted.ids, also=also)
                 counts += LoadCounts(changed=redone.changed, removed=redone.removed, left=redone.left)
             for batch, one in zip(batches, taken, strict=True):
-                counts += LoadCounts(withdrawn=self._follow(conn, source, batch, also))
+                counts += LoadCounts(withdrawn=withdrawals.follow(conn, self.lake, source, batch, also))
                 if not ingest.mark_loaded(conn, source, batch, one.counts, one.seen_from):
                     conn.rollback()
                     return None
@@ -225,20 +219,6 @@ class IngestStore:
         consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
         return taken
 
-    def _follow(self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow, also: set[int]) -> int:
-        heeded = source.spec.on_delete == "withdraw"
-        if not withdrawals.any_of(conn, source) and not (heeded and batch.withdrawn):
-            return 0
-        raw = batch_files.raw(self.lake, batch_files.listed(conn, source, batch, "raw"))
-        words = last_words([(raw, batch_facts(source, batch))])
-        withdrawals.take_back(conn, source, batch.id, words.filter("there")["match_key"])
-        if not heeded:
-            return 0
-        gone = words.filter(~pl.col("there"))
-        if batch.loaded_before:  # those of this load follow in their order
-            gone = batch_files.still_gone(conn, self.lake, source, batch, gone, besides=also)
-        return withdrawals.withdraw(conn, source, batch.id, gone["match_key"])
-
     def walk(self, source: SourceRow) -> list[BatchRow]:
         with self.database.transaction() as conn:
             return withdrawals.walk(conn, source)
@@ -247,14 +227,7 @@ class IngestStore:
         self, source: SourceRow, walk: Sequence[BatchRow], present: pl.Series, *, max_share: float
     ) -> tuple[int, bool] | None:
         with self._alone(source) as conn:
-            if [batch.id for batch in withdrawals.walk(conn, source)] != [batch.id for batch in walk]:
-                return None
-            absent, done = withdrawals.withdraw_absent(conn, source, present, max_share)
-            if done:
-                withdrawals.compared(conn, source)
-            else:
-                withdrawals.ask(conn, source, absent)
-            return absent, done
+            return withdrawals.compare(conn, source, walk, present, max_share)
 
     def asked(self, source: SourceRow) -> int | None:
         with self.database.transaction() as conn:

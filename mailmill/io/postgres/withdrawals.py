@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 import psycopg
 from psycopg.rows import class_row
 
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import batch_files
 from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.ingest.batches import batch_facts
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
+from mailmill.pipelines.ingest.withdrawals import last_words
 
 SQL = statements("withdrawals")
+
+
+def follow(conn: psycopg.Connection, lake: Lake, source: SourceRow, batch: BatchRow, also: set[int]) -> int:
+    """Heed what a batch says of deletions. In: also, the batches that are loaded with it. Out: contacts withdrawn."""
+    heeded = source.spec.on_delete == "withdraw"
+    if not any_of(conn, source) and not (heeded and batch.withdrawn):
+        return 0
+    raw = batch_files.raw(lake, batch_files.listed(conn, source, batch, "raw"))
+    words = last_words([(raw, batch_facts(source, batch))])
+    take_back(conn, source, batch.id, words.filter("there")["match_key"])
+    if not heeded:
+        return 0
+    gone = words.filter(~pl.col("there"))
+    if batch.loaded_before:  # those of this load follow in their order
+        gone = batch_files.still_gone(conn, lake, source, batch, gone, besides=also)
+    return withdraw(conn, source, batch.id, gone["match_key"])
 
 
 def any_of(conn: psycopg.Connection, source: SourceRow) -> bool:
@@ -43,36 +65,32 @@ def walk(conn: psycopg.Connection, source: SourceRow) -> list[BatchRow]:
         return cursor.execute(SQL["walk"], _facts(source)).fetchall()
 
 
-def compared(conn: psycopg.Connection, source: SourceRow) -> None:
-    conn.execute(SQL["compared"], _facts(source))
-
-
-def ask(conn: psycopg.Connection, source: SourceRow, absent: int) -> None:
-    """The walk waits for a person, who has to say whether it is meant that so many contacts are absent."""
-    conn.execute(SQL["ask"], _facts(source) | {"absent": absent})
-
-
 def asked(conn: psycopg.Connection, source: SourceRow) -> int | None:
     """How many contacts a walk that waits for a person did not show; None where none waits."""
     row = conn.execute(SQL["asked"], _facts(source)).fetchone()
     return row[0] if row else None
 
 
-def withdraw_absent(
-    conn: psycopg.Connection, source: SourceRow, present: pl.Series, max_share: float
-) -> tuple[int, bool]:
-    """Withdraw the source's contacts that are not among these match keys, as of the last batch of its walk.
+def compare(
+    conn: psycopg.Connection, source: SourceRow, read: Sequence[BatchRow], present: pl.Series, max_share: float
+) -> tuple[int, bool] | None:
+    """Withdraw the source's contacts that are not among these match keys, as of the last batch of its walk. Where they
+    are more than `max_share`, nobody is withdrawn and the walk waits for a person.
 
-    Out: how many are absent; whether they were withdrawn, which they are not where they are more than `max_share`.
+    In:  read, the walk as it was when the keys were read from it.
+    Out: how many are absent; whether they were withdrawn. None: the walk is another by now.
     """
+    if [batch.id for batch in walk(conn, source)] != [batch.id for batch in read]:
+        return None
     facts = _facts(source)
     _stage(conn, present)
     known, absent = conn.execute(SQL["absent"], facts).fetchone() or (0, 0)
-    within = absent <= max_share * known
-    if within:
+    few = absent <= max_share * known
+    if few:
         conn.execute(SQL["withdraw_absent"], facts)
     conn.execute("DROP TABLE named")
-    return absent, within
+    conn.execute(SQL["compared" if few else "ask"], facts | {"absent": absent})
+    return absent, few
 
 
 def _facts(source: SourceRow) -> dict[str, object]:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import polars as pl
+
+from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.ingest.ports import BatchRow, Held, LoadCounts, Refusal
 
 
@@ -49,3 +52,17 @@ class Loaded:
     counts: LoadCounts
     withheld: tuple[BatchRow, ...] = ()  # more of them was rejected than the source allows
     notes: tuple[str, ...] = ()
+
+
+def sample(accepted: pl.DataFrame, rows: int = 5) -> list[dict[str, Any]]:
+    """A few accepted rows for an operator's eyes, addresses, numbers and names masked."""
+    shown = accepted.head(rows).select(
+        "line",
+        email=addresses.masked(pl.col("email")),
+        phone=addresses.masked(pl.col("phone")),
+        name=pl.col("name").str.slice(0, 1) + "***",
+        language="language",
+        country="country",
+        verdict="verdict",
+    )
+    return shown.to_dicts()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest import addresses, validation, withdrawals
+from mailmill.pipelines.ingest import outcomes, validation, walks
+from mailmill.pipelines.ingest.batches import batch_facts, rules_of, too_many_rejected
 from mailmill.pipelines.ingest.columns import changed, mapped
 from mailmill.pipelines.ingest.duplicates import Buckets
 from mailmill.pipelines.ingest.outcomes import Loaded, Received, Validated
@@ -131,16 +130,6 @@ def validate_again(
     return _validated(source, store, again, progress, lenient=True)
 
 
-def rules_of(source: SourceRow) -> str:
-    """A fingerprint of all that decides what a batch of the source comes to."""
-    spec = source.spec
-    facts = [
-        dict(sorted(spec.columns.items())), spec.tags, spec.country, source.priority,
-        [field.model_dump(mode="json") for field in source.fields], addresses.rules_version(),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-
-
 def _renewed(source: SourceRow, store: BatchStore, progress: Progress) -> Validated:
     rules = rules_of(source)
     old = [batch for batch in store.batches(source, "validated") if batch.rules != rules]
@@ -159,7 +148,7 @@ def _validated(
     def watched(pieces: Iterable[validation.Checked], origin: str) -> Iterator[validation.Checked]:
         for piece in pieces:
             notes.extend(f"{origin}: {note}" for note in piece.notes)
-            sample.extend(validation.sample(piece.accepted, 5 - len(sample)) if len(sample) < 5 else [])
+            sample.extend(outcomes.sample(piece.accepted, 5 - len(sample)) if len(sample) < 5 else [])
             yield piece
 
     for batch in batches:
@@ -183,14 +172,6 @@ def _validated(
     return Validated(
         batches=tuple(done), read=read, accepted=accepted, rejected=read - accepted,
         reasons=dict(reasons.most_common()), notes=tuple(notes), sample=tuple(sample),
-    )  # fmt: skip
-
-
-def batch_facts(source: SourceRow, batch: BatchRow) -> validation.BatchFacts:
-    """What validation has to know of a batch, by the source as it is applied now."""
-    return validation.BatchFacts(
-        batch_id=batch.id, source=source.slug, seen_at=batch.seen_at, columns=source.spec.columns,
-        tags=source.spec.tags, country=source.spec.country, origin=batch.origin, fields=source.fields,
     )  # fmt: skip
 
 
@@ -223,7 +204,7 @@ def load(
         notes.append(
             f"{counts.left:,} {who} {stay}: a batch that may name {them} cannot be read any more, or waits to be loaded"
         )
-    absent, said = _follow_walk(source, store, contacts, force=force)
+    absent, said = walks.follow(source, store, contacts, force=force)
     return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=(*notes, *said))
 
 
@@ -235,63 +216,6 @@ def _load(source: SourceRow, contacts: ContactStore, batches: Sequence[BatchRow]
     removed = f", {loaded.removed:,} removed" if loaded.removed else ""
     progress(f"loaded {what}: {loaded.new:,} new contact{'s' * (loaded.new != 1)}, {loaded.changed:,} changed{removed}")
     return loaded
-
-
-def _follow_walk(
-    source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool
-) -> tuple[int, tuple[str, ...]]:
-    """After a walk from the source's beginning, withdraw what it did not show. Out: how many contacts; what to say.
-
-    A walk that waits for a person is not read again before the person has said so: it may hold all of an API.
-    """
-    if source.spec.on_delete != "withdraw":
-        return 0, ()
-    if not force and (asked := contacts.asked(source)):
-        return 0, (_question(asked),)
-    for _ in range(2):  # reading a large walk takes its time: once more, if another import was loaded meanwhile
-        if (followed := _compared(source, store, contacts, force=force)) is not None:
-            return followed
-    note = "what the API has no more was not withdrawn, as other imports came in between: run this again with --force"
-    return 0, (note,) if force else ()  # the others compared it, though without force
-
-
-def _compared(
-    source: SourceRow, store: BatchStore, contacts: ContactStore, *, force: bool
-) -> tuple[int, tuple[str, ...]] | None:
-    """As `_follow_walk`; None when more was loaded than this has read, and nobody was withdrawn."""
-    walk = contacts.walk(source)
-    if not walk:
-        return 0, ()
-    if waiting := [batch.id for batch in walk if batch.state != "loaded"]:
-        return 0, (f"what the API has no more is seen once batch {', '.join(map(str, waiting))} is loaded",)
-    try:
-        words = withdrawals.last_words((store.raw(source, batch), batch_facts(source, batch)) for batch in walk)
-    except Misconfigured:  # the source's columns are others since; what was loaded stays loaded, and imports go on
-        return 0, (
-            "what the API has no more cannot be seen: some of its batches have other columns than the source names "
-            "now; to compare it anew, run this again with --full",
-        )
-    share = 1.0 if force else withdrawals.MAX_ABSENT_SHARE
-    outcome = contacts.withdraw_absent(source, walk, words.filter("there")["match_key"], max_share=share)
-    if outcome is None:
-        return None
-    absent, done = outcome
-    if done:
-        return absent, ()
-    return 0, (_question(absent),)
-
-
-def _question(absent: int) -> str:
-    return (
-        f"a full read showed {absent:,} contacts no more, more than half of what the API had given: they stay; "
-        "if it is meant, run this again with --force, else with --full once the API is right"
-    )
-
-
-def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
-    """Whether so much of a batch was rejected that a person should look first. Nothing accepted is nothing to hold."""
-    read, rejected = batch.rows_read - batch.withdrawn, batch.rows_rejected - batch.withdrawn
-    return batch.rows_accepted > 0 and rejected > source.spec.max_reject_share * read
 
 
 def publish_contacts(tenant_id: int, contacts: ContactStore, *, now: datetime) -> Published:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 import polars as pl
 
@@ -246,17 +245,3 @@ def _custom(columns: ColumnMap) -> list[pl.Expr]:
         if field in columns.known
     ]
     return sorted([*own, *parts, *unread], key=lambda column: column.meta.output_name())
-
-
-def sample(accepted: pl.DataFrame, rows: int = 5) -> list[dict[str, Any]]:
-    """A few accepted rows for an operator's eyes, addresses, numbers and names masked."""
-    shown = accepted.head(rows).select(
-        "line",
-        email=addresses.masked(pl.col("email")),
-        phone=addresses.masked(pl.col("phone")),
-        name=pl.col("name").str.slice(0, 1) + "***",
-        language="language",
-        country="country",
-        verdict="verdict",
-    )
-    return shown.to_dicts()

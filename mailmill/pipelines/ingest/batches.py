@@ -1,0 +1,34 @@
+"""What is decided of a batch by its source, as the source is applied now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from mailmill.pipelines.ingest import addresses
+from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
+from mailmill.pipelines.ingest.validation import BatchFacts
+
+
+def rules_of(source: SourceRow) -> str:
+    """A fingerprint of all that decides what a batch of the source comes to."""
+    spec = source.spec
+    facts = [
+        dict(sorted(spec.columns.items())), spec.tags, spec.country, source.priority,
+        [field.model_dump(mode="json") for field in source.fields], addresses.rules_version(),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def batch_facts(source: SourceRow, batch: BatchRow) -> BatchFacts:
+    """What validation has to know of a batch."""
+    return BatchFacts(
+        batch_id=batch.id, source=source.slug, seen_at=batch.seen_at, columns=source.spec.columns,
+        tags=source.spec.tags, country=source.spec.country, origin=batch.origin, fields=source.fields,
+    )  # fmt: skip
+
+
+def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
+    """Whether so much of a batch was rejected that a person should look first. Nothing accepted is nothing to hold."""
+    read, rejected = batch.rows_read - batch.withdrawn, batch.rows_rejected - batch.withdrawn
+    return batch.rows_accepted > 0 and rejected > source.spec.max_reject_share * read
