@@ -74,9 +74,10 @@ class Sink:
         tls: Any = None,
         host: str = "127.0.0.1",
         offers: Sequence[str] = ("AUTH PLAIN LOGIN",),
+        implicit: bool = False,
     ) -> None:
         self.script, self.pipelining, self.keep_bodies, self.tls = script, pipelining, keep_bodies, tls
-        self.host, self.offers = host, offers
+        self.host, self.offers, self.implicit = host, offers, implicit
         self.lines: list[str] = []  # what clients said, whole
         self.peers: list[str] = []  # from where
         self.said: Callable[[str, str], None] = lambda stage, recipient: None
@@ -118,7 +119,8 @@ class Sink:
 
     async def _main(self) -> None:
         self._stop, self._gate = asyncio.Event(), asyncio.Event()
-        server = await asyncio.start_server(self._client, self.host, self._port, limit=2**24)
+        tls = self.tls if self.implicit else None  # from the first byte on
+        server = await asyncio.start_server(self._client, self.host, self._port, limit=2**24, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         beats = asyncio.create_task(self._beat())
@@ -217,7 +219,7 @@ class Sink:
                 offers = [
                     "sink.example",
                     *(["PIPELINING"] if self.pipelining else []),
-                    *(["STARTTLS"] if self.tls else []),
+                    *(["STARTTLS"] if self.tls and not self.implicit else []),
                 ]
                 offers += self.offers
                 usual = "\r\n".join(f"250{'-' if n < len(offers) - 1 else ' '}{o}" for n, o in enumerate(offers))

@@ -87,6 +87,29 @@ async def test_a_relays_answers_come_back_in_order(pipelining: bool) -> None:
     assert sink.commands[-1] == "QUIT"
 
 
+async def test_where_pipelining_is_offered_the_next_envelope_comes_behind_the_final_dot() -> None:
+    """This relay answers the dot only when it has the envelope behind it: one round trip a message."""
+    bodies: list[bytes] = []
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 here\r\n")
+        await reader.readuntil(b"\r\n")
+        writer.write(b"250-here\r\n250 PIPELINING\r\n")
+        await reader.readuntil(b"DATA\r\n")
+        writer.write(b"250 ok\r\n250 ok\r\n354 go\r\n")
+        for last in (False, False, True):
+            bodies.append(await reader.readuntil(b"\r\n.\r\n"))
+            behind = b"" if last else await reader.readuntil(b"DATA\r\n")
+            writer.write(b"250 taken\r\n" + (b"250 ok\r\n250 ok\r\n354 go\r\n" if behind else b""))
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(client, "127.0.0.1", 0) as server:
+        desk = await converse(ADesk("a", "b", "c"), config(server.sockets[0].getsockname()[1]))
+    assert {name: answer.code for name, answer in desk.answers.items()} == {"a": 250, "b": 250, "c": 250}
+    assert bodies == [BODY + b".\r\n"] * 3
+
+
 async def test_another_server_that_offers_no_pipelining_is_understood() -> None:
     class Handler:
         taken: list[str]
@@ -284,6 +307,18 @@ async def test_F15_a_tls_link_that_ends_after_the_dot_leaves_a_doubt(
     with tls_sink(certificate, {"dot": f"taken+{end}"}) as sink:
         desk = await converse(ADesk("a"), config(sink.port, tls="required", host="localhost"))
     assert (desk.answers["a"].stage, desk.answers["a"].code, len(sink.taken)) == ("dot", 0, 1)
+
+
+async def test_implicit_tls_is_there_before_a_word_and_asks_for_a_certificate_that_holds(
+    certificate: tuple[ssl.SSLContext, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sink(tls=certificate[0], implicit=True) as sink:
+        with pytest.raises(TransportUnavailable, match="certificate"):
+            await SmtpRelay(config(sink.port, tls="implicit", host="localhost")).open(ADesk(), "c")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[1]))
+        desk = await converse(ADesk("a"), config(sink.port, tls="implicit", host="localhost"))
+    assert [answer.code for answer in desk.answers.values()] == [250]
+    assert sink.commands == ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
 
 
 async def test_opportunistic_tls_takes_what_it_gets(certificate: tuple[ssl.SSLContext, Path]) -> None:

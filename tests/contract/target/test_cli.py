@@ -60,6 +60,13 @@ def test_a_segment_of_a_file_is_previewed_before_it_is_applied(run, tmp_path, wo
     file.write_text(text.replace("domian", "domain"))
     found = run("segment", "preview", str(file), "--json")
     assert (found["segment"], found["contacts"], found["recipients"]) == ("acme/new", 2, 2)
+    rule = {"all": [{"country": "DE"}, {"domain": "x1.example"}]}
+    asked = tmp_path / "new.json"
+    asked.write_text(json.dumps({"kind": "segment", "tenant": "acme", "slug": "new", "rule": rule}, indent=1))
+    assert run("segment", "preview", str(asked), "--json") == found
+    asked.write_text(asked.read_text().replace("domain", "domian"))
+    with pytest.raises(Misconfigured, match=r"new.json:11: rule.all\[1\].domian: unknown"):
+        run("segment", "preview", str(asked))
     assert world.value("SELECT count(*) FROM segments") == 1
     file.write_text("kind: tenant\nslug: acme\n")
     with pytest.raises(Misconfigured, match="one segment is needed in this file; found: none"):

@@ -190,7 +190,7 @@ def test_P07_F43_a_suppression_is_asked_for_until_the_database_has_answered(
             sink.script = lambda stage, to: None
             sink.go()
             result()
-    assert world.account(campaign) == {"sent": 1, "suppressed": 19}
+    assert judge(world, campaign, sink, doubts=0) == {"sent": 1, "suppressed": 19}
 
 
 def test_P07_who_was_suppressed_since_the_planning_is_not_claimed(world: World, run: Run) -> None:
@@ -222,7 +222,7 @@ def test_P10_F07_a_worker_that_lost_its_lease_writes_nothing(world: World, run: 
             told.set()
             report = result().report
     assert report.counts["lost_leases"] == 4
-    assert world.account(campaign) == {"in_doubt": 4}
+    assert judge(world, campaign, sink, doubts=4, finished=False) == {"in_doubt": 4}
     assert not world.events() and not world.sql("SELECT * FROM attempts")
 
 
@@ -269,7 +269,7 @@ def test_F06_SIGTERM_finishes_what_is_in_flight_and_gives_the_rest_back(world: W
     assert '"ended": "SIGTERM"' in output
     states = world.account(campaign)
     assert states.keys() == {"sent", "queued"} and states["sent"] == len(sink.taken)
-    assert not world.sql("SELECT * FROM leases") and not list((tmp_path / "journal").rglob("*.j"))
+    judge(world, campaign, sink, doubts=0, finished=False, journal=tmp_path / "journal")
     assert set(world.sql("SELECT DISTINCT attempt FROM messages WHERE state = 'queued'")) == {(0,)}
 
 
@@ -291,8 +291,7 @@ def test_P14_when_results_cannot_be_written_sending_stops_and_nothing_of_them_is
         world.sql(f"GRANT INSERT ON {table} TO mailmill_sender")
         sink.script = lambda stage, to: None
         run()
-    assert world.account(campaign) == {"sent": 1500}  # the journal knew every answer
-    assert len(sink.taken) == 1500
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 1500}  # the journal knew every answer
 
 
 def test_P15_a_campaign_with_an_open_row_does_not_finish(world: World, run: Run) -> None:
