@@ -78,12 +78,12 @@ def preview(mill: Installation, name: str, contact: str | None, *, to: str | Non
     address = to or str(person["email"])
     date = mime.date(datetime.now(UTC))
     try:
-        outgoing = made.compose(NOBODY, mime.ascii_address(address).encode(), values, date, number)
+        outgoing = made.compose(NOBODY, address.encode(), values, date, number)
     except (Unrenderable, ValueError) as error:
         raise Misconfigured(
             str(error),
             place=f"campaign {name}",
-            remedy='Give it a default: {{ field | default("…") }}.',
+            remedy='Of a value that is missing: give it a default, {{ field | default("…") }}.',
         ) from None
     return Shown(variant=contents.variants[number].label, address=address, outgoing=outgoing)
 

@@ -7,12 +7,13 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, SMTPUTF8
 from email.utils import formatdate, make_msgid
 
 from mailmill.errors import MailmillError, TransportUnavailable
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
+from mailmill.pipelines.send import mime
 from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.envelopes import Envelope
 from mailmill.pipelines.send.messages import Outgoing
@@ -45,7 +46,7 @@ class Step:
 
 def letter(sender: str, recipient: str) -> bytes:
     """A short message, its lines ready for DATA."""
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(policy=SMTP if recipient.isascii() else SMTPUTF8)
     message["From"], message["To"] = sender, recipient
     message["Subject"] = "mailmill: a test of the transport"
     message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain=sender.rpartition("@")[2])
@@ -58,6 +59,7 @@ def check(config: SmtpConfig, *, sender: str, recipient: str | None) -> list[Ste
     """The steps in order, the first one that fails is the last. Without a recipient no message is handed over."""
     if recipient is None:
         return asyncio.run(_check(config, None, b""))
+    sender = mime.ascii_address(sender)
     content = letter(sender, recipient)
     return asyncio.run(_check(config, _envelope(sender.encode(), recipient.encode(), content), content))
 

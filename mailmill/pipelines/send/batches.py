@@ -33,7 +33,7 @@ class Running:
     dry_until: float = 0.0  # nothing was claimable: ask again then
     limited_s: float = 0.0  # how long the limit that stopped the last claim lasts
     unrendered: int = 0  # messages that could not be made, one behind the other
-    stopped: bool = False  # by us; it is heard of again when a person resumed it
+    stopped: float | None = None  # by us: since when the database has the pause, infinite until then
 
     patience: Patience = field(init=False)
 
@@ -62,7 +62,7 @@ class Running:
         now = opening(self.window, at)
         ends = [end for end in (now.changes_at, self.facts.ends_at) if end is not None]
         left_s = min([(end - at).total_seconds() for end in ends], default=FOR_EVER_S)
-        self.until = asked + left_s if now.open and left_s > 0 and not self.stopped else 0.0
+        self.until = asked + left_s if now.open and left_s > 0 and self.stopped is None else 0.0
 
 
 @dataclass(slots=True, eq=False)

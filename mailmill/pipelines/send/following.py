@@ -7,6 +7,7 @@ suppression, pause or cancel is overlooked for longer, also when the database ha
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -108,9 +109,13 @@ class Following:
 
     def pause(self, campaign: Running, reason: str) -> None:
         """Stop a campaign until a person resumes it, here at once."""
-        campaign.stopped, campaign.until = True, 0.0
+        campaign.stopped, campaign.until = math.inf, 0.0
         self._report.problems[campaign.facts.name] = f"paused: {reason}"
-        self._spawn(self._calls.until_written(lambda: self._results.pause(campaign.facts.id, reason)))
+        self._spawn(self._pause(campaign, reason))
+
+    async def _pause(self, campaign: Running, reason: str) -> None:
+        await self._calls.until_written(lambda: self._results.pause(campaign.facts.id, reason))
+        campaign.stopped = self.now()
 
     def journal_failed(self, error: JournalFailed) -> None:
         self.suspended = True
@@ -140,7 +145,7 @@ class Following:
         self.number = look.number
         if look.campaigns is not None and look.routes is not None:
             self._apply_routes(look.routes, asked)
-            await self._apply_campaigns(look.campaigns)
+            await self._apply_campaigns(look.campaigns, asked)
         for campaign in self.campaigns.values():
             campaign.set_until(look.at, asked)
         changed = self._unlooked
@@ -179,12 +184,14 @@ class Following:
             else:
                 self._report.problems.pop(route.facts.name, None)
 
-    async def _apply_campaigns(self, campaigns: Sequence[CampaignFacts]) -> None:
+    async def _apply_campaigns(self, campaigns: Sequence[CampaignFacts], asked: float) -> None:
         seen = set()
         for facts in campaigns:
             if self._only is not None and facts.name not in self._only:
                 continue
-            known = self.campaigns.get(facts.id) or await self._new_campaign(facts)
+            known = self.campaigns.get(facts.id)
+            if known is None or (known.stopped is not None and asked > known.stopped):  # a person resumed it since
+                known = await self._new_campaign(facts)
             if known is not None:
                 known.facts = facts
                 self.campaigns[facts.id] = known

@@ -36,6 +36,7 @@ class Situation:
     workers: int = 0  # that live
     held_for: Mapping[str, str] = field(default_factory=dict)  # provider -> why the transport is held for it
     trouble: str | None = None  # what a worker says of the transport
+    unusable: str | None = None  # what a worker that lives says of the campaign's content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,9 @@ def _hands(now: Situation) -> list[Obstacle]:
     if now.workers == 0:
         words = "no send worker runs"
         return [Obstacle(what=words, remedy="Start `mailmill send --forever`, or let `mailmill up` run.")]
+    if now.unusable is not None:
+        remedy = "Mend it where that worker runs (`mailmill workers`); it looks again by itself."
+        return [Obstacle(what=f"a worker says: {now.unusable}", remedy=remedy)]
     return []
 
 

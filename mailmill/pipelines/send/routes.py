@@ -236,7 +236,7 @@ class Route:
 
     def _unrendered(self, campaign: Running, error: Unrenderable) -> None:
         campaign.unrendered += error.reason == "render_error"
-        if campaign.unrendered >= RUN_THAT_PAUSES and not campaign.stopped:
+        if campaign.unrendered >= RUN_THAT_PAUSES and campaign.stopped is None:
             self._house.pause(campaign, f"{campaign.unrendered} messages in a row cannot be made, the last: {error}")
 
     def _hold(self, reason: str, provider: str | None = None) -> None:

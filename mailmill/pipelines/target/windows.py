@@ -74,11 +74,11 @@ def moment(text: str, time_zone: str) -> datetime:
     """
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return instant(at, ZoneInfo(time_zone)) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):  # OverflowError: years that UTC does not have
         raise Misconfigured(
             f"{text!r} is no time", remedy="Write 2026-12-01T09:00, or with an offset 2026-12-01T09:00+01:00."
         ) from None
-    return instant(at, ZoneInfo(time_zone)) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def instant(wall: datetime, zone: ZoneInfo) -> datetime:

@@ -164,6 +164,12 @@ def test_a_message_is_previewed_for_a_contact(run):
         run("preview", "acme/spring", "--contact", "none@x.example")
 
 
+def test_a_message_for_a_local_part_beyond_ascii_is_previewed(run, world, frame):
+    world.publish(frame([{"email": "jörg@x0.example", "name": "Jörg"}]))
+    shown = run("preview", "acme/spring", "--contact", "jörg@x0.example", "--json")
+    assert (shown["address"], shown["text"][:10]) == ("jörg@x0.example", "Hello Jörg")
+
+
 def test_a_preview_is_written_as_it_would_go_out_signed_by_the_identitys_keys(run, world, tmp_path, project):
     documents = project()
     dkim = [

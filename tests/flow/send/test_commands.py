@@ -167,6 +167,18 @@ def test_transport_test_says_each_step_and_hands_over_one_message(
     assert [row["transport"] for row in listed] == [name] and listed[0]["held_at"] is None
 
 
+def test_transport_test_writes_to_and_from_names_beyond_ascii(world: World, mailmill: Verb) -> None:
+    with Sink(keep_bodies=True, offers=("SMTPUTF8", "8BITMIME")) as sink:
+        world.campaign(0, port=sink.port, state="draft")
+        spec = '{"from_address": "n@bücher.example"}'
+        world.sql("INSERT INTO identities (tenant_id, slug, spec) SELECT id, 'news', %s FROM tenants", spec)
+        told = mailmill("transport", "test", f"acme/relay-{sink.port}", "--to", "jörg@bücher.example", "--json")
+    assert told.code == 0 and json.loads(told.out)["ok"], told.err
+    (taken,) = sink.taken
+    assert taken.recipient == "jörg@xn--bcher-kva.example"
+    assert "From: n@xn--bcher-kva.example\r\nTo: jörg@xn--bcher-kva.example\r\n" in taken.body.decode()
+
+
 @pytest.mark.parametrize(
     ("answers", "transport", "step", "remedy"),
     [({"banner": "554 go away"}, {}, "banner", "before a word"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from send_fixtures import Run
 from send_oracle import judge
-from send_world import TEXT, Sink, World
+from send_world import TEXT, Sink, World, thread, until
 
-from mailmill.io.postgres import accounts
+from mailmill.io.postgres import accounts, campaigns
 from mailmill.pipelines.send.routes import RUN_THAT_PAUSES
 
 
@@ -39,6 +39,26 @@ def test_F42_a_content_that_can_be_made_for_nobody_pauses_its_own_campaign(world
     assert (world.state(broken), world.state(whole)) == ("paused", "finished") and not report.failed
     ((reason,),) = world.sql("SELECT reason FROM campaign_transitions WHERE to_state = 'paused'")
     assert "cannot be made" in reason and "cannot be made" in report.problems["acme/broken"]
+
+
+def test_F42_a_campaign_resumed_as_soon_as_its_worker_paused_it_goes_on(world: World, run: Run) -> None:
+    names = ["y" * 20_000] * RUN_THAT_PAUSES + ["Anna"] * 5
+    text = "{% for i in name %}{{ name }}{% endfor %}" + TEXT
+    variant = {"subject": "Hi", "html": text, "text": text, "links": []}
+    with Sink() as sink:
+        whom = [f"a{n}@x.org" for n in range(len(names))]
+        campaign = world.campaign(whom, names=names, port=sink.port, variants=[variant], transport={"connections": 1})
+
+        def resume() -> None:
+            until(lambda: world.state(campaign) == "paused")
+            with world.database.transaction() as conn:
+                campaigns.move(conn, campaign, "resume", by="ann")
+
+        with thread(resume) as resumed:
+            run(until=lambda: world.account(campaign).get("sent") == 5)
+            resumed()
+        states = judge(world, campaign, sink, doubts=0)
+    assert states == {"sent": 5, "invalid": RUN_THAT_PAUSES}
 
 
 def test_F42_a_content_that_is_none_stops_its_own_campaign_only(world: World, run: Run) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from send_fixtures import Run
-from send_world import Sink, World, by_address
+from send_world import Sink, World, by_address, thread, until
+from verbs import Verb
 
 from mailmill.io.postgres.situation import situations
 from mailmill.pipelines.send.obstacles import Obstacle, obstacles
@@ -62,6 +65,18 @@ def test_a_relay_that_is_away_is_told_by_a_worker(world: World) -> None:
     world.sql("UPDATE workers SET last_error = 'acme/relay-9: the relay does not answer'")
     (found,) = why(world)
     assert "does not answer" in found.what and "transport test" in found.remedy
+
+
+def test_a_content_that_a_worker_cannot_use_is_told_by_it(world: World, run: Run, mailmill: Verb) -> None:
+    world.campaign(2, dkim=[{"selector": "s", "domain": "acme.example", "key": "env:NOBODY_SET_THIS"}])
+    over = threading.Event()
+    with thread(lambda: run(until=over.is_set)) as result:
+        (found,) = until(lambda: world.sql("TABLE workers") and why(world))
+        over.set()
+        result()
+    assert "cannot be used" in found.what and "NOBODY_SET_THIS" in found.what and "mailmill workers" in found.remedy
+    (trouble,) = json.loads(mailmill("account", "acme/spring", "--json").out)["troubles"]
+    assert "NOBODY_SET_THIS" in trouble["said"]
 
 
 def test_what_waits_for_its_next_attempt_says_until_when_and_why(world: World, run: Run) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailmill.errors import Misconfigured
 from mailmill.pipelines.configuration.specs import WindowSpec
-from mailmill.pipelines.target.windows import instant, opening
+from mailmill.pipelines.target.windows import instant, moment, opening
 
 BERLIN = ZoneInfo("Europe/Berlin")
 WEEKDAYS = {"days": ("mon", "tue", "wed", "thu", "fri")}
@@ -88,6 +89,12 @@ def test_a_windows_own_zone_wins_over_the_tenants():
 )
 def test_F34_a_time_in_the_gap_is_its_end_and_one_that_is_there_twice_the_second(wall, zone, utc):
     assert instant(datetime.fromisoformat(wall), ZoneInfo(zone)) == at(utc)
+
+
+def test_a_time_that_no_calendar_in_UTC_has_is_no_time():
+    for text in ("0001-01-01T00:00+05:00", "9999-12-31T23:00-05:00", "0001-01-01T00:00"):
+        with pytest.raises(Misconfigured, match="is no time"):
+            moment(text, "Asia/Tokyo")
 
 
 @settings(max_examples=150, deadline=None)

@@ -402,10 +402,11 @@ SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
  ORDER BY w.name;
 
 -- name: troubles
--- What workers say of the transport of a campaign, as `tenant/transport: why`.
+-- What workers say of a campaign or its transport, as `tenant/slug: why`.
 SELECT w.name, w.ended_at, w.last_error
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id JOIN transports r ON r.id = c.transport_id
   JOIN workers w ON strpos(w.last_error, t.slug || '/' || r.slug || ': ') > 0
+    OR strpos(w.last_error, t.slug || '/' || c.slug || ': ') > 0
  WHERE c.id = %(campaign_id)s AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 day'
  ORDER BY coalesce(w.ended_at, w.seen_at) DESC, w.name;
 

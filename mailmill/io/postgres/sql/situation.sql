@@ -26,7 +26,9 @@ SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS 
        (SELECT count(*) FROM live)::int AS workers,
        (SELECT w.last_error FROM workers w WHERE strpos(w.last_error, t.slug || '/' || r.slug || ': ') > 0
            AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 hour'
-         ORDER BY coalesce(w.ended_at, w.seen_at) DESC LIMIT 1) AS trouble
+         ORDER BY coalesce(w.ended_at, w.seen_at) DESC LIMIT 1) AS trouble,
+       (SELECT w.last_error FROM workers w WHERE strpos(w.last_error, t.slug || '/' || c.slug || ': ') > 0
+           AND w.name IN (SELECT name FROM live) ORDER BY w.seen_at DESC LIMIT 1) AS unusable
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
   LEFT JOIN transports r ON r.id = coalesce(c.transport_id,
     (SELECT id FROM transports o WHERE o.tenant_id = c.tenant_id AND o.slug = c.spec ->> 'transport'))
