@@ -206,6 +206,9 @@ class SmtpLink(asyncio.Protocol):
 
 
 def _says_of_itself(answer: Answer) -> bool:
-    """Whether a 4xx is about the relay (RFC 3463 3.4: X.3, as 452 is without a code), so that the next would be too."""
+    """Whether a 4xx is about the relay, so that the next would be too.
+
+    Source: RFC 3463 section 3.4: X.3, as 452 is without a code; but X.3.4 is about how big this message is.
+    """
     enhanced = answer.enhanced or ("4.3.1" if answer.code == 452 else "")
-    return answer.code == 421 or enhanced.startswith("4.3.")
+    return answer.code == 421 or (enhanced.startswith("4.3.") and enhanced != "4.3.4")

@@ -35,6 +35,7 @@ class Situation:
     spent: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # minute, day -> used, cap
     workers: int = 0  # that live
     held_for: Mapping[str, str] = field(default_factory=dict)  # provider -> why the transport is held for it
+    held_back: bool = False  # some wait for such a provider's release
     trouble: str | None = None  # what a worker says of the transport
     unusable: str | None = None  # what a worker that lives says of the campaign's content
 
@@ -78,12 +79,12 @@ def _closed(now: Situation) -> list[Obstacle]:
 
 
 def _of_some(now: Situation) -> list[Obstacle]:
-    """What keeps mail from some recipients, while others may get it."""
+    """What keeps mail from some recipients of this campaign, while others may get it."""
     remedy = f"Mend it, then `mailmill release {now.transport}`; all others are sent to."
     return [
         Obstacle(what=f"its transport {now.transport} is held for recipients at {provider}: {why}", remedy=remedy)
         for provider, why in now.held_for.items()
-        if now.held is None
+        if now.held_back and now.held is None
     ]
 
 

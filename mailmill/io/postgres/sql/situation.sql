@@ -18,13 +18,18 @@ SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS 
        CASE WHEN d.due_at > clock_timestamp() THEN nullif(d.due_at, 'infinity') END AS next_due_at,
        (SELECT mode() WITHIN GROUP (ORDER BY w.reason) FROM
          (SELECT reason FROM messages WHERE campaign_id = c.id AND queued ORDER BY due_at, id LIMIT 1000) w) AS waiting_for,
+       -- nothing is due later than what waits for a provider's release
+       coalesce((SELECT m.reason = 'provider_held' FROM messages m WHERE m.campaign_id = c.id AND m.queued
+                  ORDER BY m.due_at DESC, m.id DESC LIMIT 1), false) AS held_back,
        (SELECT count(*) FROM leases l WHERE l.campaign_id = c.id AND l.worker IN (SELECT name FROM live))::int AS leased,
        (SELECT count(*) FROM leases l WHERE l.campaign_id = c.id AND l.worker NOT IN (SELECT name FROM live))::int AS orphaned,
        coalesce((SELECT jsonb_object_agg(b.period, jsonb_build_array(b.used, (r.spec ->> ('per_' || b.period))::bigint))
                    FROM budgets b WHERE b.transport_id = r.id AND r.spec ->> ('per_' || b.period) IS NOT NULL
                     AND b.starts_at = date_trunc(b.period, clock_timestamp(), 'UTC')), '{}') AS spent,
        (SELECT count(*) FROM live)::int AS workers,
+       -- what is held for a provider is told by held_for, to those who have somebody there
        (SELECT w.last_error FROM workers w WHERE strpos(w.last_error, t.slug || '/' || r.slug || ': ') > 0
+           AND strpos(w.last_error, t.slug || '/' || r.slug || ': held for ') = 0
            AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 hour'
          ORDER BY coalesce(w.ended_at, w.seen_at) DESC LIMIT 1) AS trouble,
        (SELECT w.last_error FROM workers w WHERE strpos(w.last_error, t.slug || '/' || c.slug || ': ') > 0
