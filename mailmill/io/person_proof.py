@@ -14,6 +14,7 @@ from mailmill.io.lake import Lake
 from mailmill.io.postgres import erasure
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.sources import drop_folders
+from mailmill.io.sources.contents import shown
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.ports import SourceRow
 
@@ -78,8 +79,8 @@ class Places:
         for source in sources:
             found = drop_folders.look(source.spec, self.project, who, write=False)
             looked_at += found.files
-            hits += [f"{one.path}: {one.why}" for one in found.holding]
-            hits += [f"{one.path}: came meanwhile; run this again" for one in found.rewritten]
+            hits += [f"{shown(one.path)}: {one.why}" for one in found.holding]
+            hits += [f"{shown(one.path)}: came meanwhile; run this again" for one in found.rewritten]
         for spec in [source.spec for source in sources if source.spec.type == "csv"][:1]:
             aside, said = drop_folders.look_aside(self.quarantine(tenant), spec, who)
             looked_at, hits = looked_at + aside, hits + said
@@ -93,7 +94,7 @@ class Places:
         found = (path for top in tops for path in (top, *top.rglob("*")))
         files = sorted(path for path in found if path.is_file())
         hits = tuple(
-            str(path)
+            shown(path)
             for path in files
             if person_search.bytes_hold(path, who, folded=path.suffix != ".duckdb")
             or person_search.store_holds(path, who)

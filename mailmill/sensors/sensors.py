@@ -11,6 +11,7 @@ import dagster as dg
 from mailmill.assets import partitions
 from mailmill.assets.resources import Mill
 from mailmill.io.postgres import control
+from mailmill.io.sources.contents import shown
 from mailmill.sensors import jobs, lost_runs
 
 SETTLED_S = 2.0  # a file that changed more recently may still be copied
@@ -29,7 +30,7 @@ def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> 
     found: dict[str, list[float]] = {}
     requests: dict[str, dg.RunRequest] = {}
     for key, path, status in _settled([(one.key, mill.project / str(one.folder)) for one in sources]):
-        name = f"{key}:{path.name}"
+        name = f"{key}:{shown(path.name)}"
         found[name] = [status.st_mtime, status.st_size]
         if known.get(name) != found[name]:
             requests[key] = dg.RunRequest(

@@ -68,13 +68,19 @@ def _archive(content: bytes, archive: zipfile.ZipFile, spec: SourceSpec, who: Pe
         return _workbook(content, archive, spec, who)
     done = Cleaned(content)
     members: list[tuple[zipfile.ZipInfo, bytes]] = []
-    changed = False
+    changed = damaged = False
     for info in infos:
-        old = archive.read(info)
+        try:
+            old = archive.read(info)
+        except BROKEN:  # imports read the others
+            damaged = True
+            continue
         new = Cleaned(old) if info.is_dir() else cleaned(old, info.filename, spec, who, depth=depth + 1)
         changed |= new.content != old
         done.keys += new.keys
         members.append((info, new.content))
+    if changed and damaged:
+        raise Unfit("has a damaged member, so it cannot be packed anew")
     if changed:
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as target:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import lzma
+import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from mailmill.pipelines.ingest.formats import refuse_office_files
 BLOCK = 4 * 2**20  # bytes read at once
 MAX_BYTES = 2 * 2**30  # of one file, unpacked: what is larger is a bomb, or should come in pieces
 MAX_WORKBOOK = 512 * 2**20  # the same of an XLSX, which is held in memory
-BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
+BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError)
 _TEXTS = (".csv", ".tsv", ".txt", ".tab")
 
 
@@ -68,6 +71,11 @@ class Workbook:
     path: Path
 
 
+def shown(name: str | Path) -> str:
+    """The name of a file as text; its bytes that are not UTF-8, as another system may have left them, as \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook]]:
     """(origin, text) of each text that a file holds, or the workbook that it is.
 
@@ -76,18 +84,18 @@ def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook]]:
     with path.open("rb") as file:
         head = file.read(4)
         if head[:2] == b"\x1f\x8b":
-            yield path.name, Blocks(path, "gzip")
+            yield shown(path.name), Blocks(path, "gzip")
         elif head == b"PK\x03\x04":
             members = _members(file)
             if members is None:
-                yield path.name, Workbook(path)
+                yield shown(path.name), Workbook(path)
                 return
             for name in members:
-                yield f"{path.name}/{name}", Blocks(path, f"zip:{name}")
+                yield f"{shown(path.name)}/{name}", Blocks(path, f"zip:{name}")
         elif path.stat().st_size > MAX_BYTES:
             raise too_large(MAX_BYTES)
         else:
-            yield path.name, Blocks(path)
+            yield shown(path.name), Blocks(path)
 
 
 def _members(file: IO[bytes]) -> list[str] | None:
@@ -100,6 +108,8 @@ def _members(file: IO[bytes]) -> list[str] | None:
         raise too_large(MAX_WORKBOOK if book else MAX_BYTES)
     if book:
         return None
+    if len({info.filename for info in members}) < len(members):
+        raise Misconfigured("two files of the archive have the same name", remedy="Pack it anew.")
     if not members:
         raise Misconfigured("the archive holds no .csv, .tsv or .txt file (a spreadsheet? export it as CSV)")
     return [info.filename for info in members]

@@ -4,11 +4,13 @@ forgotten; what cannot be written anew is moved out of the folder, for a person 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mailmill.io.sources.cleaned import Unfit, cleaned
+from mailmill.io.sources.contents import shown
 from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.configuration.specs import SourceSpec
 from mailmill.pipelines.ingest.erasure import Person
@@ -62,7 +64,7 @@ def look(spec: SourceSpec, project: Path, who: Person, *, write: bool) -> Looked
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         found.files += 1
         try:
-            if mentioned([path.name.encode()], who):
+            if mentioned([os.fsencode(path.name)], who):
                 raise Unfit("names the person in its own name")
             _look(path, spec, who, found, write=write, read=path in read)
         except Unfit as why:
@@ -121,7 +123,7 @@ def set_aside(found: Looked, quarantine: Path) -> None:
             target = quarantine / f"{number} {one.path.name}"
         shutil.move(one.path, target)
         note = f"from {one.path.absolute()}\n{one.why}\n"
-        target.with_name(f"{target.name}.why").write_text(note, encoding="utf-8")
+        target.with_name(f"{target.name}.why").write_text(note, encoding="utf-8", errors="surrogateescape")
 
 
 def look_aside(quarantine: Path, spec: SourceSpec, who: Person) -> tuple[int, list[str]]:
@@ -132,19 +134,25 @@ def look_aside(quarantine: Path, spec: SourceSpec, who: Person) -> tuple[int, li
         note = path.with_name(f"{path.name}.why")
         origin, why = _noted(note)
         try:
-            holds = mentioned([path.name.encode()], who) or cleaned(path.read_bytes(), path.name, spec, who).keys
+            holds = mentioned([os.fsencode(path.name)], who) or cleaned(path.read_bytes(), path.name, spec, who).keys
         except Unfit as found:
             holds, why = True, why or str(found)
         if holds:
-            here, back = shlex.quote(str(path)), shlex.quote(origin or "FOLDER")
-            said.append(f"{path}: {why}; take the person out of it and put it back (mv {here} {back}), "
+            here, back = _quoted(str(path)), _quoted(origin or "FOLDER")
+            said.append(f"{shown(path)}: {why}; take the person out of it and put it back (mv {here} {back}), "
                         f"or remove it (rm {here}), and run this again")  # fmt: skip
     return len(files), said
 
 
+def _quoted(path: str) -> str:
+    """For a shell; bytes that are not UTF-8 as $'...' has them."""
+    text = shown(path)
+    return shlex.quote(path) if text == path else "$'{}'".format(shown(re.sub(r"(['\\])", r"\\\1", path)))
+
+
 def _noted(note: Path) -> tuple[str, str]:
     try:
-        origin, _, why = note.read_text(encoding="utf-8").partition("\n")
+        origin, _, why = note.read_text(encoding="utf-8", errors="surrogateescape").partition("\n")
     except OSError:
         return "", ""
     return origin.removeprefix("from "), why.strip()

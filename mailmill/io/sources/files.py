@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mailmill.errors import Misconfigured
-from mailmill.io.sources.contents import BROKEN, Blocks, Workbook, contents
+from mailmill.io.sources.contents import BROKEN, Blocks, Workbook, contents, shown
 from mailmill.pipelines.ingest.csv import read_csv
 from mailmill.pipelines.ingest.decoding import Survey
 from mailmill.pipelines.ingest.formats import refuse_other_formats
@@ -71,9 +71,9 @@ class CsvFiles:
                 else:
                     yield self._text(name, held, changed_at)
         except Misconfigured as error:
-            yield Refusal(origin=path.name, message=str(error))
+            yield Refusal(origin=shown(path.name), message=str(error))
         except BROKEN as error:
-            yield Refusal(origin=path.name, message=f"the file cannot be read: {_why(error)}")
+            yield _broken(shown(path.name), error)
 
     def _settled(self, path: Path) -> datetime:
         """When the file changed last, once it has stopped changing."""
@@ -97,6 +97,8 @@ class CsvFiles:
             table = read_csv(again, encoding=self.encoding or survey.encoding(), delimiter=self.delimiter)
         except Misconfigured as error:
             return Refusal(origin=name, message=str(error))
+        except BROKEN as error:  # one member of an archive may be
+            return _broken(name, error)
         key = batch_key(digest, self.encoding, self.delimiter)
         return RawBatch(key=key, origin=name, seen_at=changed_at, table=table)
 
@@ -146,6 +148,10 @@ class _Unchanged:
 
 def _changed() -> Misconfigured:
     return Misconfigured("the file changed while it was read", remedy="It is read again at the next import.")
+
+
+def _broken(origin: str, error: Exception) -> Refusal:
+    return Refusal(origin=origin, message=f"the file cannot be read: {_why(error)}")
 
 
 def _why(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from datetime import UTC, datetime
 
 import polars as pl
@@ -59,6 +60,12 @@ def test_a_file_that_cannot_be_read_fails_the_verb_after_the_others_are_in(mill,
     with pytest.raises(Misconfigured, match=r"bad\.csv"):
         mailmill("ingest", "acme/list", "--file", str(bad), "--file", str(good))
     assert list(mill.contacts()) == ["a@x.org"]
+
+
+def test_P01_a_file_whose_name_is_not_utf_8_is_taken_in(mill, mailmill):
+    mill.source()
+    path = mill.file("email\na@x.org\n", os.fsdecode(b"caf\xe9.csv"))
+    assert json.loads(mailmill("ingest", "acme/list", "--file", str(path), "--json"))["contacts"] == 1
 
 
 def test_what_could_not_be_read_is_said_once_and_of_a_rest_only_where_there_was_one(mill, mailmill, capfd):

@@ -74,6 +74,43 @@ def test_F37_what_cannot_be_read_as_a_whole_is_refused_and_the_rest_goes_on(mill
     assert list(mill.contacts()) == ["a@x.org"]
 
 
+def damaged(content: bytes, member: bytes) -> bytes:
+    """The archive with the first bytes of a member's data overwritten."""
+    at = content.index(member) + len(member)
+    return content[:at] + b"\xff" * 8 + content[at + 8 :]
+
+
+def test_P01_a_damaged_member_of_an_archive_is_named_and_the_others_are_read(mill):
+    content = damaged(packed(a_csv=TEXT, b_csv=b"email\nb@x.org\n" * 9, c_csv=b"email\nc@x.org\n"), b"b.csv")
+    one, refusal, two = said(CsvFiles(paths=[mill.file(content, "three.zip")]))
+    assert (one.origin, two.origin) == ("three.zip/a.csv", "three.zip/c.csv")
+    assert refusal.text.startswith("three.zip/b.csv: the file cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (packed(a_csv=TEXT, b_csv=TEXT).replace(b"b.csv", b"a.csv"), "two files of the archive have the same name"),
+        (packed(é_csv=TEXT).replace(b"\xc3\xa9.csv", b"\xc3\xc3.csv"), "cannot be read"),
+    ],
+)
+def test_P01_names_in_an_archive_that_cannot_be_are_a_refusal(mill, content, says):
+    (refusal,) = said(CsvFiles(paths=[mill.file(content, "odd.zip")]))
+    assert says in refusal.message
+
+
+def test_P01_a_name_that_is_not_utf_8_is_shown_as_it_can_be_and_stops_nothing(mill):
+    folder = mill.folder / "in"
+    folder.mkdir()
+    for name, content in ((b"a\xe9.csv", TEXT), (b"b\xe9.csv", PNG), (b"c\xe9.zip", packed(a_csv=b"email\nc@x.org\n"))):
+        (folder / os.fsdecode(name)).write_bytes(content)
+    source = mill.source(folder="in")
+    done = mill.run(source, CsvFiles(folder=folder, settle_s=0))
+    assert list(mill.contacts()) == ["a@x.org", "c@x.org"]
+    assert [refusal.origin for refusal in done.received.refused] == ["b\\xe9.csv"]
+    assert [batch.origin for batch in mill.store.batches(source, None)] == ["a\\xe9.csv", "c\\xe9.zip/a.csv"]
+
+
 def a_workbook(*rows: list) -> bytes:
     book, content = openpyxl.Workbook(), io.BytesIO()
     for row in rows:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shlex
 import zipfile
 from pathlib import Path
 
 import openpyxl
+import pytest
 from people_world import ANN, PEOPLE, People
 
+from mailmill.errors import Misconfigured
 from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.ingest.ports import RawBatch
 
@@ -82,14 +85,19 @@ def test_what_cannot_be_written_anew_is_set_aside_and_the_command_that_ends_it_i
     people.tenant("acme")
     folder = people.mill.project / "acme"
     (folder / "with it.zip").write_bytes(archive(list_csv=PEOPLE.encode(), letter_pdf=b"%PDF-1.4 dear " + ANN.encode()))
+    torn = archive(good_csv=PEOPLE.encode(), torn_csv=PEOPLE.encode())
+    at = torn.index(b"torn.csv") + 8
+    (folder / os.fsdecode(b"t\xe9rn.zip")).write_bytes(torn[:at] + b"\xff" * 8 + torn[at + 8 :])
     (folder / "notes.json").write_text(f'{{"ask": "{ANN}"}}')
-    people.ask("ingest", "acme/inbox")
+    with pytest.raises(Misconfigured, match=r"t\\xe9rn.zip/torn.csv: the file cannot be read"):
+        people.ask("ingest", "acme/inbox")
     said = people.ask("forget", ANN, code=1)
     hits = [hit for found in said["tenants"][0]["searched"] for hit in found["hits"]]
-    assert len(hits) == 2 and all("take the person out" in hit for hit in hits)
+    assert len(hits) == 3 and all("take the person out" in hit for hit in hits)
     assert [path.name for path in folder.iterdir()] == ["people.csv"], "no import reads it again"
     moved = people.mill.home / "quarantine" / "acme" / "with it.zip"
-    assert f"mv {shlex.quote(str(moved))} {shlex.quote(str(folder / 'with it.zip'))}" in hits[1]
+    assert f"mv {shlex.quote(str(moved))} {shlex.quote(str(folder / 'with it.zip'))}" in hits[2]
+    assert f"mv $'{moved.parent}/t\\xe9rn.zip' $'{folder}/t\\xe9rn.zip'" in hits[1]
     for path in moved.parent.glob("[!.]*[!y]"):
         path.unlink()
     assert people.ask("forget", ANN)["proved"]
