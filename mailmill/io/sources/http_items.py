@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import orjson
 import polars as pl
 
 from mailmill.io.sources.manual import table_of
+from mailmill.pipelines.ingest.columns import headers
 from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.rejects import WITHDRAWN
 
@@ -16,16 +18,23 @@ _DELETED = ("deleted", "deleted_at")
 _FEW = 20  # items that say nothing about a field which all of them lack
 
 
+def content_key(items: Sequence[Mapping[str, Any]]) -> str:
+    """The same for the same items in the same order, whatever the order of an item's fields."""
+    return hashlib.sha256(_json(items, orjson.OPT_SORT_KEYS).encode()).hexdigest()
+
+
 def items_table(items: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> RawTable:
     """A row an item. In: fields, the documented ones, which are columns although nobody has them."""
     gone = [_says_deleted(item) for item in items]
-    rows = [{name: _text(value) for name, value in item.items() if name not in _DELETED} for item in items]
+    names = [name for name in dict.fromkeys(name for item in items for name in item) if name not in _DELETED]
+    columns = dict(zip(names, headers(names), strict=True))
+    rows = [{columns[name]: _text(value) for name, value in item.items() if name in columns} for item in items]
     if rows and len(items) < _FEW:  # an API may leave out what is null
         rows[0] = rows[0] | {name: None for name in fields if name not in rows[0]}
     table = table_of(rows)
     if not any(gone):
         return table
-    told = [orjson.dumps(item).decode() if deleted else None for item, deleted in zip(items, gone, strict=True)]
+    told = [_json(item) if deleted else None for item, deleted in zip(items, gone, strict=True)]
     raw = pl.Series(told, dtype=pl.String)
     problem = pl.when(raw.is_not_null()).then(pl.lit(WITHDRAWN)).alias("problem")
     return RawTable(frames=[table.frame.with_columns(problem, raw=raw)], columns=table.columns)
@@ -42,4 +51,24 @@ def _text(value: Any) -> str | None:
         return value
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ";".join(value)
-    return orjson.dumps(value).decode()
+    return _json(value)
+
+
+def _json(value: Any, option: int = 0) -> str:
+    """A JSON value as text, of any depth: orjson reads 1,024 levels and writes 254."""
+    try:
+        return orjson.dumps(value, option=option).decode()
+    except TypeError:
+        parts, waiting = list[bytes](), [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, bytes):  # what is written already: JSON has no such values
+            parts.append(one)
+        elif isinstance(one, dict):
+            inner = [part for key, said in one.items() for part in (b",", orjson.dumps(key), b":", said)]
+            waiting += reversed([b"{", *inner[1:], b"}"])
+        elif isinstance(one, list):
+            waiting += reversed([b"[", *[part for said in one for part in (b",", said)][1:], b"]"])
+        else:
+            parts.append(orjson.dumps(one))
+    return b"".join(parts).decode()

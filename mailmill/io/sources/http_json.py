@@ -7,7 +7,6 @@ are of such a walk (`full`: open, and done with the last one).
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +15,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import orjson
 
 from mailmill.errors import Misconfigured, SourceUnavailable
-from mailmill.io.sources import connections
+from mailmill.io.sources import connections, http_answers
 from mailmill.io.sources.connections import Refused
-from mailmill.io.sources.http_items import items_table
+from mailmill.io.sources.http_answers import Page
+from mailmill.io.sources.http_items import content_key, items_table
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
 
 _CONTACT = ("email", "name", "phone", "page_url", "domain", "language", "category", "country", "found_at")
@@ -33,6 +32,7 @@ RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path,
     ),
 }
 _CURSOR_GONE = 410  # the page cursor is too old; the walk begins again
+_MOST_FIELDS = 2_000  # different names in a batch
 _BEGINNINGS = 4  # of a walk in one import, the first one too
 _LATER = (408, 425, 429)  # the request is not wrong, only too slow, too early or one too many
 _REFUSED_ATTEMPTS = 3  # where nobody listens; with the default pauses that takes three seconds
@@ -55,13 +55,6 @@ class HttpSource:
     private: tuple[str, ...] = ()  # hosts and networks that may be reached although they are private
     max_body: int = 64 * 2**20  # bytes of a page, unpacked
     rows_per_batch: int = 20_000  # pages are put together to batches of about so many rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Page:
-    items: list[dict[str, Any]]
-    next_cursor: str | None
-    as_of: str
 
 
 class HttpFeed:
@@ -87,6 +80,7 @@ class HttpFeed:
         """
         state = self._beginning(cursor or {})
         stored, items, begun = state, list[dict[str, Any]](), 1
+        asked = set[int]()  # hashes of cursors: some 60 bytes a page
         headers = {"X-API-Key": self._config.key, "Accept": "application/json", "User-Agent": "mailmill"}
         transport = connections.transport(self._config.private)
         with httpx.Client(
@@ -97,9 +91,13 @@ class HttpFeed:
                 if page is None:
                     self._begin_again(begun)
                     state, items, begun = {**state, "page": None, "as_of": None}, [], begun + 1
+                    asked.clear()
                     continue
-                if page.next_cursor is not None and page.next_cursor == state["page"]:
-                    raise self._wrong("the answer repeats its own cursor")
+                asked.add(hash(state["page"]))
+                if page.next_cursor is not None and hash(page.next_cursor) in asked:
+                    raise http_answers.wrong(
+                        "the answer repeats a cursor of this walk, which has no end so", self._place
+                    )
                 if page.items and len(items) >= self._config.rows_per_batch:
                     stored = state
                     yield self._batch(items, state)
@@ -132,14 +130,16 @@ class HttpFeed:
         return {"updated_since": state["as_of"], "page": None, "as_of": None, "full": state["full"] and "done"}
 
     def _batch(self, items: list[dict[str, Any]], cursor: Cursor) -> RawBatch:
+        names = {name for item in items for name in item}
+        if len(names) > _MOST_FIELDS:  # ids in place of names, probably; each would be a column, and a custom field
+            raise http_answers.wrong(f"the items have {len(names):,} different fields", self._place)
         table = items_table(items, self._fields)
         missing = [name for name in self._fields if not any(name in item for item in items)]
         notes = (f"the API's answer lacks: {', '.join(missing)}",) if missing else ()
         if not items:
             notes = ("the API's answer has no item",)
-        key = hashlib.sha256(orjson.dumps(items, option=orjson.OPT_SORT_KEYS)).hexdigest()
         return RawBatch(
-            key=key,
+            key=content_key(items),
             origin=self._endpoint,
             seen_at=datetime.now(UTC),
             table=table,
@@ -147,7 +147,7 @@ class HttpFeed:
             notes=notes,
         )
 
-    def _page(self, client: httpx.Client, state: Mapping[str, Any]) -> _Page | None:
+    def _page(self, client: httpx.Client, state: Mapping[str, Any]) -> Page | None:
         """One page, tried until it comes or the attempts are used up. None: its cursor is gone."""
         query = {"limit": self._config.page_size, "updated_since": state["updated_since"], "cursor": state["page"]}
         parameters = {name: value for name, value in query.items() if value is not None}
@@ -168,7 +168,7 @@ class HttpFeed:
                     return None
                 self._refuse(status)
                 if status == 200:
-                    page = self._read(body)
+                    page = http_answers.page(body, place=self._place)
                     if page is not None:
                         if page.next_cursor is not None:
                             self._pause(connections.used_up_s(headers))
@@ -214,9 +214,8 @@ class HttpFeed:
             for part in response.iter_bytes():
                 body += part
                 if len(body) > self._config.max_body:
-                    raise self._wrong(
-                        f"a page is larger than {self._config.max_body >> 20} MiB", "Lower `page_size` of the source."
-                    )
+                    large = f"a page is larger than {self._config.max_body >> 20} MiB"
+                    raise http_answers.wrong(large, self._place, "Lower `page_size` of the source.")
                 if time.monotonic() > deadline:
                     raise httpx.ReadTimeout("the page did not arrive in time")
             return response.status_code, response.headers, bytes(body)
@@ -228,21 +227,4 @@ class HttpFeed:
                 "the API refuses the key", place=self._place, remedy="Check `api_key` of the source and its secret."
             )
         if status not in _LATER and status < 500 and status != 200:
-            raise self._wrong(f"the API answers HTTP {status}", "Check `url` of the source.")
-
-    def _read(self, body: bytes) -> _Page | None:
-        """The page; None when the body is no JSON (cut off on its way, or a proxy's error page: worth a retry)."""
-        try:
-            answer = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return None
-        items = answer.get("items") if isinstance(answer, dict) else None
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise self._wrong("the answer has no list of objects called `items`")
-        following, as_of = answer.get("next_cursor"), answer.get("as_of")
-        if not isinstance(as_of, str) or not isinstance(following, str | None):
-            raise self._wrong("the answer lacks `as_of`, or its `next_cursor` is no text")
-        return _Page(items=items, next_cursor=following, as_of=as_of)
-
-    def _wrong(self, message: str, remedy: str = "docs/sources.md says what it has to answer.") -> Misconfigured:
-        return Misconfigured(message, place=self._place, remedy=remedy)
+            raise http_answers.wrong(f"the API answers HTTP {status}", self._place, "Check `url` of the source.")
