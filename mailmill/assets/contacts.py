@@ -9,7 +9,7 @@ from pydantic import Field
 
 from mailmill.assets import partitions, reports
 from mailmill.assets.resources import Mill
-from mailmill.errors import MailmillError, SourceUnavailable, TransientError
+from mailmill.errors import MailmillError, SourceUnavailable, StoreUnavailable, TransientError
 from mailmill.pipelines.ingest import batches, stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
@@ -38,14 +38,30 @@ class LoadConfig(dg.Config):
 
 @contextmanager
 def _work(context: dg.AssetExecutionContext, mill: Mill) -> Iterator[SourceRow]:
-    """The source of this partition. What goes wrong is remembered with it, and said without a stack trace."""
+    """The source of this partition. What goes wrong is remembered with it, and said without a stack trace.
+
+    Of what nobody foresaw the kind alone is remembered: its text may hold a row. The run has it, with its trace.
+    """
     source = mill.source("/".join(partitions.parts(context.partition_key)))
     try:
         yield source
     except MailmillError as error:
         wait = error.retry_after_s if isinstance(error, SourceUnavailable) else None
-        mill.ingest.remember(source, str(error), retry_after_s=wait)
+        _remember(context, mill, source, str(error), wait)
         raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from error
+    except Exception as error:
+        _remember(context, mill, source, f"an unexpected error, {type(error).__name__}: see run {context.run_id}")
+        raise
+
+
+def _remember(
+    context: dg.AssetExecutionContext, mill: Mill, source: SourceRow, error: str, retry_after_s: float | None = None
+) -> None:
+    """With the source, unless the database is what is wrong: then the first error is still the one that is told."""
+    try:
+        mill.ingest.remember(source, error, retry_after_s=retry_after_s)
+    except StoreUnavailable:
+        context.log.warning(f"what went wrong is not remembered with {source.name}: the database does not answer")
 
 
 @dg.asset(partitions_def=partitions.sources, group_name="ingest", kinds={"parquet"}, owners=OWNERS)

@@ -109,7 +109,9 @@ def release(conn: psycopg.Connection, source: SourceRow, *, accept: bool) -> int
 def remember(
     conn: psycopg.Connection, source: SourceRow, error: str | None, retry_after_s: float | None = None
 ) -> None:
-    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "error": error, "retry_after_s": retry_after_s}
+    """In: error, which may quote what PostgreSQL's text cannot hold."""
+    text = error and error.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "error": text, "retry_after_s": retry_after_s}
     conn.execute(SQL["remember"], facts)
 
 

@@ -254,3 +254,23 @@ def test_a_run_whose_process_is_gone_is_called_failed(mill, installed, mailmill)
         with lost_runs.alive("alive", installed.database):
             assert lost_runs.end(instance, installed.database) == ["lost"]
             assert lost_runs.end(instance, installed.database) == []
+
+
+def test_what_nobody_foresaw_is_remembered_with_the_source_by_its_kind_alone(mill, mailmill):
+    mill.source()
+    file = mill.file("email\nann@x.org\n")
+    with mill.database.transaction() as conn:
+        conn.execute("ALTER TABLE batches RENAME COLUMN rows_read TO rows_red")
+    try:
+        with pytest.raises(AssertionError, match="rows_read"):
+            mailmill("ingest", "acme/list", "--file", str(file))
+    finally:
+        with mill.database.transaction() as conn:
+            conn.execute("ALTER TABLE batches RENAME COLUMN rows_red TO rows_read")
+    error = json.loads(mailmill("sources", "--json"))[0]["last_error"]
+    assert error.startswith("an unexpected error, UndefinedColumn: see run ") and "rows_read" not in error
+
+
+def test_an_error_that_quotes_what_postgresql_cannot_hold_is_remembered(mill):
+    mill.store.remember(mill.source(), "a\x00b\udce9.csv: no")
+    assert mill.rows("SELECT last_error FROM sources") == [{"last_error": "a\ufffdb\\udce9.csv: no"}]
