@@ -50,7 +50,7 @@ def _answers(url: str) -> None:
 
 
 def _nothing_waits() -> None:
-    """No source has an error, and no batch waits for a person to look at it."""
+    """No source has an error, and nothing of any waits for a person to look at it."""
     from mailmill.cli.sources import waiting
     from mailmill.io.postgres import sources
 
