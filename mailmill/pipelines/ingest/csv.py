@@ -15,12 +15,13 @@ import polars as pl
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import headers, looks_like_data
-from mailmill.pipelines.ingest.decoding import Lines, decode, known, surveyed
+from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines, decode, known, surveyed
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA, RawTable
 from mailmill.pipelines.ingest.records import MAX_FIELD, record, untangle
 from mailmill.pipelines.ingest.rejects import RAW_TEXT_LIMIT
 
 DELIMITERS = (",", ";", "\t", "|")
+MAX_COLUMNS = 16_384  # as many as a spreadsheet program has
 
 
 def read_csv(
@@ -44,6 +45,8 @@ def read_csv(
         delimiter, skipped = delimiter or sep[4:5] or None, 1
     delimiter = delimiter or _delimiter(first.text[skipped : skipped + 50])
     cells, used = _header(first, skipped, delimiter)
+    if len(cells) > MAX_COLUMNS:
+        raise Misconfigured(f"the first line has {len(cells):,} columns; more than {MAX_COLUMNS:,} are not read")
     if looks_like_data(cells):
         if len(cells) > 1:
             raise Misconfigured(
@@ -82,6 +85,8 @@ def _header(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int]:
     """The first record's cells and how many lines it takes; names with a stray quote are taken as they stand."""
     if start >= len(lines.text):
         return ["email"], 0
+    if lines.text[start : start + 1].str.len_bytes().item() >= MAX_LINE:
+        raise Misconfigured("the first line is longer than 16 MiB: this is no table with a line a contact")
     found = record(lines, start, delimiter)
     if found is None or isinstance(found, str):
         return lines.text[start].replace('"', "").split(delimiter), 1
@@ -163,6 +168,7 @@ class _Reader:
             kind = (
                 pl.when("bad").then(pl.lit("bad_encoding"))
                 .when(text.str.contains("\x00", literal=True)).then(pl.lit("nul_character"))
+                .when(text.str.len_bytes() >= MAX_LINE).then(pl.lit("line_too_long"))  # its end may be missing
                 .when((text.str.len_bytes() > MAX_FIELD) | rough).then(pl.lit("tangled"))  # a field may be too long
                 .when(text.str.contains(rf"^[\s{sep}]*$")).then(pl.lit("blank"))
                 .when(bare.str.count_matches(self.delimiter, literal=True) + 1 != len(self.names))

@@ -12,6 +12,7 @@ import polars as pl
 from mailmill.errors import Misconfigured
 
 CHUNK = 16 * 2**20  # bytes of text that are looked at together: some 250,000 rows
+MAX_LINE = 16 * 2**20  # bytes of UTF-8; what a longer line has more is dropped, and who reads lines refuses it
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -50,7 +51,7 @@ class Survey:
     def __init__(self) -> None:
         self._sure: str | None = None
         self._begun = False
-        self._open = b""  # the line that the last block cut
+        self._cutter = _Cutter()
         self._proofs = self._breaks = 0
         self._undefined = False
 
@@ -60,13 +61,11 @@ class Survey:
             marked = (name for mark, name in _MARKS if block.startswith(mark))
             self._sure = next(marked, None) or wide_without_mark(block)
         if self._sure is None:
-            whole, self._open = _cut_at_line(self._open + block)
-            self._count(whole)
+            self._count(self._cutter.push(block))
 
     def encoding(self) -> str:
         """What was found, as Python calls it."""
-        self._count(self._open)
-        self._open = b""
+        self._count(self._cutter.rest())
         if self._sure is not None:
             return self._sure
         if self._breaks == 0 or self._proofs > self._breaks:
@@ -166,18 +165,56 @@ def _with_last(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Pieces of some CHUNK bytes that end where a line ends, with LF as the only end of a line."""
-    rest: list[bytes] = []
-    held = 0
+    cutter = _Cutter(least=CHUNK)
     for block in blocks:
-        rest.append(block)
-        held += len(block)
-        if held >= CHUNK:
-            whole, left = _cut_at_line(b"".join(rest))
-            rest, held = [left], 0 if whole else -len(left)  # a line of many chunks is joined a few times only
-            if whole:
-                yield _with_lf(whole)
-    if last := _with_lf(b"".join(rest)):
+        if whole := cutter.push(block):
+            yield _with_lf(whole)
+    if last := _with_lf(cutter.rest()):
         yield last
+
+
+class _Cutter:
+    """Blocks -> pieces that end where a line ends, of at least so many bytes. Of a line longer than MAX_LINE no more
+    than that is kept (down to MAX_LINE bytes, at a character of UTF-8), so that no file fills the memory."""
+
+    def __init__(self, *, least: int = 0) -> None:
+        self._least = least
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._dropping = False  # the rest of a line that is too long
+
+    def push(self, block: bytes) -> bytes:
+        if self._dropping:
+            block = _from_line_end(block)
+            self._dropping = not block
+        self._parts.append(block)
+        self._held += len(block)
+        if self._held < self._least:
+            return b""
+        whole, left = _cut_at_line(b"".join(self._parts))
+        if not whole and len(left) > MAX_LINE + 4 and not left.endswith(b"\r"):
+            left, self._dropping = _at_character(left[: MAX_LINE + 4]), True
+        self._parts = [left]
+        self._held = 0 if whole else -len(left)  # a line of many chunks is joined a few times only
+        return whole
+
+    def rest(self) -> bytes:
+        """The last line, which nothing ends; then nothing is held any more."""
+        left, self._parts = b"".join(self._parts), []
+        return left
+
+
+def _from_line_end(text: bytes) -> bytes:
+    ends = [at for at in (text.find(b"\n"), text.find(b"\r")) if at >= 0]
+    return text[min(ends) :] if ends else b""
+
+
+def _at_character(text: bytes) -> bytes:
+    """Without the last character, of which the end may be missing: 1 to 4 bytes of UTF-8."""
+    end = len(text) - 1
+    while end > len(text) - 4 and text[end] & 0xC0 == 0x80:
+        end -= 1
+    return text[:end]
 
 
 def _cut_at_line(text: bytes) -> tuple[bytes, bytes]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from mailmill.pipelines.ingest.decoding import Lines
+from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines
 
 MAX_FIELD = 1_000_000  # characters
 
@@ -54,7 +54,7 @@ def record(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int] | 
     reach = _Reach(lines, start)
     reader = csv.reader(reach, delimiter=delimiter, strict=True)
     try:
-        return next(reader), reader.line_num
+        return "line_too_long" if (cells := next(reader)) and reach.cut else (cells, reader.line_num)
     except (csv.Error, StopIteration) as error:
         if "field limit" in str(error):
             return "field_too_long"
@@ -66,12 +66,14 @@ class _Reach:
 
     def __init__(self, lines: Lines, start: int) -> None:
         self._lines, self._start = lines, start
+        self.cut = False  # one of them may lack its end
         self.exhausted = False  # there were no more lines, though a record might reach further
 
     def __iter__(self) -> Iterator[str]:
         taken, end = 0, len(self._lines.text)
         for index in range(self._start, end):
             line = self._lines.text[index]
+            self.cut |= len(line) >= MAX_LINE // 4 and len(line.encode()) >= MAX_LINE
             yield line if self._lines.last and index + 1 == end else line + "\n"
             taken += len(line)
             if taken > MAX_FIELD:

@@ -24,6 +24,7 @@ REASONS = {
     "broken_quote": "a quote opens and never closes, or text follows a closing quote",
     "nul_character": "the line holds a NUL character: a damaged file, or no text",
     "field_too_long": "a field is longer than 1 MB",
+    "line_too_long": "the line is longer than 16 MiB",
     "bad_encoding": "the line is not in the encoding of the rest of the file",
     # the row
     "no_address": "neither an e-mail address nor a phone number is given",

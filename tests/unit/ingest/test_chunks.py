@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tracemalloc
 
 import polars as pl
 import pytest
@@ -43,6 +44,36 @@ def rows(table: RawTable) -> list[tuple]:
 def test_P04_a_file_in_small_chunks_is_the_file_in_one(text, chunk):
     content = ("email,n\n" + text).encode()
     assert rows(read(content, chunk)) == rows(read(content, 10**9))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.text("aé€😀\r,", max_size=60), max_size=6), st.integers(1, 30), st.integers(1, 30))
+def test_F37_of_a_line_that_is_too_long_enough_is_kept_to_refuse_it_and_others_are_whole(texts, chunk, step):
+    content = "\n".join(texts).encode()
+    blocks = [content[start : start + step] for start in range(0, len(content), step)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "CHUNK", chunk)
+        patch.setattr(decoding, "MAX_LINE", 20)
+        found = [text.encode() for lines in decoding.decode(blocks, "utf-8") for text in lines.text]
+    wanted = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n") if content else []
+    assert len(found) == len(wanted)
+    for kept, line in zip(found, wanted, strict=True):
+        assert line.startswith(kept) if len(line) >= 20 else kept == line
+        assert len(kept) >= 20 or kept == line
+
+
+def test_F37_a_file_without_line_ends_is_refused_with_its_line_in_bounded_memory():
+    blocks = [b'email,n\na@x.org,A\n"b', *[b"x" * 2**22] * 16, b'y"\nc@x.org,C\n']
+    tracemalloc.start()
+    table = read_csv(blocks, delimiter=",")
+    found = table.frame.select("line", "problem", CELL + "email").rows()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [(2, None, "a@x.org"), (3, "line_too_long", None), (4, None, "c@x.org")]
+    assert peak < 150 * 2**20, "of 64 MiB and a file as large as one likes"
+    for header, says in ((b"x" * decoding.MAX_LINE, "longer than 16 MiB"), (b"," * 20_000, "20,001 columns")):
+        with pytest.raises(Misconfigured, match=says):
+            read_csv(header)
 
 
 @settings(max_examples=300, deadline=None)
