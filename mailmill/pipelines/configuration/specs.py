@@ -69,9 +69,7 @@ class SourceSpec(TenantOwned):
     type: Literal["csv", "scraper_pro", "backlink_engine", "manual"]
     priority: int = Field(default=0, ge=-1000, le=1000)
     tags: tuple[Tag, ...] = ()  # every contact of this source gets them
-    columns: dict[FieldName, str] = Field(
-        default_factory=dict
-    )  # field -> header of the column it is in, where the names differ
+    columns: dict[FieldName, str] = Field(default_factory=dict)  # field -> its column's header, where the names differ
     country: Country | None = None  # of rows that name none: a number without + is one of its numbers
     max_reject_share: float = Field(default=0.5, ge=0, le=1)  # above it the check fails and nothing is loaded
     consent: ConsentPolicy | None = None  # of single rows: columns consent_at, consent_basis, consent_proof
@@ -208,9 +206,8 @@ class CampaignSpec(TenantOwned):
     name: str = ""
     segment: Slug
     template: Slug | None = None
-    split: dict[Slug, Annotated[int, Field(ge=1, le=1000)]] = Field(
-        default_factory=dict
-    )  # A/B instead of template: template -> its share
+    # A/B instead of template: template -> its share
+    split: dict[Slug, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
     identity: Slug
     transport: Slug
     start: AwareTime | None = None  # none: started by hand (`mailmill campaign start`)
