@@ -15,6 +15,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.listen import bounces
+from mailmill.pipelines.send.answers import Patience
 from mailmill.pipelines.send.orders import LINE, Claimed, Order, Window
 from mailmill.pipelines.send.ports import CampaignFacts, Look, RouteFacts
 
@@ -80,6 +81,7 @@ def claim(conn: psycopg.Connection, order: Order) -> Claimed:
                 "limit": limit,
                 "lease_s": order.lease_s,
                 "give_up_after_s": order.give_up_after_s,
+                "lately_s": 2 * Patience().longest_s,
             },
             binary=True,
         )
@@ -128,7 +130,6 @@ def give_back(
         "ids": list(ids),
         "providers": list(held_for or ()),
         "transport_id": order.transport_id,
-        "give_up_after_s": order.give_up_after_s,
     }
     n = conn.execute(SQL["give_back" if held_for is None else "hold_back"], facts).rowcount
     _unreserve(conn, order, n, reserved)

@@ -104,14 +104,34 @@ def test_F09_a_deferred_message_is_tried_again_when_it_is_due(world: World, run:
 
 def test_after_the_last_attempt_and_after_too_long_it_ends(world: World, run: Run) -> None:
     with Sink(by_address({"rcpt": "450 4.2.1 later"})) as sink:
-        campaign = world.campaign(2, port=sink.port, max_attempts=2)
+        last = world.campaign(1, port=sink.port, max_attempts=2)
+        long = world.campaign(["b@x.org"], port=sink.port, slug="long")
+        for _ in range(3):
+            run()
+            world.sql("UPDATE attempts SET at = at - interval '73 h' WHERE attempt = 1 AND at > now() - interval '1 h'")
+            world.due_now()
+    assert {(state, tries) for one in (last, long) for state, _, tries in world.rows(one).values()} == {
+        ("failed", 2), ("expired", 2)}  # fmt: skip
+    assert (world.state(last), world.state(long)) == ("finished", "finished")
+
+
+@pytest.mark.parametrize("kept", ["paused", "held", "in doubt"])
+def test_P13_who_was_kept_waiting_for_too_long_is_tried_once_more(
+    world: World, run: Run, mailmill: Verb, kept: str
+) -> None:
+    answers = {"paused": ("rcpt", "450 4.2.1 later"), "held": ("mail", "550 5.7.0 call us"), "in doubt": ("dot", "cut")}
+    freed = {"held": ("release", "acme/relay-{}"), "in doubt": ("doubts", "acme/spring", "--resolve", "resend")}
+    with Sink(by_address(dict([answers[kept]]))) as sink:
+        campaign = world.campaign(["a@x.org"], port=sink.port)
         run()
-        world.sql(
-            "UPDATE attempts SET at = at - interval '10 days' WHERE message_id = (SELECT max(message_id) FROM attempts)"
-        )
+        world.sql("UPDATE attempts SET at = at - interval '80 h'")
+        world.sql("UPDATE messages SET done_at = done_at - interval '80 h'")
+        sink.script = lambda stage, to: None
+        if kept in freed:
+            assert mailmill(*(word.format(sink.port) for word in freed[kept])).code == 0
         world.due_now()
         run()
-    assert sorted(state for state, _, _ in world.rows(campaign).values()) == ["expired", "failed"]
+    assert sink.copies == {"a@x.org": 1} and world.account(campaign) == {"sent": 1}
     assert world.state(campaign) == "finished"
 
 

@@ -97,9 +97,12 @@ judged AS MATERIALIZED (
              WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = ANY(d.aliases)
                AND (s.expires_at IS NULL OR s.expires_at > now())
                AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END) END AS suppressed,
+         -- who was not tried lately, for a hold, a pause, an outage or a doubt, is tried once more whenever that ended
          d.attempt > 0 AND EXISTS (
            SELECT FROM attempts a WHERE a.message_id = d.id
-              AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AS too_old,
+              AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AND EXISTS (
+           SELECT FROM attempts a WHERE a.message_id = d.id
+              AND a.at > now() - make_interval(secs => %(lately_s)s)) AS too_old,
          -- attempts that ended at MAIL said nothing of the recipient
          CASE WHEN d.attempt > 0 THEN (SELECT count(*) FROM attempts a WHERE a.message_id = d.id AND a.stage = 'mail')
               ELSE 0 END AS unheard
@@ -142,16 +145,14 @@ UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, 
  WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was;
 
 -- name: hold_back
--- As `give_back`, to providers that are held: out of the way of the others until a person releases them (`unhold`), or
--- until they have been tried for too long. The lock keeps a release from passing between our look at the hold and our
--- write; where one is under way, or the hold is not written yet, they are claimed once more in a minute.
+-- As `give_back`, to providers that are held: out of the way of the others until a person releases them (`unhold`). The
+-- lock keeps a release from passing between our look at the hold and our write; where one is under way, or the hold is not
+-- written yet, they are claimed once more in a minute.
 WITH route AS MATERIALIZED (
   SELECT held_for FROM transports WHERE id = %(transport_id)s FOR SHARE SKIP LOCKED)
 UPDATE messages m SET state = 'held', queued = true, attempt = m.attempt - 1, lease_token = NULL, reason = 'provider_held',
        due_at = CASE WHEN EXISTS (SELECT FROM route WHERE held_for ? r.provider)
-                     THEN coalesce((SELECT min(a.at) + make_interval(secs => %(give_up_after_s)s + 1) FROM attempts a
-                                     WHERE m.attempt > 1 AND a.message_id = m.id), 'infinity')
-                     ELSE clock_timestamp() + interval '1 min' END
+                     THEN 'infinity' ELSE clock_timestamp() + interval '1 min' END
   FROM (SELECT *, %(token)s::bigint AS token, 'leased'::message_state AS was
           FROM unnest(%(ids)s::bigint[], %(providers)s::text[]) h (id, provider) OFFSET 0) r
  WHERE m.id = r.id AND m.lease_token = r.token AND m.state = r.was;
