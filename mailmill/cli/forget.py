@@ -57,8 +57,8 @@ def forget(
     mill = installation()
     key = key_of(address)
     tenants, everywhere = _from_whom(key, tenant, all)
-    if channel_of(key) == "phone" and not everybody:
-        _of_one(key, tenants)
+    if not everybody:
+        _of_one(key, tenants, "Each would be erased: forget the one by their address, or all of them with --everybody.")
     done = [mill.forgetter.forget(one.id, one.slug, [key], everywhere=everywhere) for one in tenants]
     show(done, json)
 
@@ -76,7 +76,10 @@ def export(
     key = key_of(address)
     mill = installation()
     with reading() as conn:
-        found = [one for of in chosen(conn, tenant) if (one := held(conn, mill.lake, of, key)).anything]
+        tenants = chosen(conn, tenant)
+    _of_one(key, tenants, "What is held of the one is nobody else's to read: export it by their address.")
+    with reading() as conn:
+        found = [one for of in tenants if (one := held(conn, mill.lake, of, key)).anything]
     if out is not None:
         text = jsonlib.dumps(plain(found), ensure_ascii=False, indent=2, default=str)
         try:
@@ -108,17 +111,17 @@ def _from_whom(key: str, tenant: str | None, all: bool) -> tuple[list[Tenant], b
     return tenants, all or tenant is None
 
 
-def _of_one(number: str, tenants: list[Tenant]) -> None:
-    """Raises: Misconfigured when several contacts have the number, who may be several persons: each would be erased."""
+def _of_one(key: str, tenants: list[Tenant], remedy: str) -> None:
+    """Raises: Misconfigured when it is a number that several contacts have, who may be several persons."""
+    if channel_of(key) == "email":
+        return
     with reading() as conn:
         for one in tenants:
-            theirs = erasure.sharing(conn, one.id, number)
+            theirs = erasure.sharing(conn, one.id, key)
             if len(theirs) > 1 and not merge_rule(conn, one.id).phone:  # by that rule they are one person
                 listed = ", ".join(theirs[:MAX_NAMED]) + (", …" if len(theirs) > MAX_NAMED else "")
                 raise Misconfigured(
-                    f"{len(theirs):,} contacts of {one.slug} have this number, and each would be erased: {listed}",
-                    place=number,
-                    remedy="Forget the one by their address, or all of them with --everybody.",
+                    f"{len(theirs):,} contacts of {one.slug} have this number: {listed}", place=key, remedy=remedy
                 )
 
 

@@ -61,8 +61,10 @@ def test_one_tenants_forget_leaves_the_other_alone(people: People) -> None:
 def test_a_number_of_several_contacts_names_them_before_anybody_is_erased(people: People) -> None:
     people.tenant("acme", people=f"email,name,phone,country\n{ANN},Ann,{PHONE},AT\nmum@people.example,Mum,{PHONE},AT\n")
     people.ask("ingest", "acme/inbox")
-    with pytest.raises(Misconfigured, match=f"2 contacts of acme have this number.*: {ANN}, mum@people.example"):
+    with pytest.raises(Misconfigured, match=f"2 contacts of acme have this number: {ANN}, mum@people.example"):
         people.do("forget", PHONE)
+    with pytest.raises(Misconfigured, match="2 contacts of acme have this number"):
+        people.do("export", PHONE)
     assert people.rows("SELECT count(*) FROM contacts") == [(2,)]
     late = people.mill.project / "acme" / "late.csv"  # of somebody who is no contact yet
     late.write_text("email,name,phone,country\ndad@people.example,Dad,01 5337031,AT\n")
