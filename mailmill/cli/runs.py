@@ -19,11 +19,11 @@ Found = dict[str, dict[str, Any]]  # asset -> its metadata as plain values; a ta
 
 
 class RunFailed(TerminalError):
-    """A run stopped before its end. `found` is what it had reported until then."""
+    """A run stopped before its end. `found` is what it had reported until then, `check` the check that stopped it."""
 
-    def __init__(self, message: str, found: Found) -> None:
+    def __init__(self, message: str, found: Found, *, check: str | None = None) -> None:
         super().__init__(message)
-        self.found = found
+        self.found, self.check = found, check
 
 
 def run_job(
@@ -104,11 +104,13 @@ def _failure(result: Any, found: Found) -> BaseException:
                 error = error.cause
             if _interrupted(error):
                 return KeyboardInterrupt()
+            if error.cls_name == "DagsterAssetCheckFailedError":
+                break
             return RunFailed(error.message.strip(), found)
     for event in result.all_events:
         if event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.asset_check_evaluation_data.passed:
             check = event.asset_check_evaluation_data
-            return RunFailed(f"the check {check.check_name} did not pass", found)
+            return RunFailed(f"the check {check.check_name} did not pass", found, check=check.check_name)
         if event.is_job_failure and event.job_failure_data.error and _interrupted(event.job_failure_data.error):
             return KeyboardInterrupt()
     return MailmillError("the run failed")

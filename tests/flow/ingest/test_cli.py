@@ -84,6 +84,16 @@ def test_what_could_not_be_read_is_said_once_and_of_a_rest_only_where_there_was_
     assert "no column" not in capfd.readouterr().err
 
 
+def test_a_batch_that_is_withheld_hides_no_failure_of_another_import(mill, mailmill):
+    mill.source()
+    bad, gone = mill.file("email\na@x.org\nbad\nworse\n", "bad.csv"), mill.folder / "gone.csv"
+    with pytest.raises(Misconfigured) as withheld:
+        mailmill("ingest", "acme/list", "--file", str(bad))
+    assert str(withheld.value).startswith("too many rows of bad.csv")
+    with pytest.raises(Misconfigured, match=r"gone\.csv: there is no such file(.|\n)*too many rows of bad\.csv"):
+        mailmill("ingest", "acme/list", "--file", str(gone))
+
+
 def test_an_empty_file_is_an_answer_with_a_note(mill, mailmill):
     mill.source()
     path = mill.file("", "empty.csv")
