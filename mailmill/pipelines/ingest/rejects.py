@@ -46,15 +46,19 @@ REASONS = {
 }
 
 _FORMULA = r"^([=+\-@\t\r])"
+# where a spreadsheet program's list separator is a semicolon, quotes within a line mean nothing to it: a cell ends at
+# each of these; commas are data there
+_FORMULA_WITHIN = r"([;|\t\r\n]\x22*)([=+\-@])"
 
 
 def defused(cell: pl.Expr) -> pl.Expr:
-    """Cells that a spreadsheet program would run as a formula get a leading apostrophe.
+    """What a spreadsheet program would run as a formula gets a leading apostrophe, also where it divides lines at
+    another character than ours.
 
     Only for what people open: data is kept as it came.
     Source: OWASP ASVS 1.2.10.
     """
-    return cell.str.replace(_FORMULA, "'$1")
+    return cell.str.replace(_FORMULA, "'$1").str.replace_all(_FORMULA_WITHIN, "$1'$2")
 
 
 def as_csv(rejected: pl.DataFrame) -> bytes:

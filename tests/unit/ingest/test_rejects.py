@@ -15,7 +15,7 @@ from mailmill.errors import Misconfigured
 from mailmill.pipelines.configuration import words
 from mailmill.pipelines.ingest import addresses, columns, decoding, validation, verdicts
 from mailmill.pipelines.ingest import csv as reader
-from mailmill.pipelines.ingest.rejects import REASONS, REJECTED_SCHEMA, as_csv
+from mailmill.pipelines.ingest.rejects import REASONS, REJECTED_SCHEMA, as_csv, defused
 from mailmill.pipelines.ingest.validation import BatchFacts, validate
 
 FACTS = BatchFacts(batch_id=1, source="s", seen_at=datetime(2026, 11, 20, tzinfo=UTC), columns={}, origin="f.csv")
@@ -42,6 +42,21 @@ def test_F39_an_export_defuses_formulas(cell):
     row = next(csv.DictReader(io.StringIO(text, newline="")))
     assert row["raw"] == "'" + cell
     assert row["explanation"] == REASONS["ragged_line"]
+
+
+@pytest.mark.parametrize("cell", ["bad;=1+1;b", 'a;"=1+1"', "a\r\n+1", "a\tb\t-1", "x|@SUM(A1)", ";=1;=2"])
+def test_F39_an_export_defuses_formulas_also_for_a_program_that_divides_lines_at_semicolons(cell):
+    rejected = pl.DataFrame([[1, "s", 2, None, "ragged_line", cell]], schema=REJECTED_SCHEMA, orient="row")
+    text = as_csv(rejected).decode("utf-8-sig")
+    for delimiter in ";\t|":
+        cells = [
+            cell for row in csv.reader(io.StringIO(text), delimiter=delimiter, quoting=csv.QUOTE_NONE) for cell in row
+        ]
+        assert not [cell for cell in cells if cell.lstrip('"')[:1] in tuple("=+-@")]
+
+
+def test_F39_a_number_in_a_line_that_commas_divide_stays_as_it_is():
+    assert pl.select(defused(pl.lit("a@x.org,+12025550123"))).item() == "a@x.org,+12025550123"
 
 
 def test_every_reason_that_code_gives_is_explained():
