@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 from docs_world import DOCUMENTS, Reader, blocks, commands, kill, mentions
 from psycopg.conninfo import conninfo_to_dict
+from pydantic import TypeAdapter, ValidationError
 
 from mailmill.cli import VERBS
 from mailmill.cli.app import OrShow, app
 from mailmill.cli.configuration import write_example
+from mailmill.io import project_files
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.pipelines.configuration import documents
+from mailmill.pipelines.target import rules
 
 README, DOCS = DOCUMENTS[0], DOCUMENTS[1:]
 RUN = [document for document in DOCS if any(command.not_run is None for command in commands(document))]
@@ -97,6 +103,37 @@ def test_what_a_document_says_of_the_command_line_parses(document: Path) -> None
             wanted, words = wanted.commands[words[0]], words[1:]
         if words:  # more than a verb's name: then as it has to be typed
             parse(mention.split()[1:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_the_YAML_of_a_document_is_what_apply_takes(document: Path, tmp_path: Path) -> None:
+    for number, block in enumerate(blocks(document, "yaml")):
+        (tmp_path / f"{number}.yaml").write_text("" if block.startswith("rules:") else block, encoding="utf-8")
+    raw, problems = project_files.read(sorted(tmp_path.iterdir()))
+    assert [*problems, *documents.validate(raw)[1]] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.stem)
+def test_the_YAML_within_a_sentence_is_a_rule_or_a_field_of_a_document(document: Path) -> None:
+    for said in spans(document):
+        ((name, value),) = said.items()
+        fields = [spec.model_fields[name] for spec in documents.SPECS.values() if name in spec.model_fields]
+        for field in fields:
+            with suppress(ValidationError):
+                TypeAdapter(field.annotation).validate_python(value)
+                if name != "rule":
+                    break
+        else:  # or a comparison that has the name of a field
+            rules.parse(value if name == "rule" else said)
+
+
+def spans(document: Path) -> Iterator[dict[str, Any]]:
+    """What stands as `name: {…}` in a sentence or table, unless it is a form with its values left out."""
+    prose = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for span in re.findall(r"`([a-z_]+: [\[{][^`…]*[\]}])`", prose):
+        said = yaml.safe_load(" ".join(span.split()))
+        if not any(isinstance(value, dict) and None in value.values() for value in said.values()):
+            yield said
 
 
 def test_no_command_of_a_document_is_overlooked() -> None:
