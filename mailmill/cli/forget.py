@@ -19,6 +19,7 @@ from mailmill.io.postgres import erasure
 from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.erasure import channel_of
+from mailmill.pipelines.ingest.persons import mailboxes
 from mailmill.pipelines.read.answers import Tenant
 
 MAX_NAMED = 10
@@ -117,12 +118,23 @@ def _of_one(key: str, tenants: list[Tenant], remedy: str) -> None:
         return
     with reading() as conn:
         for one in tenants:
-            theirs = erasure.sharing(conn, one.id, key)
-            if len(theirs) > 1 and not merge_rule(conn, one.id).phone:  # by that rule they are one person
+            theirs, rule = erasure.sharing(conn, one.id, key), merge_rule(conn, one.id)
+            if len(set(mailboxes(theirs, rule)) - ({key} if rule.phone else set())) > 1:
                 listed = ", ".join(theirs[:MAX_NAMED]) + (", …" if len(theirs) > MAX_NAMED else "")
                 raise Misconfigured(
                     f"{len(theirs):,} contacts of {one.slug} have this number: {listed}", place=key, remedy=remedy
                 )
+
+
+def _staying(done: list[Forgot]) -> list[str]:
+    """Who was shown as one with the person, and is not known to be."""
+    return [
+        f"{one.tenant} showed {len(one.others):,} more as one with them, for a number they share: "
+        f"{', '.join(one.others[:MAX_NAMED])}{', …' if len(one.others) > MAX_NAMED else ''}; they stay, and are shown "
+        "again with the next publication; who of them is the same person, forget by their address"
+        for one in done
+        if one.others
+    ]
 
 
 def show(done: list[Forgot], json: bool) -> None:
@@ -141,6 +153,8 @@ def show(done: list[Forgot], json: bool) -> None:
         rows = [{"tenant": tenant, "store": found.store, "searched": found.looked_at, "hits": len(found.hits)}
                 for tenant, found in searched]  # fmt: skip
         answer_table(rows, title="searched afterwards")
+        for note in _staying(done):
+            print(f"note: {note}")
     if not proved:
         for where in (hit for one in done for found in one.searched for hit in found.hits):
             print(f"mailmill: still in {where}", file=sys.stderr)

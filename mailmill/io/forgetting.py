@@ -36,13 +36,14 @@ PASSES = 3  # over what is written meanwhile by those who began before; each is 
 
 @dataclass(slots=True, kw_only=True)
 class Forgot:
-    """What was done for one tenant. Nothing in it names the person."""
+    """What was done for one tenant. Nothing in it names the person, others may be."""
 
     tenant: str
     contacts: int = 0
     messages: int = 0
     lake_files: int = 0
     folder_files: int = 0
+    others: list[str] = field(default_factory=list)  # who were shown as one with them for a number alone, and stay
     masked: dict[str, int] = field(default_factory=dict)  # table -> rows of others that mentioned the person
     searched: list[Searched] = field(default_factory=list)
 
@@ -93,8 +94,10 @@ class Forgetter:
         try:
             with self.database.transaction() as conn:
                 conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
-                others = erasure.ids_of(conn, tenant_id, aliases.of(conn, self.lake, tenant_id, before.keys))
-                who = erasure.person(conn, tenant_id, before.keys, others)
+                named = [key for one in before.keys for key in (one, *erasure.sharing(conn, tenant_id, one))]
+                same, others = aliases.of_mailbox(conn, self.lake, tenant_id, named)
+                who = erasure.person(conn, tenant_id, before.keys, erasure.ids_of(conn, tenant_id, same))
+                done.others = done.others or [key for key in others if key not in who.keys]
                 who = who.with_all_of(before)
                 self.log.append(None if everywhere else tenant, erasure.hashes(conn, who.keys), datetime.now(UTC))
                 done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)

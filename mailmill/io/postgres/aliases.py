@@ -9,7 +9,9 @@ import psycopg
 
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import manifest
+from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.persons import mailboxes
 
 
 def of(conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequence[str]) -> list[str]:
@@ -21,3 +23,19 @@ def of(conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequenc
     theirs = several.filter(pl.col("aliases").list.set_intersection(list(match_keys)).list.len() > 0)
     keys = theirs.select(pl.col("aliases").explode()).collect(engine="streaming")["aliases"]
     return sorted(set(keys.drop_nulls().to_list()))
+
+
+def of_mailbox(
+    conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """As `of`, told apart: who is the same by their address, and who is only by a number that they share.
+
+    A contact that is a number alone is the same as the one mailbox that has it, and nobody's where several have it.
+    """
+    rule = merge_rule(conn, tenant_id)
+    keys = of(conn, lake, tenant_id, match_keys)
+    own = set(mailboxes(match_keys, rule))
+    box = dict(zip(keys, mailboxes(keys, rule), strict=True))
+    alone = rule.phone and all(box[key] in own for key in keys if "@" in key)
+    same = [key for key in keys if box[key] in own or (alone and "@" not in key)]
+    return same, [key for key in keys if key not in same]

@@ -205,6 +205,8 @@ def own_rows(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) ->
         tests.append(pl.col("contact_id").is_in(list(person.contact_ids)))
     keys = list(person.keys)
     tests += [pl.col(name).str.to_lowercase().is_in(keys) for name in OWN_KEYS if schema.get(name) == pl.String]
+    if "aliases" in schema and dataset == "contacts":  # a row of several contacts: the next publication has the others
+        tests.append(pl.col("aliases").list.set_intersection(keys).list.len() > 0)
     if schema.get("phone") == pl.String:  # others may share it
         alone = pl.col("email").is_null() if "email" in schema else pl.lit(True)
         tests.append(pl.col("phone").is_in(keys) & alone)

@@ -57,6 +57,13 @@ def _bare(rule: MergeSpec) -> pl.Expr:
     return pl.when(kept).then(local).otherwise(bare) + "@" + domain
 
 
+def mailboxes(match_keys: Sequence[str], rule: MergeSpec) -> list[str]:
+    """By what the rule tells mailboxes apart, in the order of the keys; a number is its own."""
+    keys = pl.DataFrame({"match_key": match_keys}, schema={"match_key": pl.String})
+    mail = pl.col("match_key").str.contains("@", literal=True)
+    return keys.select(pl.when(mail).then(_bare(rule)).otherwise("match_key")).to_series().to_list()
+
+
 def _hashed(text: pl.Expr) -> pl.Expr:
     return text.hash(1).cast(pl.Int128) * (1 << 63) + text.hash(2).cast(pl.Int128)
 

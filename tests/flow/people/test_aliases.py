@@ -6,15 +6,17 @@ import threading
 import time
 
 import pytest
-from people_world import People
+from people_world import PHONE, People
 from send_fixtures import Run
 from send_world import Sink, World, until
 
+from mailmill.errors import Misconfigured
 from mailmill.io.postgres.audiences import PostgresCampaigns
 from mailmill.pipelines.target.ports import Frozen
 
 LIST = "email,name\nann@people.example,Ann\nAnn+news@people.example,Ann Lee\nbob@people.example,Bob\n"
 ANN, NEWS, BOB = "ann@people.example", "ann+news@people.example", "bob@people.example"
+MUM, OTHER = "mum@people.example", "+4315337032"
 
 
 @pytest.fixture
@@ -91,3 +93,25 @@ def test_F43_P07_a_worker_with_the_row_in_hand_hears_of_a_suppressed_alias_withi
     assert world.sql("SELECT state::text FROM messages WHERE campaign_id = %s AND aliases IS NOT NULL", campaign) == [
         ("suppressed",)
     ]
+
+
+def test_who_is_one_with_a_forgotten_person_for_a_number_alone_stays_and_is_named(people: People) -> None:
+    rows = [
+        (MUM, "Mum", PHONE), (ANN, "Zoe-Ann", PHONE), (NEWS, "Zoe-Ann", ""), ("", "Hall", PHONE),
+        ("cid@people.example", "Cid", OTHER), ("", "Desk", OTHER),
+    ]  # fmt: skip
+    listed = "email,name,phone\n" + "".join(",".join(row) + "\n" for row in rows)
+    people.tenant("acme", people=listed)
+    people.rows("""UPDATE tenants SET spec = spec || '{"merge": {"plus_tags": true, "phone": true}}'""")
+    people.do("ingest", "acme/inbox")
+    with pytest.raises(Misconfigured, match="contacts of acme have this number"):
+        people.do("forget", PHONE)
+    said = people.do("forget", ANN)
+    assert f"acme showed 2 more as one with them, for a number they share: {PHONE}, {MUM}; they stay" in said
+    left = people.texts(1)
+    assert "zoe-ann" not in left and ANN not in left and MUM in left and PHONE in left
+    assert people.ask("forget", OTHER)["tenants"][0]["contacts"] == 2, "a number alone goes with its one mailbox"
+    assert people.rows("SELECT match_key FROM contacts ORDER BY 1") == [(PHONE,), (MUM,)]
+    (people.mill.project / "acme" / "late.csv").write_text(listed.replace("Mum", "Mama"))
+    again = people.ask("ingest", "acme/inbox")
+    assert (again["reasons"], again["changed"]) == ({"forgotten": 4}, 1)
