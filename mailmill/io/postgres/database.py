@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -95,7 +95,8 @@ class Database:
 
         Raises: StoreUnavailable when the server goes away meanwhile.
         """
-        with driver_errors(), self.connect(role, tenant_id=tenant_id) as connection:
+        # closed by us: the driver leaves a connection open whose COMMIT fails
+        with driver_errors(), closing(self.connect(role, tenant_id=tenant_id)) as connection, connection:
             yield connection
 
 

@@ -122,12 +122,16 @@ def test_P02_a_sync_that_breaks_half_way_goes_on_from_its_last_stored_page(mill)
 
 @pytest.mark.parametrize(("table", "event"), [("sources", "UPDATE"), ("manifest", "INSERT")])
 def test_P02_a_cursor_is_stored_with_its_rows_or_neither_is(mill, table, event):
+    """What writes one of them fails in its COMMIT."""
     source = source_of(mill)
     with mill.database.transaction() as conn:
         conn.execute(
             "CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trouble'; END $$"
         )
-        conn.execute(f"CREATE TRIGGER trouble BEFORE {event} ON {table} EXECUTE FUNCTION trouble()")
+        conn.execute(
+            f"CREATE CONSTRAINT TRIGGER trouble AFTER {event} ON {table} DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION trouble()"
+        )
     try:
         with served(count=20) as url:
             with pytest.raises(Exception, match="trouble"):
