@@ -11,7 +11,7 @@ import psycopg
 
 from mailmill.io.lake import Lake
 from mailmill.io.lake_erasure import scan
-from mailmill.io.postgres import consents, erasure, explain, ingest, manifest, suppressions
+from mailmill.io.postgres import aliases, consents, erasure, explain, ingest, manifest, suppressions
 from mailmill.pipelines.ingest import erasure as persons
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_raw import raw_rows
@@ -42,9 +42,10 @@ class Held:
 
 def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held:
     """In: a transaction that sees one moment; key, as contacts.match_key."""
-    who = erasure.person(conn, tenant.id, [key])
+    same, _ = aliases.of_mailbox(conn, lake, tenant.id, [key])  # who else has their number is somebody else's to read
+    who = erasure.person(conn, tenant.id, [key], erasure.ids_of(conn, tenant.id, same))
     contact = who.contact_ids[0] if who.contact_ids else None
-    found = [explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one) for one in who.keys]
+    found = [explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one, own=True) for one in who.keys]
     known = {one.contact["id"] if one.contact else one.asked: one for one in found if one is not None}
     return Held(
         tenant=tenant.slug,

@@ -106,6 +106,8 @@ def test_who_is_one_with_a_forgotten_person_for_a_number_alone_stays_and_is_name
     people.do("ingest", "acme/inbox")
     with pytest.raises(Misconfigured, match="contacts of acme have this number"):
         people.do("forget", PHONE)
+    [held] = people.ask("export", ANN)
+    assert MUM not in str(held) and {ANN, NEWS} <= set(held["keys"]), "nobody else's, and all of theirs"
     said = people.do("forget", ANN)
     assert f"acme showed 2 more as one with them, for a number they share: {PHONE}, {MUM}; they stay" in said
     left = people.texts(1)
