@@ -88,9 +88,9 @@ def _header(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int]:
     if lines.text[start : start + 1].str.len_bytes().item() >= MAX_LINE:
         raise Misconfigured("the first line is longer than 16 MiB: this is no table with a line a contact")
     found = record(lines, start, delimiter)
-    if found is None or isinstance(found, str):
+    if found is None or isinstance(found[0], str):
         return lines.text[start].replace('"', "").split(delimiter), 1
-    return found
+    return found[0], found[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +134,10 @@ class _Reader:
         if len(tangled):
             covered = pl.Series(done.covered, dtype=frame["index"].dtype)
             frame = frame[:taken].filter(~pl.col("index").is_in(covered.implode()))
-        broken = [(line + index, reason, lines.text[index]) for index, reason in done.broken]
+        broken = [
+            (line + index, reason, "\n".join(lines.text[index : index + min(taken, RAW_TEXT_LIMIT + 1)]))
+            for index, taken, reason in done.broken
+        ]
         whole = [(line + index, *cells) for index, cells in done.whole]
         return _Records(single=frame, line=line, taken=taken, broken=broken, whole=whole)
 

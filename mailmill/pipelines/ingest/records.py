@@ -11,6 +11,7 @@ import polars as pl
 from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines
 
 MAX_FIELD = 1_000_000  # characters
+MAX_RECORD = 32_000_000  # the same; so far the end of a quoted field is looked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class Untangled:
     """What became of tangled lines. Indices are those of the lines looked at."""
 
     whole: list[tuple[int, list[str]]] = field(default_factory=list)  # index, cells
-    broken: list[tuple[int, str]] = field(default_factory=list)  # index, reason code
+    broken: list[tuple[int, int, str]] = field(default_factory=list)  # index, how many lines, reason code
     covered: list[int] = field(default_factory=list)  # every line of the above
     open_at: int | None = None  # a record that goes on behind the last line begins here; nothing after it was read
 
@@ -26,8 +27,8 @@ class Untangled:
 def untangle(lines: Lines, tangled: pl.Series, delimiter: str, width: int) -> Untangled:
     """Read the records that begin at tangled lines.
 
-    A record that does not come out with `width` fields gives back the lines after its first: an unclosed quote must
-    not swallow the rows that follow it.
+    One whose quotes are whole is a row or refused as one: its lines are no rows, whatever is wrong with it. A quote
+    that never closes gives back the lines after its first: it must not swallow the rows that follow it.
     """
     done = Untangled()
     resume = -1
@@ -37,28 +38,29 @@ def untangle(lines: Lines, tangled: pl.Series, delimiter: str, width: int) -> Un
         found = record(lines, index, delimiter)
         if found is None:
             return Untangled(whole=done.whole, broken=done.broken, covered=done.covered, open_at=index)
-        if isinstance(found, str) or len(found[0]) != width:
-            done.broken.append((index, found if isinstance(found, str) else "ragged_line"))
-            resume = index + 1
+        cells, taken = found
+        if isinstance(cells, str) or len(cells) != width:
+            done.broken.append((index, taken, cells if isinstance(cells, str) else "ragged_line"))
         else:
-            done.whole.append((index, found[0]))
-            resume = index + found[1]
+            done.whole.append((index, cells))
+        resume = index + taken
         done.covered.extend(range(index, resume))
     return done
 
 
-def record(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int] | str | None:
-    """The record that begins at a line and how many lines it takes; or the reason why there is none; or None where
-    more lines than these are needed to tell."""
-    csv.field_size_limit(MAX_FIELD)
+def record(lines: Lines, start: int, delimiter: str) -> tuple[list[str] | str, int] | None:
+    """The cells of the record that begins at a line, or the reason why it is none, and how many lines it takes; or
+    None where more lines than these are needed to tell."""
+    csv.field_size_limit(MAX_RECORD)
     reach = _Reach(lines, start)
     reader = csv.reader(reach, delimiter=delimiter, strict=True)
     try:
-        return "line_too_long" if (cells := next(reader)) and reach.cut else (cells, reader.line_num)
-    except (csv.Error, StopIteration) as error:
-        if "field limit" in str(error):
-            return "field_too_long"
-        return None if reach.exhausted and not lines.last else "broken_quote"
+        cells = next(reader)
+    except (csv.Error, StopIteration):
+        return None if reach.exhausted and not lines.last else ("broken_quote", 1)
+    if reach.cut:
+        return "line_too_long", reader.line_num
+    return "field_too_long" if max(map(len, cells), default=0) > MAX_FIELD else cells, reader.line_num
 
 
 class _Reach:
@@ -76,6 +78,6 @@ class _Reach:
             self.cut |= len(line) >= MAX_LINE // 4 and len(line.encode()) >= MAX_LINE
             yield line if self._lines.last and index + 1 == end else line + "\n"
             taken += len(line)
-            if taken > MAX_FIELD:
+            if taken > MAX_RECORD:
                 return
         self.exhausted = True

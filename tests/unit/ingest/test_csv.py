@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as stdlib_csv
 import io
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +70,8 @@ def test_F37_the_same_rows_come_out_of_every_encoding_delimiter_and_line_end(con
         pytest.param('email,n\na@x.org,"open\nb@x.org,B\nc@x.org,"C, D"\n',
                      [(3, "b@x.org", "B"), (4, "c@x.org", "C, D")], [(2, "broken_quote")],
                      id="nor does one that a later quote seems to close"),
+        pytest.param('email,n\na@x.org,"Dear all,\nvictim@x.org,he complained\nbye",extra\nb@x.org,B\n',
+                     [(5, "b@x.org", "B")], [(2, "ragged_line")], id="nor is what stands in quotes a row"),
         pytest.param('email,n\na@x.org,5" disk\nb@x.org,"x"y\n', [(2, "a@x.org", '5" disk')], [(3, "broken_quote")],
                      id="stray quotes"),
         pytest.param("email,n\n\na@x.org,A\n,\n  \nb@x.org,\n", [(3, "a@x.org", "A"), (6, "b@x.org", None)], [],
@@ -92,6 +95,17 @@ def test_F37_a_field_of_megabytes_is_refused_and_the_rest_read():
     assert (good, bad) == ([(3, "b@x.org", "B")], [(2, "field_too_long")])
     raw = read_csv(f"email,n\na@x.org,{long}\n".encode()).frame["raw"][0]
     assert len(raw) < 70_000 and raw.endswith("[cut]")
+
+
+def test_P04_no_line_of_a_quoted_field_of_megabytes_is_a_row(monkeypatch):
+    monkeypatch.setattr("mailmill.pipelines.ingest.decoding.CHUNK", 300_000)
+    text = "victim@x.org,he complained\n" * 60_000
+    blocks = [f'email,n\na@x.org,"{text}"\nb@x.org,B\nc@x.org,"open\n'.encode(), text.encode()]
+    frame = read_csv(blocks).frame
+    bad = frame.filter(pl.col("problem").is_not_null())
+    assert bad.select("line", "problem").rows() == [(2, "field_too_long"), (60_004, "broken_quote")]
+    assert bad["raw"][0].startswith('a@x.org,"victim@x.org,he complained\nvictim@x.org')
+    assert frame["line"].to_list() == [2, 60_003, *range(60_004, 120_005)]
 
 
 def test_F37_lines_pasted_in_another_encoding_do_not_spoil_the_rest():
