@@ -3,7 +3,8 @@
 Looked up are SPF and MX of the return path, the DKIM keys, DMARC of the From domain, and the tracking host. A failing
 check names the record to publish.
 
-Source: RFC 7208 (SPF), RFC 6376 (DKIM), RFC 7489 (DMARC), RFC 7505 (null MX); Gmail's and Yahoo's sender requirements.
+Source: RFC 7208 (SPF), RFC 6376 (DKIM), RFC 7489 (DMARC), RFC 5321 5.1 (a host without MX is its own), RFC 7505 (null
+MX); Gmail's and Yahoo's sender requirements.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from mailmill.pipelines.target import spf
-from mailmill.pipelines.target.records import Question, Records, of_version
+from mailmill.pipelines.target import dkim_keys, spf
+from mailmill.pipelines.target.records import ADDRESSES, Question, Records, addresses, reachable
 
 Level = Literal["ok", "warning", "failed"]
 MOST_LABELS = 8  # of a From domain that are looked at for a DMARC record
+_POLICY = re.compile(r"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;.*)?", re.DOTALL)  # its case counts (RFC 7489 6.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +56,9 @@ def check(sender: Sender, dns: Records) -> list[Finding]:
     """Every check, in the order in which one sets a domain up. Raises: DnsSilent."""
     questions = _questions(sender)
     said = dns.records(questions)
-    policies = [(name, of_version(said[name, "TXT"], "v=DMARC1")) for name in _policy_names(sender.from_domain)]
+    policies = [(name, said[name, "TXT"]) for name in _policy_names(sender.from_domain)]
     return [
-        _return_path(sender, said),
+        _return_path(sender, said[sender.return_path_domain, "MX"], dns),
         _spf(sender, said[sender.return_path_domain, "TXT"], dns),
         *_dkim(sender, said),
         _dmarc(sender, policies),
@@ -79,8 +81,7 @@ def _questions(sender: Sender) -> list[Question]:
     asked: list[Question] = [(sender.return_path_domain, "TXT"), (sender.return_path_domain, "MX")]
     asked += [(one.name, "TXT") for one in sender.dkim]
     asked += [(name, "TXT") for name in _policy_names(sender.from_domain)]
-    host = urlsplit(sender.public_url).hostname or ""
-    return list(dict.fromkeys([*asked, (host, "A"), (host, "AAAA")]))
+    return list(dict.fromkeys([*asked, *((_tracking_host(sender), kind) for kind in ADDRESSES)]))
 
 
 def _policy_names(domain: str) -> list[str]:
@@ -89,28 +90,32 @@ def _policy_names(domain: str) -> list[str]:
     return [f"_dmarc.{'.'.join(labels[at:])}" for at in range(max(1, len(labels) - 1))]
 
 
-def _return_path(sender: Sender, said: Mapping[Question, Sequence[str]]) -> Finding:
-    domain, hosts = sender.return_path_domain, said[sender.return_path_domain, "MX"]
+def _return_path(sender: Sender, exchangers: Sequence[str], dns: Records) -> Finding:
+    domain = sender.return_path_domain
     if not aligned(domain, sender.from_domain):
         return Finding(
             check="return path",
             level="failed",
             found=f"{domain} does not belong to the domain of the From address, {sender.from_domain}",
         )
-    if hosts and "." not in hosts:
-        return Finding(check="return path", level="ok", found=f"bounces to {domain} go to {', '.join(hosts)}")
+    hosts = [] if "." in exchangers else exchangers or [domain]
+    found = addresses(dns, hosts)
+    takers = [host for host in hosts if any(reachable(address) for address in found[host])]
+    if takers:
+        return Finding(check="return path", level="ok", found=f"bounces to {domain} go to {', '.join(takers)}")
+    why = f", as {', '.join(hosts)} has no address that others reach" if hosts else ""
     return Finding(
         check="return path",
         level="failed",
-        found=f"{domain} takes no mail, so no bounce would arrive",
-        publish=f"{domain}. MX 10 <the host that takes bounces>.",
+        found=f"{domain} takes no mail{why}, so no bounce would arrive",
+        publish=f"{domain}. MX 10 <a host with an address, which takes bounces>.",
     )
 
 
 def _spf(sender: Sender, texts: Sequence[str], dns: Records) -> Finding:
     wrong = spf.problem(sender.return_path_domain, texts, dns)
     if wrong is None:
-        return Finding(check="SPF", level="ok", found=of_version(texts, "v=spf1")[0])
+        return Finding(check="SPF", level="ok", found=spf.records_of(texts)[0])
     publish = f'{sender.return_path_domain}. TXT "v=spf1 <ip4:… or include:… of the relay> -all"'
     return Finding(check="SPF", level="failed", found=wrong, publish=publish)
 
@@ -128,25 +133,24 @@ def _dkim(sender: Sender, said: Mapping[Question, Sequence[str]]) -> list[Findin
 def _key(wanted: DkimRecord, from_domain: str, texts: Sequence[str]) -> Finding:
     if not aligned(wanted.domain, from_domain):
         return Finding(check="DKIM", level="failed", found=f"{wanted.domain} is not aligned with {from_domain}")
-    published = [_tag(text, "p") for text in texts if _tag(text, "p") is not None]
+    wrong, publish = dkim_keys.fault(texts, wanted.text), _to_publish(wanted)
+    if wrong is not None:
+        return Finding(check="DKIM", level="failed", found=f"{wanted.name} {wrong}", publish=publish)
+    if dkim_keys.testing(texts):
+        words = f"{wanted.name} says t=y, for testing: receivers treat the mail as if nobody had signed it"
+        return Finding(check="DKIM", level="warning", found=words, publish=publish)
+    whose = "our key" if wanted.text is not None else "a key, with which the relay signs"
+    return Finding(check="DKIM", level="ok", found=f"{wanted.name} has {whose}")
+
+
+def _to_publish(wanted: DkimRecord) -> str:
     if wanted.text is None:
-        return _relays_key(wanted, any(published))
-    if _tag(wanted.text, "p") in published:
-        return Finding(check="DKIM", level="ok", found=f"{wanted.name} has our key")
-    found = f"{wanted.name} has another key" if published else f"{wanted.name} has no key"
-    return Finding(check="DKIM", level="failed", found=found, publish=f'{wanted.name}. TXT "{wanted.text}"')
-
-
-def _relays_key(wanted: DkimRecord, published: bool) -> Finding:
-    """RFC 6376 3.6.1: an empty p= says that the key was revoked."""
-    if published:
-        return Finding(check="DKIM", level="ok", found=f"{wanted.name} has a key, with which the relay signs")
-    publish = f"{wanted.name}. <the TXT or CNAME record that the relay's operator gives>"
-    return Finding(check="DKIM", level="failed", found=f"{wanted.name} has no key of the relay's", publish=publish)
+        return f"{wanted.name}. <the TXT or CNAME record that the relay's operator gives>"
+    return f'{wanted.name}. TXT "{wanted.text}"'
 
 
 def _tag(record: str, name: str) -> str | None:
-    """The value of a tag=value list's tag (RFC 6376 3.2), white space left out."""
+    """The value of a policy's tag, white space left out; what cannot be read is passed over (RFC 7489 6.3)."""
     for part in record.split(";"):
         tag, equals, value = part.partition("=")
         if equals and tag.strip().lower() == name:
@@ -157,7 +161,10 @@ def _tag(record: str, name: str) -> str | None:
 def _dmarc(sender: Sender, policies: Sequence[tuple[str, Sequence[str]]]) -> Finding:
     publish = f'_dmarc.{sender.from_domain}. TXT "v=DMARC1; p=none; rua=mailto:dmarc@{sender.from_domain}"'
     found = f"neither {sender.from_domain} nor a domain above it has a policy"
-    for name, records in policies:
+    for name, texts in policies:
+        records = [text for text in texts if _POLICY.fullmatch(text)]
+        if texts and not records:
+            found += f" ({name} has {texts[0]!r}, which does not begin with v=DMARC1;)"
         if len(records) > 1:  # nobody looks further up then (RFC 7489 6.6.3)
             found = f"{name} has several policies, which count as none"
             break
@@ -179,15 +186,23 @@ def _passes(sender: Sender, policy: str) -> bool:
     return any((_tag(policy, tag) or "r").lower() != "s" or domain == sender.from_domain for tag, domain in ways)
 
 
+def _tracking_host(sender: Sender) -> str:
+    return urlsplit(sender.public_url).hostname or ""
+
+
 def _tracking(sender: Sender, said: Mapping[Question, Sequence[str]]) -> Finding:
-    host = urlsplit(sender.public_url).hostname or ""
-    addresses = [*said[host, "A"], *said[host, "AAAA"]]
-    if addresses:
-        return Finding(check="tracking host", level="ok", found=f"{host} is {', '.join(addresses)}")
+    host = _tracking_host(sender)
+    if host in ("localhost", "127.0.0.1", "::1"):
+        words = f"{host} is this machine: nobody else can follow a link or unsubscribe"
+        return Finding(check="tracking host", level="warning", found=words)
+    found = [address for kind in ADDRESSES for address in said[host, kind]]
+    if found and all(map(reachable, found)):
+        return Finding(check="tracking host", level="ok", found=f"{host} is {', '.join(found)}")
+    lacks = f"is {', '.join(found)}, which others do not reach" if found else "has no address"
     return Finding(
         check="tracking host",
         level="failed",
-        found=f"{host}, which links and unsubscribing lead to, has no address",
+        found=f"{host}, which links and unsubscribing lead to, {lacks}",
         publish=f"{host}. A <the address of the ingress's proxy>",
     )
 

@@ -1,15 +1,16 @@
-"""DNS records as text: what is asked, who answers, and which record of several speaks of one thing."""
+"""DNS records as text: what is asked, who answers, and what of an answer is of use."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Literal, Protocol
 
 from mailmill.errors import TransientError
 
 Kind = Literal["TXT", "MX", "A", "AAAA"]
 Question = tuple[str, Kind]
+ADDRESSES: tuple[Kind, Kind] = ("A", "AAAA")
 
 
 class DnsSilent(TransientError):
@@ -27,6 +28,14 @@ class Records(Protocol):
         ...
 
 
-def of_version(texts: Sequence[str], version: str) -> list[str]:
-    """Those records that begin with a version such as v=spf1. Several count as none (RFC 7208 4.5, RFC 7489 6.6.3)."""
-    return [text for text in texts if re.match(rf"{re.escape(version)}(?:[\s;]|$)", text, re.IGNORECASE)]
+def addresses(dns: Records, hosts: Iterable[str]) -> dict[str, list[str]]:
+    """The addresses of each host, IPv4 first. Raises: DnsSilent."""
+    names = list(dict.fromkeys(hosts))
+    said = dns.records([(name, kind) for name in names for kind in ADDRESSES]) if names else {}
+    return {name: [address for kind in ADDRESSES for address in said[name, kind]] for name in names}
+
+
+def reachable(address: str) -> bool:
+    """Whether another machine can mean the same host by it: not loopback, `this host` or of one link only."""
+    found = ip_address(address)
+    return not (found.is_loopback or found.is_unspecified or found.is_link_local)

@@ -2,7 +2,7 @@
 
 Which of the addresses is the relay's is not known here: a relay behind an `include` may send from any of them.
 
-Source: RFC 7208 (sections 4.6.4 look-ups, 5 mechanisms, 6.1 redirect).
+Source: RFC 7208 (sections 4.5 the record, 4.6.4 look-ups, 5 mechanisms, 6.1 redirect).
 """
 
 from __future__ import annotations
@@ -12,10 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
-from mailmill.pipelines.target.records import Records, of_version
+from mailmill.pipelines.target.records import Records, addresses
 
 MOST_LOOKUPS = 10  # further ones make a permanent error
-_MECHANISM = re.compile(r"([-+~?]?)(?:(all)|(include|ip4|ip6|exists):(.+)|(a|mx|ptr)(?:[:/].+)?)", re.IGNORECASE)
+MOST_VOID = 2  # of them that find nothing
+MOST_HOSTS = 10  # that an `mx` finds
+_RECORD = re.compile(r"v=spf1(?: .*)?", re.IGNORECASE | re.DOTALL)
+_MECHANISM = re.compile(
+    r"([-+~?]?)(?:(all)|(include|ip4|ip6|exists):(.+)|(a|mx|ptr)(?::([^/]\S*?))?(?:/(\d{1,2}))?(?://(\d{1,3}))?)",
+    re.IGNORECASE,
+)
 _MODIFIER = re.compile(r"([a-z][a-z0-9_.-]*)=(.*)", re.IGNORECASE)
 _LOOKS_UP = ("include", "a", "mx", "ptr", "exists")
 
@@ -28,6 +34,7 @@ class _Record:
     everybody: bool = False
     lookups: int = 0
     others: list[str] = field(default_factory=list)  # domains whose senders may send too
+    hosts: list[tuple[str, str]] = field(default_factory=list)  # `a` or `mx`, and its name, whose addresses may send
 
     def of(self, domain: str) -> None:
         """Whoever may send for that domain. A name with a macro is each message's own, and can't be looked up here."""
@@ -47,7 +54,7 @@ def problem(domain: str, texts: Sequence[str], dns: Records) -> str | None:
 
     Raises: DnsSilent.
     """
-    some, left, level = False, MOST_LOOKUPS, [(domain, texts)]
+    some, left, level, empty = False, MOST_LOOKUPS, [(domain, texts)], list[str]()
     try:
         while level:
             found = [_read(*one) for one in level]
@@ -57,17 +64,41 @@ def problem(domain: str, texts: Sequence[str], dns: Records) -> str | None:
             left -= sum(one.lookups for one in found)
             if left < 0:
                 return f"the SPF record of {domain} asks for more than {MOST_LOOKUPS} look-ups, so it counts as broken"
+            hosts = [host for one in found for host in one.hosts]
+            nobody = _without_address(hosts, dns)
+            empty += nobody
+            if len(empty) > MOST_VOID:
+                return f"the SPF record of {domain} counts as broken, as nothing is found at {', '.join(empty)}"
+            some = some or len(nobody) < len(hosts)
             names = [name for one in found for name in one.others]
             said = dns.records([(name, "TXT") for name in names])
             level = [(name, said[name, "TXT"]) for name in names]
     except _Broken as broken:
         return str(broken)
-    return None if some else f"{domain} lets nobody send"
+    if some:
+        return None
+    return f"{domain} lets nobody send" + (f": nothing is found at {', '.join(empty)}" if empty else "")
+
+
+def _without_address(hosts: Sequence[tuple[str, str]], dns: Records) -> list[str]:
+    """Those mechanisms that match no address. Unlike for mail, a host without MX is not its own. Raises: _Broken."""
+    asked = list(dict.fromkeys(name for mechanism, name in hosts if mechanism == "mx"))
+    said = dns.records([(name, "MX") for name in asked]) if asked else {}
+    if any(len(said[name, "MX"]) > MOST_HOSTS for name in asked):
+        raise _Broken(f"an SPF record has an mx with more than {MOST_HOSTS} hosts, so it counts as broken")
+    meant = [(one, said[one[1], "MX"] if one[0] == "mx" else [one[1]]) for one in hosts]
+    known = addresses(dns, (name for _, names in meant for name in names if name != "."))
+    return [":".join(one) for one, names in meant if not any(known.get(name) for name in names)]
+
+
+def records_of(texts: Sequence[str]) -> list[str]:
+    """The SPF records among a domain's TXT records; several count as none."""
+    return [text for text in texts if _RECORD.fullmatch(text)]
 
 
 def _read(domain: str, texts: Sequence[str]) -> _Record:
     """Raises: _Broken."""
-    records = of_version(texts, "v=spf1")
+    records = records_of(texts)
     if len(records) != 1:
         words = "has several SPF records, which count as none" if records else "has no SPF record"
         raise _Broken(f"{domain} {words}")
@@ -87,8 +118,13 @@ def _read(domain: str, texts: Sequence[str]) -> _Record:
             said.of(mechanism[4])
             continue
         said.lookups += name in _LOOKS_UP
-        said.some = said.some or passes
-        said.everybody = said.everybody or (passes and _of_everybody(domain, name, mechanism[4]))
+        at = mechanism[6] or domain
+        if passes and name in ("a", "mx") and "%" not in at:
+            said.hosts.append((name, at))
+        else:
+            said.some = said.some or passes
+        wide = "0" in mechanism.group(7, 8) or _of_everybody(domain, name, mechanism[4])
+        said.everybody = said.everybody or (passes and wide)
     if redirect:
         said.of(redirect)
     return said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from dns_server import Zone, serving
 
@@ -23,6 +25,7 @@ def zone() -> Zone:
         "bounce.acme.example": [("TXT", "v=spf1 ip4:192.0.2.1 -all"), ("MX", "10 mx.acme.example")],
         "m1._domainkey.acme.example": [("TXT", KEY.text)],
         "_dmarc.acme.example": [("TXT", "v=DMARC1; p=none")],
+        "mx.acme.example": [("A", "192.0.2.25")],
         "t.acme.example": [("CNAME", "proxy.acme.example")], "proxy.acme.example": [("AAAA", "2001:db8::1")],
     })  # fmt: skip
 
@@ -35,6 +38,59 @@ def test_a_domain_that_is_set_up_passes_over_the_wire() -> None:
     with serving(zone()) as port:
         findings = check(SENDER, resolver(port))
     assert failures(findings) == "" and {one.level for one in findings} == {"ok"}
+
+
+KEY_AT, P = KEY.name, str(KEY.text).partition("p=")[2]
+BOUNCES = "bounce.acme.example"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Zone, DnsResolver]]:
+    asked = zone()
+    with serving(asked) as port:
+        yield asked, resolver(port)
+
+
+@pytest.mark.parametrize(
+    ("check_", "name", "records", "words"),
+    [("DKIM", KEY_AT, [("TXT", f"v=DKIM2; k=rsa; p={P}")], "v= is not DKIM1"),
+     ("DKIM", KEY_AT, [("TXT", f"v=dkim1; k=rsa; p={P}")], "v= is not DKIM1"),
+     ("DKIM", KEY_AT, [("TXT", f"k=rsa; v=DKIM1; p={P}")], "does not stand first"),
+     ("DKIM", KEY_AT, [("TXT", f"v=DKIM1; k=ed25519; p={P}")], "k=ed25519"),
+     ("DKIM", KEY_AT, [("TXT", f"v=DKIM1; h=sha1; p={P}")], "h=sha1"),
+     ("DKIM", KEY_AT, [("TXT", f"v=DKIM1; s=tlsrpt; p={P}")], "s=tlsrpt"),
+     ("DKIM", KEY_AT, [("TXT", f"v=DKIM1; p={P}; p={P}")], "no list of tags"),
+     ("DKIM", KEY_AT, [("TXT", KEY.text), ("TXT", "v=DKIM1; p=old+")], "2 TXT records"),
+     ("DMARC", "_dmarc.acme.example", [("TXT", "v=dmarc1; p=none")], "v=dmarc1; p=none"),
+     ("DMARC", "_dmarc.acme.example", [("TXT", "p=none; v=DMARC1")], "does not begin with v=DMARC1;"),
+     ("SPF", BOUNCES, [("TXT", "v=spf1 a:nothing.example -all"), ("MX", "10 mx.acme.example")], "a:nothing.example"),
+     ("return path", "mx.acme.example", [], "mx.acme.example has no address"),
+     ("return path", "mx.acme.example", [("A", "127.0.0.1")], "mx.acme.example has no address that others reach"),
+     ("tracking host", "t.acme.example", [("A", "127.0.0.1")], "127.0.0.1, which others do not reach"),
+     ("tracking host", "t.acme.example", [("A", "192.0.2.1"), ("AAAA", "::1")], "which others do not reach")],
+)  # fmt: skip
+def test_what_receivers_do_not_take_fails_with_the_record_to_publish(
+    served: tuple[Zone, DnsResolver], check_: str, name: str, records: list[tuple[str, str]], words: str
+) -> None:
+    asked, dns = served
+    asked.records = {**zone().records, name: records}
+    (bad,) = [one for one in check(SENDER, dns) if one.level != "ok"]
+    assert (bad.check, bad.level) == (check_, "failed") and words in bad.found
+    assert bad.publish.startswith((name, BOUNCES)) and (check_ != "DKIM" or KEY.text in bad.publish)
+
+
+def test_a_key_that_is_there_for_testing_is_a_warning(served: tuple[Zone, DnsResolver]) -> None:
+    asked, dns = served
+    asked.records = {**zone().records, KEY_AT: [("TXT", f"v=DKIM1; t=s:y; p={P}")]}
+    (odd,) = [one for one in check(SENDER, dns) if one.level != "ok"]
+    assert (odd.check, odd.level) == ("DKIM", "warning") and "t=y" in odd.found and KEY.text in odd.publish
+
+
+def test_a_host_without_mx_takes_its_mail_itself(served: tuple[Zone, DnsResolver]) -> None:
+    """RFC 5321 5.1: the implicit MX."""
+    asked, dns = served
+    asked.records = {**zone().records, BOUNCES: [("TXT", "v=spf1 a -all"), ("AAAA", "2001:db8::25")]}
+    assert {one.level for one in check(SENDER, dns)} == {"ok"}
 
 
 def test_an_answer_too_long_for_a_packet_comes_by_tcp() -> None:
@@ -99,6 +155,7 @@ def test_a_campaign_of_an_identity_that_is_set_up_starts(world, dkim):
     to_a_relay(world, *dkim)
     ready = Zone(records={
         "b.acme.example": [("TXT", "v=spf1 mx -all"), ("MX", "10 mx.acme.example")],
+        "mx.acme.example": [("A", "192.0.2.25")],
         "m1._domainkey.acme.example": [("TXT", "v=DKIM1; k=ed25519; p=key")],
         "s1._domainkey.acme.example": [("CNAME", "s1.relay.example")],
         "s1.relay.example": [("TXT", "k=rsa; p=whatever")],

@@ -231,7 +231,8 @@ def test_preflight_shows_each_check_and_the_record_to_publish(
     )
     zone = Zone(records={
         "acme.example": [("TXT", "v=spf1 ip4:192.0.2.1 -all"), ("MX", "10 mx.acme.example")],
-        "s1._domainkey.acme.example": [("TXT", "v=DKIM1; p=whatever")], "t.acme.example": [("A", "192.0.2.1")],
+        "s1._domainkey.acme.example": [("TXT", "v=DKIM1; p=whatever")], "mx.acme.example": [("A", "192.0.2.2")],
+        "t.acme.example": [("A", "192.0.2.1")],
     })  # fmt: skip
     monkeypatch.setenv("MAILMILL_PUBLIC_URL", "https://t.acme.example")
     with serving(zone) as port:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -17,6 +17,7 @@ SENDER = Sender(
 )  # fmt: skip
 GOOD: dict[Question, list[str]] = {
     ("bounce.acme.example", "MX"): ["mx.acme.example"],
+    ("mx.acme.example", "AAAA"): ["2001:db8::25"],
     ("bounce.acme.example", "TXT"): ["verification=1", "v=spf1 include:relay.example -all"],
     ("relay.example", "TXT"): ["v=spf1 ip4:192.0.2.0/24 ip6:2001:db8::/32 ~all"],
     ("m1._domainkey.acme.example", "TXT"): ["v=DKIM1; k=ed25519; p=AbC +/="],
@@ -79,7 +80,12 @@ def test_what_is_missing_fails_and_names_the_record(
      ("v=spf1 ip4:999.1 -all", {}, "cannot be read at 'ip4:999.1'"),
      ("v=spf1 ip5:192.0.2.1 -all", {}, "cannot be read at 'ip5:192.0.2.1'"),
      ("v=spf1 ip4:0.0.0.0/0 -all", {}, "lets everybody send"),
-     ("v=spf1 redirect=a.example", {"a.example": "v=spf1 all"}, "lets everybody send")],
+     ("v=spf1 redirect=a.example", {"a.example": "v=spf1 all"}, "lets everybody send"),
+     ("v=spf1 a/0 -all", {}, "lets everybody send"), ("v=spf1 mx//0 -all", {}, "lets everybody send"),
+     ("v=spf1; ip4:192.0.2.1 -all", {}, "has no SPF record"), ("v=spf1 a:/24 -all", {}, "cannot be read at 'a:/24'"),
+     ("v=spf1 a:nothing.example -all", {}, "lets nobody send: nothing is found at a:nothing.example"),
+     ("v=spf1 mx:t.acme.example -all", {}, "lets nobody send: nothing is found at mx:t.acme.example"),
+     ("v=spf1 a:a.example a:b.example mx:c.example ip4:192.0.2.1 -all", {}, "counts as broken, as nothing is found")],
 )  # fmt: skip
 def test_an_spf_record_that_lets_nobody_everybody_or_cannot_be_evaluated_fails(
     record: str, others: dict[str, str], words: str
@@ -91,11 +97,13 @@ def test_an_spf_record_that_lets_nobody_everybody_or_cannot_be_evaluated_fails(
 
 @pytest.mark.parametrize(
     ("record", "others"),
-    [("v=spf1 mx:mx.acme.example/24 ?all", {}), ("V=SPF1 a/24 exp=why.acme.example -ALL", {}),
+    [("v=spf1 mx:bounce.acme.example/24 ?all", {}), ("V=SPF1 a:t.acme.example/24//64 exp=why.acme.example -ALL", {}),
      ("v=spf1 exists:%{i}._spf.acme.example -all", {}), ("v=spf1 include:%{d}.a.example -all", {}),
      ("v=spf1 redirect=a.example", {"a.example": "v=spf1 ip6:2001:db8::1 -all"}),
-     ("v=spf1 include:a.example ~all", {"a.example": "v=spf1 include:b.example ~all", "b.example": "v=spf1 a ~all"}),
-     ("v=spf1 mx ~all redirect=nowhere.example", {})],
+     ("v=spf1 include:a.example ~all",
+      {"a.example": "v=spf1 include:b.example ~all", "b.example": "v=spf1 ip4:192.0.2.1"}),
+     ("v=spf1 mx ~all redirect=nowhere.example", {}), ("v=spf1 a:%{d}.a.example -all", {}),
+     ("v=spf1 a:nothing.example mx:t.acme.example ip4:192.0.2.1 -all", {})],
 )  # fmt: skip
 def test_an_spf_record_that_lets_some_send_passes(record: str, others: dict[str, str]) -> None:
     table = {("bounce.acme.example", "TXT"): [record], **{(name, "TXT"): [text] for name, text in others.items()}}
@@ -115,6 +123,20 @@ def test_a_policy_of_strict_alignment_is_met_by_one_of_the_two(from_domain: str,
         public_url="https://t.acme.example",
     )  # fmt: skip
     assert found(sender, table={("_dmarc.acme.example", "TXT"): [policy]})["DMARC"].level == level
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["v=DKIM1; k=ed25519; t=s; h=sha1:sha256; s=email; n=our key; p=AbC+/=", " k=ed25519;p=AbC\t+/= ; "],
+)
+def test_a_key_may_say_more_than_we_do_as_long_as_verifiers_take_it(record: str) -> None:
+    assert found(table={("m1._domainkey.acme.example", "TXT"): [record]})["DKIM"].level == "ok"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_an_installation_on_loopback_is_told_that_nobody_else_reaches_it(host: str) -> None:
+    sender = replace(SENDER, public_url=f"https://{host}:8025")
+    assert found(sender)["tracking host"].level == "warning"
 
 
 def test_several_policies_of_one_domain_end_the_search() -> None:
