@@ -8,6 +8,7 @@ import time
 import pytest
 from people_world import PHONE, People
 from send_fixtures import Run
+from send_oracle import judge
 from send_world import Sink, World, until
 
 from mailmill.errors import Misconfigured
@@ -90,6 +91,7 @@ def test_F43_P07_a_worker_with_the_row_in_hand_hears_of_a_suppressed_alias_withi
         until(lambda: (relay.go(), not worker.is_alive())[1])
         worker.join()
         assert names[7] not in relay.copies and relay.copies[names[1]] == 1
+        assert judge(world, campaign, relay, doubts=0) == {"sent": 7, "suppressed": 1}
     assert world.sql("SELECT state::text FROM messages WHERE campaign_id = %s AND aliases IS NOT NULL", campaign) == [
         ("suppressed",)
     ]

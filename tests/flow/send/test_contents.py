@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from send_fixtures import Run
 from send_oracle import judge
-from send_world import TEXT, Sink, World, thread, until
+from send_world import HTML, TEXT, Sink, World, thread, until
 
 from mailmill.io.postgres import accounts, campaigns
 from mailmill.pipelines.send.routes import RUN_THAT_PAUSES
+
+# the ten of the contract tests but the two with a NUL, which PostgreSQL does not take
+ENDS = ("\n.\n", "\r.\r", "\r.\n", "\n.\r", "\n.\r\n", "\r\n.\n", "\r.\r\n", "\r\n.\r")
+SMUGGLED = "MAIL FROM:<evil@x.org>\r\nRCPT TO:<victim@x.org>\r\nDATA\r\n\r\nsmuggled\r\n.\r\n"
+
+
+def test_F41_whatever_ends_a_value_or_a_template_each_recipient_has_one_message_and_nobody_else_any(
+    world: World, run: Run
+) -> None:
+    wild = [f"{end}{SMUGGLED}{end}" for end in ENDS]
+    plain = {"subject": "Hi", "html": HTML, "text": TEXT, "links": [0]}
+    people = [[f"{which}{n}@x.org" for n in range(len(wild))] for which in ("value", "text")]
+    with Sink() as sink:
+        values = world.campaign(people[0], port=sink.port, slug="value", names=wild, variants=[plain])
+        variants = [{**plain, "html": one + HTML, "text": one + TEXT} for one in wild]
+        texts = world.campaign(people[1], port=sink.port, slug="text", variants=variants)
+        world.sql("UPDATE messages SET variant = mod(id, %s) WHERE campaign_id = %s", len(wild), texts)
+        run()
+        assert judge(world, [values, texts], sink, doubts=0) == {"sent": 2 * len(ENDS)}
+    assert sink.copies.keys() == {*people[0], *people[1]}
 
 
 def test_F42_what_cannot_be_made_for_one_recipient_ends_that_one_and_is_shown(world: World, run: Run) -> None:

@@ -316,6 +316,7 @@ def test_F12_a_relay_that_speaks_no_smtp_is_only_unavailable(world: World, run: 
     with Sink(by_address({"banner": "HTTP/1.1 200 OK\r\n\r\n"})) as sink:
         campaign = world.campaign(5, port=sink.port)
         result = run(patience_s=1.0)
+        judge(world, campaign, sink, doubts=0, finished=False)
     assert world.account(campaign).keys() <= {"queued", "held"}
     assert result.report.problems
 

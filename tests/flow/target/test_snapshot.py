@@ -8,7 +8,8 @@ from email.policy import default
 
 from people_world import People
 from send_fixtures import Run
-from send_world import Sink, by_address, thread, until
+from send_oracle import judge
+from send_world import Sink, World, by_address, thread, until
 
 NUMBER = 40
 PEOPLE = "email,name,phone,country,referred_by,tags\r\n" + "".join(
@@ -46,7 +47,9 @@ def edit(people: People) -> None:
     people.do("ingest", "acme/inbox")
 
 
-def test_F46_P06_a_running_campaign_is_sent_as_it_was_frozen_whatever_is_edited(people: People, run: Run) -> None:
+def test_F46_P06_a_running_campaign_is_sent_as_it_was_frozen_whatever_is_edited(
+    people: People, world: World, run: Run
+) -> None:
     answers = {"dot": "wait"}  # nothing is taken before everything was edited, however long that takes
     with Sink(by_address(answers), keep_bodies=True) as sink:
         begin(people, sink.port)
@@ -64,4 +67,5 @@ def test_F46_P06_a_running_campaign_is_sent_as_it_was_frozen_whatever_is_edited(
             html = message.get_body(("html",))
             assert (message["Subject"], message["From"].addresses[0].display_name) == ("Spring", "News")
             assert html is not None and "changed" not in html.get_content()
-    assert people.rows("SELECT state::text FROM campaigns") == [("finished",)]
+        ((campaign,),) = people.rows("SELECT id FROM campaigns")
+        assert judge(world, campaign, sink, doubts=0) == {"sent": NUMBER}
