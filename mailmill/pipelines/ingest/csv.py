@@ -17,7 +17,7 @@ from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import headers, looks_like_data
 from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines, decode, known, surveyed
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA, RawTable
-from mailmill.pipelines.ingest.records import MAX_FIELD, record, untangle
+from mailmill.pipelines.ingest.records import MAX_FIELD, Record, Records, untangle
 from mailmill.pipelines.ingest.rejects import RAW_TEXT_LIMIT
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -87,10 +87,8 @@ def _header(lines: Lines, start: int, delimiter: str) -> tuple[list[str], int]:
         return ["email"], 0
     if lines.text[start : start + 1].str.len_bytes().item() >= MAX_LINE:
         raise Misconfigured("the first line is longer than 16 MiB: this is no table with a line a contact")
-    found = record(lines, start, delimiter)
-    if found is None or isinstance(found[0], str):
-        return lines.text[start].replace('"', "").split(delimiter), 1
-    return found[0], found[1]
+    found = Records(lines, delimiter).at(start) or Record(lines=1)
+    return found.cells or lines.text[start].replace('"', "").split(delimiter), found.lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +98,8 @@ class _Records:
     single: pl.DataFrame  # index, text and kind of the lines that are a record each
     line: int  # number of the chunk's first
     taken: int  # lines
-    broken: list[tuple[int, str, str]]  # line, reason and text
-    whole: list[tuple[object, ...]]  # line and cells of records of several lines
+    broken: list[tuple[int, str, str]]  # line, reason and text of records that were read one by one
+    whole: list[tuple[object, ...]]  # line and cells of such ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +129,16 @@ class _Reader:
         tangled = frame["index"].filter(frame["kind"] == "tangled")
         done = untangle(lines, tangled, self.delimiter, len(self.names))
         taken = len(lines.text) if done.open_at is None else done.open_at
-        if len(tangled):
-            covered = pl.Series(done.covered, dtype=frame["index"].dtype)
-            frame = frame[:taken].filter(~pl.col("index").is_in(covered.implode()))
+        if done.records:
+            spans = pl.DataFrame([(index, index + one.lines) for index, one in done.records], orient="row")
+            covered = spans.select(pl.int_ranges("column_0", "column_1").explode().cast(frame["index"].dtype))
+            frame = frame.filter(~pl.col("index").is_in(covered.to_series().implode()))
+        if done.open_at is not None:
+            frame = frame.filter(pl.col("index") < taken)
         broken = [
-            (line + index, reason, "\n".join(lines.text[index : index + min(taken, RAW_TEXT_LIMIT + 1)]))
-            for index, taken, reason in done.broken
+            (line + index, one.reason, _text(lines, index, one.lines)) for index, one in done.records if one.reason
         ]
-        whole = [(line + index, *cells) for index, cells in done.whole]
+        whole = [(line + index, *one.cells) for index, one in done.records if not one.reason]
         return _Records(single=frame, line=line, taken=taken, broken=broken, whole=whole)
 
     def _rows(self, records: _Records) -> pl.DataFrame:
@@ -169,10 +169,11 @@ class _Reader:
              ~text.str.contains(f"^{field}(?:{sep}{field})*$")),
         ):  # fmt: skip
             kind = (
-                pl.when("bad").then(pl.lit("bad_encoding"))
+                pl.when(text.str.len_bytes() >= MAX_LINE).then(pl.lit("line_too_long"))  # its end may be missing
+                .when(rough).then(pl.lit("tangled"))  # whatever else it is, its record may take more lines
+                .when("bad").then(pl.lit("bad_encoding"))
                 .when(text.str.contains("\x00", literal=True)).then(pl.lit("nul_character"))
-                .when(text.str.len_bytes() >= MAX_LINE).then(pl.lit("line_too_long"))  # its end may be missing
-                .when((text.str.len_bytes() > MAX_FIELD) | rough).then(pl.lit("tangled"))  # a field may be too long
+                .when(text.str.len_bytes() > MAX_FIELD).then(pl.lit("tangled"))  # a field may be too long
                 .when(text.str.contains(rf"^[\s{sep}]*$")).then(pl.lit("blank"))
                 .when(bare.str.count_matches(self.delimiter, literal=True) + 1 != len(self.names))
                 .then(pl.lit("ragged_line"))
@@ -198,6 +199,12 @@ class _Reader:
             rows = list(csv.reader(good["text"], delimiter=self.delimiter))
             cells = pl.DataFrame(rows, schema={name: pl.String() for name in columns}, orient="row")
         return meta.hstack(cells)
+
+
+def _text(lines: Lines, index: int, count: int) -> str:
+    """A record's lines, as many as can be shown."""
+    shown = min(count, RAW_TEXT_LIMIT + 1)
+    return "\n".join(lines.text[index : index + shown]) if shown > 1 else str(lines.text[index])
 
 
 def _cut(text: pl.Expr) -> pl.Expr:

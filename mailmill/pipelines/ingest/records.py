@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import re
+from array import array
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -11,73 +13,128 @@ import polars as pl
 from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines
 
 MAX_FIELD = 1_000_000  # characters
-MAX_RECORD = 32_000_000  # the same; so far the end of a quoted field is looked for
+LOOK_ON = 32 * 2**20  # bytes of a record that are held to find the quote that closes it: a longer one is broken
+_INSIDE = re.compile('(?:[^"]++|"")*+')  # a quoted field, up to the quote that closes it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """How many lines a record takes, and its cells or why it has none (a reason code)."""
+
+    lines: int
+    cells: list[str] = field(default_factory=list)
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Untangled:
     """What became of tangled lines. Indices are those of the lines looked at."""
 
-    whole: list[tuple[int, list[str]]] = field(default_factory=list)  # index, cells
-    broken: list[tuple[int, int, str]] = field(default_factory=list)  # index, how many lines, reason code
-    covered: list[int] = field(default_factory=list)  # every line of the above
+    records: list[tuple[int, Record]] = field(default_factory=list)  # index of the first line; in order
     open_at: int | None = None  # a record that goes on behind the last line begins here; nothing after it was read
 
 
 def untangle(lines: Lines, tangled: pl.Series, delimiter: str, width: int) -> Untangled:
-    """Read the records that begin at tangled lines.
+    """Read the records that begin at tangled lines, and are not of one with a tangled line before.
 
-    One whose quotes are whole is a row or refused as one: its lines are no rows, whatever is wrong with it. A quote
-    that never closes gives back the lines after its first: it must not swallow the rows that follow it.
+    What a quoted field spans belongs to one record, whole or rejected: no line inside of it is ever a row. Only a
+    quote that never closes gives back the lines after its own, so that it does not swallow the rows that follow.
     """
-    done = Untangled()
+    done: list[tuple[int, Record]] = []
+    reader = Records(lines, delimiter)
     resume = -1
     for index in tangled:
         if index < resume:
             continue
-        found = record(lines, index, delimiter)
+        found = reader.at(index)
         if found is None:
-            return Untangled(whole=done.whole, broken=done.broken, covered=done.covered, open_at=index)
-        cells, taken = found
-        if isinstance(cells, str) or len(cells) != width:
-            done.broken.append((index, taken, cells if isinstance(cells, str) else "ragged_line"))
-        else:
-            done.whole.append((index, cells))
-        resume = index + taken
-        done.covered.extend(range(index, resume))
-    return done
+            return Untangled(records=done, open_at=index)
+        if found.reason is None and len(found.cells) != width:
+            found = Record(lines=found.lines, reason="ragged_line")
+        done.append((index, found))
+        resume = index + found.lines
+    return Untangled(records=done)
 
 
-def record(lines: Lines, start: int, delimiter: str) -> tuple[list[str] | str, int] | None:
-    """The cells of the record that begins at a line, or the reason why it is none, and how many lines it takes; or
-    None where more lines than these are needed to tell."""
-    csv.field_size_limit(MAX_RECORD)
-    reach = _Reach(lines, start)
-    reader = csv.reader(reach, delimiter=delimiter, strict=True)
-    try:
-        cells = next(reader)
-    except (csv.Error, StopIteration):
-        return None if reach.exhausted and not lines.last else ("broken_quote", 1)
-    if reach.cut:
-        return "line_too_long", reader.line_num
-    return "field_too_long" if max(map(len, cells), default=0) > MAX_FIELD else cells, reader.line_num
+class Records:
+    """The records of lines. The time that all take is linear in the lines, however many quotes never close."""
+
+    def __init__(self, lines: Lines, delimiter: str) -> None:
+        self._lines, self._delimiter = lines, delimiter
+        self._odd = array("I", _odd(lines.text).to_numpy().tobytes())  # asked once a record: polars is slow at that
+        self._damaged = lines.undecodable if lines.undecodable.any() else None
+        cut = lines.text.str.len_bytes() >= MAX_LINE  # the ends of these may be missing
+        self._cut = cut if cut.any() else None
+
+    def at(self, start: int) -> Record | None:
+        """The record that begins at a line; None where more lines than these are needed to tell."""
+        index, opened, quoted = start, start, False
+        while True:
+            end, here = self._scanned(self._lines.text[index], quoted=quoted)
+            if end == "closed" or _any(self._cut, index, 1):
+                return self._closed(start, index + 1 - start)
+            opened, quoted = index if here else opened, True
+            if end == "broken":
+                return self._broken(start, opened + 1 - start)
+            following = bisect_right(self._odd, index)
+            if following == len(self._odd):
+                return self._broken(start, opened + 1 - start) if self._far(start) else None
+            index = self._odd[following]
+
+    def _scanned(self, line: str, *, quoted: bool) -> tuple[str, bool]:
+        """How a line leaves its record: closed, open in a quoted field, or broken by text behind a closing quote; and
+        whether the field that is so opens on this line. In: quoted, whether the line begins in an open field."""
+        at, here = 0, False
+        while True:
+            if not quoted and not line.startswith('"', at):
+                at = line.find(self._delimiter, at) + 1
+                if at == 0:
+                    return "closed", here
+                continue
+            at, here = (at, here) if quoted else (at + 1, True)
+            at = _INSIDE.match(line, at).end() + 1  # type: ignore[union-attr]  # it matches no text, too
+            if at > len(line):
+                return "open", here
+            if at == len(line):
+                return "closed", here
+            if line[at] != self._delimiter:
+                return "broken", here
+            at, quoted = at + 1, False
+
+    def _closed(self, start: int, count: int) -> Record:
+        if reason := self._flawed(start, count):
+            return Record(lines=count, reason=reason)
+        csv.field_size_limit(MAX_FIELD)
+        text = self._lines.text
+        lines = (text[index] + "\n" for index in range(start, start + count))
+        try:
+            cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
+        except csv.Error:
+            return Record(lines=count, reason="field_too_long")
+        nul = any("\x00" in cell for cell in cells)
+        return Record(lines=count, reason="nul_character") if nul else Record(lines=count, cells=cells)
+
+    def _broken(self, start: int, count: int) -> Record:
+        return Record(lines=count, reason=self._flawed(start, count) or "broken_quote")
+
+    def _flawed(self, start: int, count: int) -> str | None:
+        if _any(self._cut, start, count):
+            return "line_too_long"
+        return "bad_encoding" if _any(self._damaged, start, count) else None
+
+    def _far(self, start: int) -> bool:
+        """Whether no more lines are to be looked at for the end of a record."""
+        held = self._lines.text[start:]
+        return self._lines.last or int(held.str.len_bytes().sum() or 0) + len(held) >= LOOK_ON
 
 
-class _Reach:
-    """The lines from `start`, as far as one record may reach."""
+def _any(flags: pl.Series | None, start: int, count: int) -> bool:
+    return flags is not None and bool(flags[start : start + count].any())
 
-    def __init__(self, lines: Lines, start: int) -> None:
-        self._lines, self._start = lines, start
-        self.cut = False  # one of them may lack its end
-        self.exhausted = False  # there were no more lines, though a record might reach further
 
-    def __iter__(self) -> Iterator[str]:
-        taken, end = 0, len(self._lines.text)
-        for index in range(self._start, end):
-            line = self._lines.text[index]
-            self.cut |= len(line) >= MAX_LINE // 4 and len(line.encode()) >= MAX_LINE
-            yield line if self._lines.last and index + 1 == end else line + "\n"
-            taken += len(line)
-            if taken > MAX_RECORD:
-                return
-        self.exhausted = True
+def _odd(text: pl.Series) -> pl.Series:
+    """Indices of the lines that can close a quoted field, or break it: the quotes of all others are in pairs."""
+    frame = pl.DataFrame({"text": text}).with_row_index("index")
+    quoted = frame.filter(pl.col("text").str.contains('"', literal=True))
+    pairless = pl.col("text").str.replace_all('""', "", literal=True)
+    return quoted.filter(pairless.str.contains('"', literal=True))["index"].cast(pl.UInt32)

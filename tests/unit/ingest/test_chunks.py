@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import tracemalloc
 
@@ -12,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest import decoding
+from mailmill.pipelines.ingest import decoding, records
 from mailmill.pipelines.ingest.csv import read_csv
 from mailmill.pipelines.ingest.raw import CELL, RawTable
 
@@ -76,32 +75,76 @@ def test_F37_a_file_without_line_ends_is_refused_with_its_line_in_bounded_memory
             read_csv(header)
 
 
+def record(lines: list[str], start: int) -> tuple[list[str] | None, int]:
+    """A record's cells, None where a quote breaks it, and the lines that it takes: RFC 4180 character by character."""
+    text = "\n".join(lines[start:]) + "\n"
+    cells, cell, state, line, opened = [], "", "start", 0, 0
+    for at, char in enumerate(text):
+        if state == "quoted":
+            state, cell = ("closing", cell) if char == '"' else ("quoted", cell + char)
+        elif state == "closing" and char == '"':
+            state, cell = "quoted", cell + char
+        elif char in ",\n":
+            cells, cell, state = [*cells, cell], "", "start"
+            if char == "\n":
+                return cells, line + 1
+        elif state == "closing":
+            return None, opened + 1  # the lines of its fields before, and that on which the broken one opens
+        elif state == "start" and char == '"':
+            state, opened = "quoted", line
+        else:
+            state, cell = "bare", cell + char
+        line += text[at] == "\n"
+    return None, opened + 1
+
+
 @settings(max_examples=300, deadline=None)
-@given(TEXTS)
-def test_P04_what_polars_reads_is_what_is_read_record_by_record(text):
-    """The careful way alone: every line begins a record for Python's csv, unless the one before reached over it."""
+@given(TEXTS, st.integers(1, 30))
+@example('a,"two\nb@x.org,c\n",d\n', 9)
+@example('a,"two\nb@x.org,c\n","q"r\ne,f\n', 9)
+@example('a\x00,"two\nb@x.org,c\n"\ne,f\n', 9)
+def test_P04_what_polars_reads_is_what_is_read_record_by_record(text, chunk):
+    """The careful way alone: each line begins a record, unless the one before reached over it."""
     content = "email,n\n" + text
     lines = content.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     lines = lines[:-1] if lines[-1] == "" else lines
-    expected, index = [], 1
+    expected, rejected, index = [], [], 1
     while index < len(lines):
-        reader = csv.reader((f"{line}\n" for line in lines[index:]), strict=True)
-        line = lines[index]
-        try:
-            cells, taken = next(reader), reader.line_num
-        except (csv.Error, StopIteration):
-            cells, taken = [], 1
-        nul = "\x00" in line or any("\x00" in cell for cell in cells)
-        filled = line.strip(" ,\t\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0") or taken > 1
-        if len(cells) == 2 and not nul and filled:
+        cells, taken = record(lines, index)
+        damaged = "\x00" in "".join(lines[index] if cells is None or taken == 1 else cells)
+        if cells is None or damaged or (len(cells) != 2 and lines[index].strip(" ,\t")):
+            rejected.append(index + 1)
+        elif len(cells) == 2 and (lines[index].strip(" ,\t") or taken > 1):
             expected.append((index + 1, *(cell or None for cell in cells)))
         index += taken
-    frame = read(content.encode(), 10**9).frame
-    if "\x00" not in content:
-        good = frame.filter(pl.col("problem").is_null()).select(
-            "line", *(c for c in frame.columns if c.startswith(CELL))
-        )
-        assert [tuple(cell or None for cell in row) for row in good.sort("line").rows()] == expected
+    frame = read(content.encode(), chunk).frame
+    good = frame.filter(pl.col("problem").is_null()).select("line", *(c for c in frame.columns if c.startswith(CELL)))
+    assert [tuple(cell or None for cell in row) for row in good.sort("line").rows()] == expected
+    assert frame.filter(pl.col("problem").is_not_null())["line"].sort().to_list() == rejected
+
+
+RECORDS = st.lists(st.lists(TEXTS.filter(lambda text: "\r" not in text), min_size=1, max_size=4), max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(RECORDS, st.sampled_from(["\n", ',"y"z\n']), st.integers(1, 60))
+def test_P04_no_line_inside_a_closed_quoted_field_is_ever_a_row(records, end, chunk):
+    """Whatever is wrong with the record: its width, a NUL, text behind a closing quote."""
+    text, starts, line = "email,n\n", [], 2
+    for cells in records:
+        written = ",".join('"' + cell.replace('"', '""') + '"' for cell in cells) + end
+        starts.append(line)
+        text += written
+        line += written.count("\n")
+    assert read(text.encode(), chunk).frame["line"].to_list() == starts
+
+
+@pytest.mark.parametrize("look_on", [2**16, 2**30])
+def test_P04_a_quote_that_never_closes_gives_the_lines_behind_it_back_also_in_a_long_file(look_on, monkeypatch):
+    monkeypatch.setattr(records, "LOOK_ON", look_on)
+    table = read(b'email,n\na@x.org,"open\n' + b"b@x.org,B\n" * 200_000, 2**19, step=2**19)
+    assert table.frame["problem"].drop_nulls().to_list() == ["broken_quote"]
+    assert table.frame["line"].to_list() == list(range(2, 200_003))
 
 
 @settings(max_examples=300, deadline=None)
