@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.configuration.words import LawfulBasis
+from mailmill.pipelines.ingest import cells
 from mailmill.pipelines.ingest.erasure import channel_of
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.validation import FIELD
@@ -52,14 +53,15 @@ def record(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, rows: I
 def said(rows: pl.DataFrame, basis: str) -> pl.DataFrame:
     """match_key, basis, proof, at of the rows that speak of consent; a basis that is none counts as `basis`."""
     given = [pl.col(FIELD + name) if FIELD + name in rows.columns else pl.lit(None, pl.String) for name in _GIVEN]
-    at = given[0].str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
     known = given[1].str.to_lowercase().str.replace_all(" ", "_")
-    return rows.filter(given[0].is_not_null() | given[1].is_not_null()).select(
+    spoken = rows.filter(given[0].is_not_null() | given[1].is_not_null()).with_columns(given[0].alias("at"))
+    at = cells.time(spoken["at"])
+    return spoken.select(
         "match_key",
         basis=pl.when(known.is_in(list(BASES))).then(known).otherwise(pl.lit(basis)),
         proof=given[2],
         at=pl.coalesce(at, "last_seen") if "last_seen" in rows.columns else at,
-    ).drop_nulls("at")  # fmt: skip
+    ).drop_nulls("at")
 
 
 def history(

@@ -64,12 +64,14 @@ def time(text: pl.Series) -> pl.Series:
     return pl.select(pl.coalesce(seen, _moment(pl.lit(text)))).to_series()
 
 
+_MOMENT = r"^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)? ?(?:[Zz]|UTC|([+-]\d\d)(?::?(\d\d))?)?$"
+
+
 def _moment(text: pl.Expr) -> pl.Expr:
-    day = text.str.extract(r"^(\d{4}-\d\d-\d\d)")
-    clock = text.str.extract(r"^\d{4}-\d\d-\d\d[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?)").fill_null("00:00:00")
-    offset = text.str.extract(r"\d\d:\d\d.*?([+-]\d\d:?\d\d)$").fill_null("+00:00")
-    clock = pl.when(clock.str.len_chars() == 5).then(clock + ":00").otherwise(clock)
-    return (day + "T" + clock + offset).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
+    day, clock, seconds, hours, minutes = (text.str.extract(_MOMENT, group) for group in range(1, 6))
+    offset = hours.fill_null("+00") + minutes.fill_null("00")
+    whole = day + "T" + clock + seconds.fill_null(":00") + offset
+    return whole.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%z", time_unit="us", strict=False)
 
 
 def tags(source_tags: tuple[str, ...]) -> pl.Expr:

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres import consents
 from mailmill.pipelines.configuration import words
-from mailmill.pipelines.ingest import addresses, columns, decoding, validation, verdicts
+from mailmill.pipelines.ingest import addresses, cells, columns, decoding, validation, verdicts
 from mailmill.pipelines.ingest import csv as reader
 from mailmill.pipelines.ingest.rejects import REASONS, REJECTED_SCHEMA, as_csv, defused
 from mailmill.pipelines.ingest.validation import BatchFacts, validate
@@ -95,6 +96,20 @@ def test_a_time_in_the_future_does_not_win_for_ever():
     assert [seen.isoformat() for seen in done.accepted["seen_at"]] == [
         "2026-11-20T00:00:00+00:00", "2026-01-02T08:00:00+00:00", "2026-01-02T10:00:00+00:00",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [("2026-01-02T10:00:00+02", "08:00:00"), ("2026-01-02 10:00:00.5-0130", "11:30:00.500000"),
+     ("2026-01-02T10:00Z", "10:00:00"), ("2026-01-02 10:00:00 UTC", "10:00:00"), ("2026-01-02", "00:00:00"),
+     ("2026-01-02 10:00 PM", None), ("2026-01-02 whatever", None), ("2026-01-02T10:00:00+2", None)],
+)  # fmt: skip
+def test_a_time_is_read_as_a_whole_or_not_at_all(text, moment):
+    (read,) = cells.time(pl.Series([text]))
+    assert (read and str(read.time())) == moment
+    rows = {"match_key": ["b@x.org", "a@x.org"], "fields.consent_at": ["2026-01-02", text]}
+    said = consents.said(pl.DataFrame(rows), "consent")
+    assert said["at"].to_list()[1:] == [read] * (moment is not None)
 
 
 def test_first_and_last_name_make_a_name_and_stay_as_fields():
