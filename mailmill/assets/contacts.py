@@ -13,6 +13,7 @@ from mailmill.errors import MailmillError, SourceUnavailable, StoreUnavailable, 
 from mailmill.pipelines.ingest import batches, stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
+PAUSE_S = 300.0  # before what failed for a passing reason is tried again
 OWNERS = ["team:data"]
 
 
@@ -47,6 +48,8 @@ def _work(context: dg.AssetExecutionContext, mill: Mill) -> Iterator[SourceRow]:
         yield source
     except MailmillError as error:
         wait = error.retry_after_s if isinstance(error, SourceUnavailable) else None
+        if wait is None and isinstance(error, TransientError):
+            wait = PAUSE_S
         _remember(context, mill, source, str(error), wait)
         raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from error
     except Exception as error:

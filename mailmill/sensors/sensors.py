@@ -21,26 +21,28 @@ SETTLED_S = 2.0  # a file that changed more recently may still be copied
     job=jobs.ingest,
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Files dropped into the folder of a CSV source are ingested.",
+    description="Files dropped into the folder of a CSV source are ingested, and again after a passing failure.",
 )
 def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
     with mill.database.transaction("owner") as conn:
         sources = [source for source in control.sources(conn) if source.kind == "csv" and source.folder]
     known: dict[str, list[float]] = json.loads(context.cursor or "{}")
     found: dict[str, list[float]] = {}
-    requests: dict[str, dg.RunRequest] = {}
+    requests = {one.key: _requested(one.key, f"{one.key}:again:{one.failed}") for one in sources if one.failed}
     for key, path, status in _settled([(one.key, mill.project / str(one.folder)) for one in sources]):
         name = f"{key}:{shown(path.name)}"
         found[name] = [status.st_mtime, status.st_size]
         if known.get(name) != found[name]:
-            requests[key] = dg.RunRequest(
-                run_key=f"{name}:{status.st_mtime_ns}", partition_key=key, tags={"mailmill/source": key}
-            )
+            requests[key] = _requested(key, f"{name}:{status.st_mtime_ns}")
     return dg.SensorResult(
         run_requests=list(requests.values()),
         cursor=json.dumps(found),
         dynamic_partitions_requests=[partitions.sources.build_add_request(list(requests))] if requests else [],
     )
+
+
+def _requested(key: str, run_key: str) -> dg.RunRequest:
+    return dg.RunRequest(run_key=run_key, partition_key=key, tags={"mailmill/source": key})
 
 
 def _settled(folders: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path, os.stat_result]]:

@@ -141,6 +141,19 @@ def test_a_dropped_file_is_ingested_once_it_has_settled(
     assert not keys(sense("inbox", world, instance, seen.cursor))
 
 
+def test_a_folder_whose_import_failed_for_a_passing_reason_is_read_again_once_the_pause_is_over(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    found = []
+    for wait in ("5 minutes", "-1 second"):
+        with world.database.transaction() as conn:
+            conn.execute("UPDATE sources SET retry_at = now() + %s::interval", (wait,))
+        found.append(keys(sense("inbox", world, instance)))
+    assert found == [[], ["acme|drop"]]
+    runs = [one.run_key for _ in range(2) for one in sense("inbox", world, instance).run_requests or ()]
+    assert len(runs) == 2 and len(set(runs)) == 1, "one run a failure: the key stays"
+
+
 def test_what_was_applied_becomes_partitions(world: World, instance: dg.DagsterInstance) -> None:
     wanted = {
         request.partitions_def_name: sorted(request.partition_keys)

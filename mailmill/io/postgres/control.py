@@ -49,6 +49,7 @@ class Thing:
     kind: str = ""
     folder: str | None = None
     version: str = ""
+    failed: str = ""  # a source's import, for a passing reason: which one, from when on it may be tried again
 
     @property
     def key(self) -> str:

@@ -140,6 +140,10 @@ def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
     mill.lake.path(row["file"]).unlink()
     with pytest.raises(StoreUnavailable, match=rf"list-0.csv: its raw file {row['file']} is not in the lake"):
         stage.validate_again(source, mill.store)
+    with pytest.raises(Misconfigured, match="is not in the lake"):
+        mailmill("ingest", "acme/list", "--again")
+    due = "SELECT extract(epoch FROM retry_at - last_error_at)::int AS seconds FROM sources"
+    assert mill.rows(due) == [{"seconds": 300}], "it may pass"
 
 
 def test_rejects_retry_says_that_it_changes_accepted_contacts_too(mailmill):

@@ -27,7 +27,8 @@ CREATE TABLE sources (
   walk_absent bigint,                           -- contacts it did not show, where a person has to say whether it is meant
   last_error text,                              -- of its last import, null when that went well
   last_error_at timestamptz,
-  retry_at timestamptz,                         -- before then an API does not want to be asked again
+  retry_at timestamptz,                         -- before then an API does not want to be asked again, or what
+                                                -- failed for a passing reason is not tried again
   deleted_at timestamptz,                       -- its contacts still name it; applying it again brings it back
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   UNIQUE (tenant_id, slug)
