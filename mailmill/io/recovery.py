@@ -84,19 +84,25 @@ class Rescue:
     def __init__(self, session: SenderSession, root: Path, me: str) -> None:
         self._session, self._root, self._me = session, root, me
         self._next = 0.0
+        self._trouble: str | None = None
         self.found = Replayed()
 
-    def __call__(self) -> None:
+    def __call__(self) -> str | None:
+        """Out: what cannot be replayed, in one line; None when there is nothing of that."""
         now = time.monotonic()
         if now < self._next:
-            return
+            return self._trouble
         self._next = now + RESCUE_EVERY_S
+        troubles = []
         for name in folders(self._root):
             if name != self._me:
                 try:
                     self._one(name, folder_of(self._root, name))
                 except Misconfigured as error:  # a file that cannot be read
                     logger.warning("%s", error)
+                    troubles.append(" ".join(str(error).split()))
+        self._trouble = "; ".join(troubles) or None
+        return self._trouble
 
     def _one(self, name: str, journal: FolderJournal) -> None:
         if not any(journal.folder.glob("*.j")) or not journal.acquire():

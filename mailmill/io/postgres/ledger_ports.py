@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.postgres import campaigns, doubts, keys, ledger
 from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.pipelines.send.calls import LONGEST_TROUBLE
 from mailmill.pipelines.send.messages import SigningKeys
 from mailmill.pipelines.send.orders import Claimed, Order, Window
 from mailmill.pipelines.send.ports import Look
@@ -96,9 +97,11 @@ class PostgresLedger:
         session: SenderSession,
         worker: str,
         *,
-        rescue: Callable[[], None] = lambda: None,
+        rescue: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """In: `rescue` takes up what dead workers of this machine left, and says what it cannot."""
         self._session, self._worker, self._rescue = session, worker, rescue
+        self._left: str | None = None
 
     def content(self, campaign_id: int) -> Mapping[str, Any]:
         """As frozen, and under `signing` its SigningKeys, which show no secret."""
@@ -147,11 +150,12 @@ class PostgresLedger:
         self._run(lambda conn: campaigns.move(conn, campaign_id, "pause", by=self._worker, reason=reason[:500]))
 
     def note(self, worker: str, trouble: str | None, doing: Mapping[str, Any]) -> None:
-        facts = {"worker": worker, "error": trouble, "doing": Jsonb(dict(doing))}
+        words = "; ".join(one for one in (trouble, self._left) if one)[:LONGEST_TROUBLE]
+        facts = {"worker": worker, "error": words or None, "doing": Jsonb(dict(doing))}
         self._run(lambda conn: conn.execute(ledger.SQL["note_error"], facts))
 
     def settle(self, worker: str) -> Sequence[str]:
-        self._rescue()
+        self._left = self._rescue()
         return self._run(lambda conn: ledger.finish(conn, worker))
 
     def next_due_s(self, campaign_ids: Sequence[int]) -> float | None:

@@ -19,6 +19,7 @@ from verbs import Verb
 from mailmill.cli.app import installation
 from mailmill.cli.send import _Progress
 from mailmill.io import send_worker
+from mailmill.io.postgres.doubts import own_name
 from mailmill.pipelines.send.calls import Report
 
 
@@ -119,6 +120,26 @@ def test_a_worker_that_lives_says_why_nothing_goes_out(world: World, run: Run, m
         assert "waits: acme/relay-1: the relay 127.0.0.1:1 does not answer" in mailmill("account", "acme/spring").out
         told.set()
         result()
+
+
+def test_a_neighbours_journal_that_cannot_be_read_is_told_and_leaves_him_his_name(
+    world: World, run: Run, mailmill: Verb, tmp_path: Path
+) -> None:
+    world.campaign(1, state="paused")
+    (tmp_path / "journal" / "neighbour" / "7.j").mkdir(parents=True)
+    told: list[str | None] = []
+
+    def seen() -> bool:
+        told[:] = [row["last_error"] for row in json.loads(mailmill("workers", "--json").out)]
+        if not any(told):
+            return False
+        with world.database.transaction("sender") as conn:
+            assert own_name(conn, "neighbour")
+        return True
+
+    run(until=seen)
+    (words,) = told
+    assert words is not None and "journal cannot be read" in words and "--declare-lost neighbour" in words
 
 
 def test_who_declares_a_stranger_lost_is_told_who_is_known(world: World, mailmill: Verb) -> None:
