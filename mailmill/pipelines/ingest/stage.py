@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
+
+import polars as pl
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest import outcomes, validation, walks
@@ -27,6 +30,7 @@ from mailmill.pipelines.ingest.ports import (
 )
 
 Progress = Callable[[str], None]
+TOLD_EVERY = 500_000  # rows of one batch
 
 
 def _silent(message: str) -> None:
@@ -63,7 +67,8 @@ def receive(
             surprise = changed(columns, said.table.columns)
             hold = surprise is not None and source.spec.on_change == "hold" and not accept_columns
             try:
-                kept = store.keep(source, said, surprise=surprise, hold=hold)
+                table = replace(said.table, frames=_told(said.table.frames, f"reading {said.origin}", progress))
+                kept = store.keep(source, replace(said, table=table), surprise=surprise, hold=hold)
             except Misconfigured as error:
                 if said.cursor is not None:
                     raise
@@ -83,6 +88,17 @@ def receive(
             columns = columns if hold or not said.table.columns else said.table.columns
         held = tuple(store.held(source))
     return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), held=held, notes=tuple(notes))
+
+
+def _told(frames: Iterable[pl.DataFrame], what: str, progress: Progress) -> Iterator[pl.DataFrame]:
+    """The frames, and every TOLD_EVERY rows a word of how many there were."""
+    rows = told = 0
+    for frame in frames:
+        yield frame
+        rows += frame.height
+        if rows - told >= TOLD_EVERY:
+            told = rows
+            progress(f"{what}: {rows:,} rows so far")
 
 
 def _emptiness(batch: RawBatch) -> str:
@@ -155,7 +171,8 @@ def _validated(
         try:
             with store.spool(source) as spool:
                 buckets = Buckets(spool, rows=batch.rows_read)
-                pieces = validation.divided(store.raw(source, batch), batch_facts(source, batch), buckets)
+                raw = _told(store.raw(source, batch), f"validating {batch.origin}", progress)
+                pieces = validation.divided(raw, batch_facts(source, batch), buckets)
                 recorded = store.record(source, batch, watched(pieces, batch.origin))
         except Misconfigured as error:
             if not lenient:
@@ -209,10 +226,13 @@ def load(
 
 
 def _load(source: SourceRow, contacts: ContactStore, batches: Sequence[BatchRow], progress: Progress) -> LoadCounts:
+    what = batches[0].origin if len(batches) == 1 else f"{len(batches)} batches again"
+    rows = sum(batch.rows_accepted for batch in batches)
+    if rows >= TOLD_EVERY:
+        progress(f"loading {what}: {rows:,} rows")
     loaded = contacts.load(source, batches)
     if loaded is None:
         return LoadCounts()
-    what = batches[0].origin if len(batches) == 1 else f"{len(batches)} batches again"
     removed = f", {loaded.removed:,} removed" if loaded.removed else ""
     progress(f"loaded {what}: {loaded.new:,} new contact{'s' * (loaded.new != 1)}, {loaded.changed:,} changed{removed}")
     return loaded

@@ -182,6 +182,20 @@ def test_a_tenant_without_contacts_has_an_empty_generation(mill):
     assert mill.generation("empty").height == 0
 
 
+def test_a_large_file_says_how_far_it_is_at_every_step(mill, monkeypatch):
+    monkeypatch.setattr("mailmill.pipelines.ingest.stage.TOLD_EVERY", 100)
+    monkeypatch.setattr("mailmill.pipelines.ingest.decoding.CHUNK", 1000)
+    monkeypatch.setattr("mailmill.io.sources.contents.BLOCK", 1000)
+    path = mill.file("email\n" + "".join(f"user{n}@x.org\n" for n in range(300)), "large.csv")
+    source, told = mill.source(), []
+    stage.receive(source, CsvFiles(paths=[path]), mill.store, progress=told.append)
+    stage.validate(source, mill.store, progress=told.append)
+    stage.load(source, mill.store, mill.store, progress=told.append)
+    steps = [" ".join(line.split()[:2]) for line in dict.fromkeys(told)]
+    assert steps[:2] == ["reading large.csv:", "reading large.csv:"]
+    assert [step.split()[0] for step in steps[2:]] == ["received", "validating", "validated", "loading", "loaded"]
+
+
 def test_a_batch_with_too_many_rejects_is_withheld_until_forced(mill):
     source = mill.source(max_reject_share=0.4)
     done = mill.read(source, "email\na@x.org\nbad\n")
