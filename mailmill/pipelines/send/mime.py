@@ -15,8 +15,11 @@ import idna
 LINE = 76
 MAX_HEADER = 900  # characters of a value; the line they make is folded
 _ROOM = 72  # of a wrapped line: leaves place for the soft break and for =2E in front
-# a space before a space is escaped too: then relaxed canonicalization (RFC 6376 3.4.4) leaves a body as it is
-_UNSAFE = re.compile(rb"[^ !-<>-~]| (?= )")
+_SAFE = bytes(set(range(0x20, 0x7F)) - {0x3D})
+_DOUBLE_SPACE = re.compile(rb" (?= )")
+_OTHERS = re.compile(rb"[^ !-<>-~]")
+# as much as a line holds; an escape that would be cut begins the next one
+_LINES = re.compile(rb".{70}(?:[^=]{2}|[^=](?==)|(?==))|.+", re.DOTALL)
 # what ends a header line for some parser: C0, DEL, C1, and Unicode's line and paragraph separators
 _BREAKS_HEADER = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
@@ -44,7 +47,16 @@ def _line(line: bytes) -> bytes:
 
 
 def _escaped(line: bytes) -> bytes:
-    return _UNSAFE.sub(_hex, line)
+    """Every octet but printable ASCII as =XX, and a space before a space too: then relaxed canonicalization (RFC 6376
+    3.4.4) leaves a body as it is."""
+    if line.translate(None, _SAFE):
+        if len(line) > len(
+            line.translate(None, b"\0\r\n")
+        ):  # no text holds them, and b2a_qp treats them in its own way
+            line = _OTHERS.sub(_hex, line)
+        else:  # in C; its line breaks are taken out again, and what ends with $ has nothing special at its end
+            line = binascii.b2a_qp(line + b"$").replace(b"=\n", b"")[:-1].replace(b"\t", b"=09")
+    return _DOUBLE_SPACE.sub(b"=20", line) if b"  " in line else line
 
 
 def _hex(found: re.Match[bytes]) -> bytes:
@@ -53,17 +65,9 @@ def _hex(found: re.Match[bytes]) -> bytes:
 
 def _wrapped(line: bytes) -> bytes:
     """Soft breaks, never within an escape; a dot that would begin a line is escaped."""
-    if len(line) <= _ROOM and line[:1] != b".":
-        return line
-    out = []
-    while line:
-        cut = _ROOM
-        escape = line.rfind(b"=", cut - 2, cut)
-        if escape > 0:
-            cut = escape
-        part, line = line[:cut], line[cut:]
-        out.append(b"=2E" + part[1:] if part[:1] == b"." else part)
-    return b"=\r\n".join(out)
+    if len(line) > _ROOM:
+        line = b"=\r\n".join(_LINES.findall(line)).replace(b"=\r\n.", b"=\r\n=2E")
+    return b"=2E" + line[1:] if line[:1] == b"." else line
 
 
 def breaks_header(text: str) -> bool:
