@@ -33,6 +33,11 @@ def main() -> None:
     """Run one verb. Exit 0 done, 1 failed, 2 usage. A person sees what is wrong and what to do, not a stack trace."""
     # modules make a million objects that stay: the collector looked through them again and again (10-15 % of a verb)
     gc.set_threshold(50_000, 20, 20)
+    for word in sys.argv[1:]:
+        shown = word.encode("utf-8", "backslashreplace").decode()
+        if shown != word and not os.path.lexists(word.partition("=")[2] or word):  # a file may have any name
+            print(f"mailmill: {shown} is not UTF-8, and no file has that name", file=sys.stderr)
+            sys.exit(2)
     # the verbs of a module register themselves; a verb that is named pays for its own imports only
     named = sys.argv[1] if len(sys.argv) > 1 else ""
     for module in dict.fromkeys([VERBS[named]] if named in VERBS else VERBS.values()):
@@ -58,6 +63,6 @@ def _note(error: Exception) -> str:
     """Keep the stack trace where its reader may look. Out: where it is."""
     text = "".join(traceback.format_exception(error))
     descriptor, name = tempfile.mkstemp(prefix="mailmill-fault-", suffix=".txt")  # only its owner may read it
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
     return f"its stack trace is in {name}"

@@ -46,11 +46,13 @@ def headers(cells: Sequence[str]) -> list[str]:
     """Names of columns, unique and not empty: 'Note', 'Note' -> 'Note', 'Note (2)'; '' -> 'column 3'."""
     names: list[str] = []
     taken: set[str] = set()
+    counts: dict[str, int] = {}  # thousands may have one name
     for number, cell in enumerate(cells, 1):
         text = re.sub(r"[\x00-\x1f\x7f\u200b\ufeff]+", " ", cell).strip()[:200] or f"column {number}"
-        name, again = text, 2
+        name = text
         while name in taken:
-            name, again = f"{text} ({again})", again + 1
+            counts[text] = counts.get(text, 1) + 1
+            name = f"{text} ({counts[text]})"
         taken.add(name)
         names.append(name)
     return names

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.columns import headers
 from mailmill.pipelines.ingest.csv import read_csv
 from mailmill.pipelines.ingest.raw import CELL
 
@@ -150,3 +151,8 @@ def test_P04_what_a_csv_writer_writes_is_read_back_cell_by_cell(cells, delimiter
     assert [tuple(cell or None for cell in row) for row in read if any(c and c.strip() for c in row)] == [
         row for row in kept if any(c and c.strip() for c in row)
     ]
+
+
+def test_P04_many_columns_of_one_name_are_told_apart_in_time_linear_in_their_number():
+    names = headers(["n", "n (3)", *["n"] * 16_000])
+    assert len(set(names)) == 16_002 and names[:5] == ["n", "n (3)", "n (2)", "n (4)", "n (5)"]
