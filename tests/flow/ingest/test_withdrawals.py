@@ -18,8 +18,9 @@ from fastapi import FastAPI, Request, Response
 from mailmill.cli import imports
 from mailmill.cli.sources import waiting
 from mailmill.errors import Misconfigured, SourceUnavailable, StoreUnavailable
-from mailmill.io.postgres import contacts, control, sources
+from mailmill.io.postgres import batch_files, contacts, control, sources
 from mailmill.io.postgres.ingest_store import IngestStore
+from mailmill.io.sources import http_answers
 from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest import stage
 
@@ -207,6 +208,13 @@ def test_P03_a_deletion_that_is_read_again_does_not_hold_against_who_was_shown_l
         stage.validate_again(source, mill.store, batch_id=batch)
         stage.load(source, mill.store, mill.store)
         assert standing(mill) == before
+    (told,) = mill.rows("SELECT file FROM manifest WHERE dataset = 'raw' AND batch_id = 4")
+    mill.lake.path(told["file"]).unlink()
+    gone = pl.DataFrame({"match_key": ["ann@x.org", "cid@x.org"], "there": [False, False]})
+    with mill.database.transaction() as conn:
+        (second,) = [batch for batch in mill.store.batches(source, None) if batch.id == 2]
+        left = batch_files.still_gone(conn, mill.lake, source, second, gone, set())
+    assert left["match_key"].to_list() == ["cid@x.org"], "what tells deletions alone is not read for that"
 
 
 def test_P02_a_walk_is_compared_with_all_that_was_loaded_meanwhile_or_not_at_all(mill, source, api) -> None:
@@ -400,7 +408,7 @@ def test_a_walk_whose_last_page_is_empty_still_ends(mill, source, api) -> None:
     config = HttpSource(url=api.url, type="scraper_pro", key="k", rows_per_batch=2)
     feed = HttpFeed(config)
     pages = [{"items": [ANN, BOB], "next_cursor": "2", "as_of": "t1"}, app_page]
-    feed._page = lambda client, state: feed._read(json.dumps(pages.pop(0)).encode())  # type: ignore[method-assign]
+    feed._page = lambda client, state: http_answers.page(json.dumps(pages.pop(0)).encode(), place="")
     [batch] = feed.batches(None)
     assert isinstance(batch.cursor, dict) and (batch.cursor["updated_since"], batch.cursor["page"]) == ("t1", None)
 
