@@ -139,9 +139,9 @@ class Sink:
             if (late := time.time() - began - BEAT_S) > BEAT_S:
                 self._stalls.append((time.time(), late))
 
-    def stalled_s(self, since: float) -> float:
+    def stalled_s(self, since: float, until: float = float("inf")) -> float:
         """Seconds since then (time.time()) in which a body that had come was not seen yet, at the most."""
-        return sum(late for end, late in self._stalls if end > since)
+        return sum(late for end, late in self._stalls if end > since and end - late < until)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
