@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 
-from dnslib import AAAA, CNAME, MX, QTYPE, RCODE, RR, SOA, TXT, A, DNSRecord
+from dnslib import AAAA, CNAME, MX, NS, QTYPE, RCODE, RR, SOA, TXT, A, DNSRecord
 from dnslib.server import BaseResolver, DNSHandler, DNSLogger, DNSServer
 from ports import free_port
 
@@ -20,7 +20,8 @@ SOA_MINIMUM = 900
 class Zone(BaseResolver):
     """Names -> records as (type, value) with a TTL; whatever is in `trouble` answers so, as often as it is listed.
 
-    trouble: 'servfail', 'refused', 'silent', 'truncate' (answers in full by TCP only), 'garbage'.
+    trouble: 'servfail', 'refused', 'silent', 'truncate' (answers in full by TCP only), 'garbage', 'referral' (names who
+    would know, as a server does that looks up nothing).
     """
 
     records: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -44,6 +45,9 @@ class Zone(BaseResolver):
             return reply
         if trouble == "refused":
             reply.header.rcode = RCODE.REFUSED
+            return reply
+        if trouble == "referral":
+            reply.add_auth(RR("org.", QTYPE.NS, rdata=NS("a0.nic.org."), ttl=self.ttl))
             return reply
         if trouble in ("silent", "always silent", "garbage"):
             raise _Unanswered(trouble)

@@ -117,9 +117,12 @@ class DnsResolver:
                     response, _ = await dns.asyncquery.udp_with_fallback(
                         query, server.address, port=server.port, ignore_unexpected=True, ignore_errors=True
                     )
-                if response.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+                if _refers(response, kind):
+                    silence = _Silence("referral")
+                elif response.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
                     return _said(response)
-                silence = _Silence(dns.rcode.to_text(response.rcode()).lower())
+                else:
+                    silence = _Silence(dns.rcode.to_text(response.rcode()).lower())
             except TimeoutError:
                 silence = _Silence("timeout")
             except (OSError, EOFError):
@@ -136,6 +139,15 @@ class _Said:
     records: tuple[object, ...]
     ttl_s: int
     missing: bool
+
+
+def _refers(response: dns.message.Message, kind: dns.rdatatype.RdataType) -> bool:
+    """Whether a server only names who would know. One that looks up nothing says so of every domain, and none of them
+    is without mail for that. Source: RFC 2308 2.2.1."""
+    if response.rcode() != dns.rcode.NOERROR or any(found.rdtype == kind for found in response.answer):
+        return False
+    told = {found.rdtype for found in response.authority}
+    return dns.rdatatype.NS in told and dns.rdatatype.SOA not in told
 
 
 def _said(response: dns.message.Message) -> _Said:

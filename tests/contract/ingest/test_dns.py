@@ -111,7 +111,13 @@ def test_a_truncated_answer_is_asked_for_again_by_tcp() -> None:
 
 @pytest.mark.parametrize(
     ("trouble", "problem"),
-    [("always servfail", "servfail"), ("always silent", "timeout"), ("refused", "refused"), ("garbage", "timeout")],
+    [
+        ("always servfail", "servfail"),
+        ("always silent", "timeout"),
+        ("refused", "refused"),
+        ("garbage", "timeout"),
+        ("referral", "referral"),
+    ],
 )
 def test_F17_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> None:
     zone = Zone(ZONE, trouble={"mx.org": [trouble] * 2})
