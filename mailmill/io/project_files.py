@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
@@ -19,11 +19,21 @@ from mailmill.pipelines.configuration.specs import ContentSpec, TemplateSpec
 SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 4 * 2**20
 MAX_NODES = 200_000  # of a document with its aliases written out: a few lines of them can mean billions
+MAX_DIGITS = 1000  # of a number; Python writes none of more than 4,300
 _TEXTS = {"html_file": "html", "text_file": "text"}
 
 
 class _Constructor(SafeConstructor):
     """Times stay text: the specs read them, and say it when the offset is missing."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            if isinstance(node.value, str) and node.tag.endswith(":int") and len(node.value) > MAX_DIGITS:
+                raise ValueError
+            return super().construct_object(node, deep=deep)
+        except ValueError:
+            said = f"{node.value[:40]!r}" if isinstance(node.value, str) else "this"
+            raise ConstructorError(None, None, f"{said} is no value that can be read", node.start_mark) from None
 
 
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)

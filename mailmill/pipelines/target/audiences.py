@@ -207,7 +207,7 @@ def unknown_fields(names: Sequence[str], contacts: pl.LazyFrame) -> dict[str, st
         return {}
     held = contacts.select(custom_field(name).is_not_null().any().alias(name) for name in asked).collect()
     unknown = [name for name in asked if not held[name][0]]
-    return dict(zip(unknown, _meant(unknown, _custom_fields(contacts)), strict=True)) if unknown else {}
+    return dict(zip(unknown, _meant(unknown, custom_fields(contacts)), strict=True)) if unknown else {}
 
 
 def _meant(unknown: Sequence[str], custom: Sequence[str]) -> list[str]:
@@ -217,7 +217,7 @@ def _meant(unknown: Sequence[str], custom: Sequence[str]) -> list[str]:
     return [f"{f'Did you mean {found[0]}? ' if found else ''}Known are {listed}." for found in close]
 
 
-def _custom_fields(contacts: pl.LazyFrame) -> list[str]:
+def custom_fields(contacts: pl.LazyFrame) -> list[str]:
     """The names of all custom fields. In JSON text a quote within a value is escaped, so only a key matches."""
     keys = pl.col("fields").str.extract_all(r'"\w+"\s*:').explode().unique().sort()
     return contacts.select(keys.drop_nulls().str.extract(r"(\w+)")).collect().to_series().to_list()

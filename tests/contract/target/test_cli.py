@@ -73,14 +73,20 @@ def test_a_segment_of_a_file_is_previewed_before_it_is_applied(run, tmp_path, wo
         run("segment", "preview", str(file))
 
 
-def test_a_tag_and_a_source_that_no_contact_has_are_noted_with_what_was_meant(run, tmp_path, world, frame):
-    world.publish(frame([{"email": "a@x.example", "tags": ["newsletter", "vip"]}, {"email": "b@x.example"}]))
+def test_a_tag_a_source_or_a_field_that_no_contact_has_is_noted_with_what_was_meant(run, tmp_path, world, frame):
+    fields = '{"city": "\\"town\\": new", "size": 5}'
+    world.publish(
+        frame([{"email": "a@x.example", "tags": ["newsletter", "vip"], "fields": fields}, {"email": "b@x.example"}])
+    )
     file = tmp_path / "vain.yaml"
-    rule = "{all: [{tag: [vip, newsleter]}, {none: [{source: deks}]}, {tag: {exists: true}}]}"
+    rule = (
+        "{all: [{tag: [vip, newsleter]}, {none: [{source: deks}]}, {tag: {exists: true}}, {field: {city: x, town: y}}]}"
+    )
     file.write_text(f"kind: segment\ntenant: acme\nslug: vain\nrule: {rule}\n")
     assert run("segment", "preview", str(file), "--json")["notes"] == [
         "rule.all[0].tag: no contact has the tag 'newsleter'; did you mean newsletter? there are newsletter, vip",
         "rule.all[1].none[0].source: no contact came from a source 'deks'; did you mean desk? there are desk",
+        "rule.all[3].field.town: no contact has a custom field 'town'; there are city, size",
     ]
     assert "note: rule.all[0].tag: no contact has the tag 'newsleter'" in run("segment", "preview", str(file))
     assert run("segment", "preview", "acme/all", "--json")["notes"] == []

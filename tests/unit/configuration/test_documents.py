@@ -57,6 +57,8 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
           for host in ("relay..example", "smtp.example.org:587", "smtp://relay", "'-x.org'", "a" * 64 + ".org")],
         (TENANT + "---\n" + TENANT, 6, "tenant acme stands at a.yaml:1 already"),
         ("\n\na: [1\n", 4, "not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("a: 1\nscore: " + "9" * 5000 + "\n", 2, f"not valid YAML: '{'9' * 40}' is no value that can be read"),
+        ("x:\n- [1, !!float high]\n", 2, "not valid YAML: 'high' is no value that can be read"),
         ("a: 1\na: 2\n", 2, 'not valid YAML: found duplicate key "a" with value "2" (original value: "1")'),
         (b"kind: tenant\nname: M\xfcller\n", 2, "not UTF-8: save the file in this encoding"),
         ("x: !!python/object/apply:os.system [true]\n", 1, "not valid YAML: could not determine a constructor for the "
