@@ -17,11 +17,10 @@ from typing import Any, NamedTuple, Protocol
 
 from mailmill.errors import TerminalError
 from mailmill.pipelines.send import dkim, headers, links
-from mailmill.pipelines.send.parts import MISSING, Body, Subject
+from mailmill.pipelines.send.parts import MAX_BYTES, MISSING, Body, Subject
 from mailmill.pipelines.send.slots import Names
 from mailmill.pipelines.send.tokens import Key, MessageTokens
 
-MAX_BYTES = 5_000_000  # of one message
 # what the local part has beyond ASCII needs SMTPUTF8 (RFC 6531), which the relay is asked for
 _ADDRESS = re.compile(
     rb"""(?=.{3,254}\Z)(?:[A-Za-z0-9.!#$%&'*+/=?^_`{|}~\x80-\xff-]{1,64}|"(?:[ !#-\[\]-~]|\\[ -~]){0,62}")
@@ -119,7 +118,8 @@ class Composer:
 
     @property
     def costly(self) -> bool:
-        """Whether a message is better made ahead, in threads: for RSA; Ed25519 costs less than they do."""
+        """Whether a message is better made ahead, in threads: for RSA; Ed25519 costs less than they do, and a large
+        block would keep the interpreter's lock from the loop for longer than it takes by itself."""
         return self._signing is not None and self._signing.costly
 
     def compose_all(self, rows: Iterable[Row], date: bytes) -> list[Outgoing | Unrenderable]:

@@ -10,6 +10,7 @@ from mailmill.pipelines.send import mime
 from mailmill.pipelines.send.slots import MARK, MISSING, Block, Names, NoValue, Slot, Token, pieces
 from mailmill.pipelines.target.templates import Kind
 
+MAX_BYTES = 5_000_000  # of one message
 SOFT = b"=\r\n"
 _KNOWN = 50_000  # values remembered: first names and cities repeat
 _KNOWN_BYTES = 8_000_000
@@ -29,7 +30,7 @@ class Body:
         self._frame: list[bytes] = []
         self._tokens: list[tuple[int, int]] = []
         self._blocks: list[tuple[int, _RememberedBlock]] = []
-        slots: dict[Slot, list[tuple[int, _Shown]]] = {}
+        slots: dict[Slot, dict[_Shown, list[int]]] = {}
         for before, kind, source in parts:
             text, shown = "", _Shown(kind)
             for piece in pieces(kind, source, names):
@@ -41,7 +42,7 @@ class Body:
                 text, before = "", SOFT
                 match piece:
                     case Slot():
-                        slots.setdefault(piece, []).append((place, shown))
+                        slots.setdefault(piece, {}).setdefault(shown, []).append(place)
                     case Token():
                         self._tokens.append((place, piece.number))
                     case Block():
@@ -49,27 +50,36 @@ class Body:
             self._frame.append(before + mime.quoted_printable(text))
         self._frame.append(end)
         # what needs no encoding looks the same in every part
-        self._slots = [(slot, [place for place, _ in places], places) for slot, places in slots.items()]
+        self._slots = [
+            (slot, [place for places in shown.values() for place in places], list(shown.items()))
+            for slot, shown in slots.items()
+        ]
 
     def pieces(self, values: Sequence[bytes], tails: Sequence[bytes]) -> list[bytes]:
         """What joined makes the body of one recipient.
 
         In:     values in UTF-8, MISSING where there is none; the tails of the tokens by their number.
-        Raises: NoValue, or whatever Jinja2 raises.
+        Raises: NoValue, or whatever Jinja2 raises; ValueError when they would make too much of a template.
         """
-        frame = self._frame.copy()
-        for slot, everywhere, places in self._slots:
+        frame, large = self._frame.copy(), 0
+        for slot, everywhere, parts in self._slots:
             value = slot.pick(values)
             if len(value) > _ROOM or value.translate(None, _PLAIN) or value[:1] == b"." or b"  " in value:
-                for place, shown in places:
-                    frame[place] = shown.encoded(value)
+                for shown, places in parts:
+                    done = shown.encoded(value)
+                    large += len(done) * len(places)
+                    for place in places:
+                        frame[place] = done
             else:
                 for place in everywhere:
                     frame[place] = value
         for place, number in self._tokens:
             frame[place] = tails[number]
         for place, block in self._blocks:
-            frame[place] = block.shown(values, tails)
+            frame[place] = done = block.shown(values, tails)
+            large += len(done)
+        if large > MAX_BYTES:  # before it is joined
+            raise ValueError(f"the body has more than {MAX_BYTES:,} bytes")
         return frame
 
 
@@ -91,10 +101,12 @@ class _Shown:
 
 
 class _RememberedBlock:
-    """What a block showed, by the values that made it so, with the tokens' places open."""
+    """What a block showed, by the values that made it so, with the tokens' places open. Its long texts are encoded once
+    for all values."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
+        self._texts = [mime.quoted_printable(text) for text in block.texts]
         self._known: dict[bytes, list[bytes | int]] = {}
         self._room = _KNOWN_BYTES
 
@@ -102,21 +114,20 @@ class _RememberedBlock:
         key = self._block.key(values)
         done = self._known.get(key)
         if done is None:
-            done = self._encoded(self._block.text(values))
-            self._room -= len(key) + sum(len(one) for one in done if isinstance(one, bytes)) + 200
+            parts = self._block.text(values).split(MARK)
+            done = [self._numbered(int(one)) if at % 2 else mime.quoted_printable(one) for at, one in enumerate(parts)]
+            if sum(len(one) for one in done if isinstance(one, bytes)) > MAX_BYTES:  # before they are joined
+                raise ValueError(f"a block has more than {MAX_BYTES:,} bytes")
+            own = sum(len(one) for one in done[::2] if isinstance(one, bytes))
+            self._room -= len(key) + own + 50 * len(done) + 200
             if self._room > 0:
                 self._known[key] = done
         if len(done) == 1 and isinstance(done[0], bytes):
             return done[0]
         return SOFT.join([tails[one] if isinstance(one, int) else one for one in done])
 
-    @staticmethod
-    def _encoded(text: str) -> list[bytes | int]:
-        """Text and the numbers of tokens by turns."""
-        return [
-            int(one) if at % 2 else mime.quoted_printable(one)
-            for at, one in enumerate(text.split(MARK))
-        ]  # fmt: skip
+    def _numbered(self, number: int) -> bytes | int:
+        return number if number >= 0 else self._texts[-number - 1]
 
 
 class Subject:

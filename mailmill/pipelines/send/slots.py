@@ -1,7 +1,8 @@
 """A template as pieces: text that is the same for everybody, and slots for what is not.
 
 Most slots print a merge field, and need no Jinja2. Any other expression, condition or loop is a block: Jinja2 renders
-it once for each combination of the merge fields it names, since countries, languages and first names repeat.
+it once for each combination of the merge fields it names, since countries, languages and first names repeat. Its long
+texts are the same each time, so it shows but their numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from mailmill.pipelines.target import templates
 from mailmill.pipelines.target.templates import Kind
 
 MISSING = b"\x02"  # what the frozen audience holds where a contact has no value
-MARK = "\0"  # around a token's number in what a block renders; no template and no value holds it
+MARK = "\0"  # around a number in what a block renders: a token's, or below 0 a text's; no template or value holds it
+LONG = 1000  # characters of a text that a block shows by its number; a subject has none so long
 _TOKEN = re.compile(r"_token_(\d+)")
 
 
@@ -66,13 +68,14 @@ class Block:
     template: Template = field(repr=False)
     fields: tuple[int, ...]
     names: Names = field(repr=False)
+    texts: tuple[str, ...] = field(default=(), repr=False)  # -1 is the first one's number, -2 the next one's
 
     def key(self, values: Sequence[bytes]) -> bytes:
         """The same for recipients who get the same."""
         return b"\x1f".join([values[at] for at in self.fields])
 
     def text(self, values: Sequence[bytes]) -> str:
-        """What it shows, with MARK number MARK for each token. Raises: whatever Jinja2 raises."""
+        """What it shows, with MARK number MARK for each token and long text. Raises: whatever Jinja2 raises."""
         context = dict(self.names.constants)
         for at in self.fields:
             if values[at] != MISSING:
@@ -93,21 +96,38 @@ def pieces(kind: Kind, source: str, names: Names) -> list[Piece]:
     Raises: Misconfigured with the line of a syntax error.
     """
     tree = templates.parse(kind, source)
-    if next(tree.find_all(nodes.Assign), None) is not None:  # what is set in one place may be used in any other
-        return [_block(kind, tree.body, names)]
+    if any(_sets(node) for node in tree.body if not isinstance(node, nodes.Assign | nodes.For)):
+        return [
+            _block(kind, tree.body, names)
+        ]  # what an `if` sets may be used anywhere behind it; a loop keeps its own
     out: list[Piece] = []
+    sets: list[nodes.Assign] = []  # so far; they show nothing, so each stands with what uses it
     for node in tree.body:
-        if isinstance(node, nodes.Output):
+        if isinstance(node, nodes.Assign):
+            sets.append(node)
+        elif isinstance(node, nodes.Output):
             for child in node.nodes:
-                out += _printed(kind, child, names)
+                out += _printed(kind, child, names, sets)
         else:
-            out.append(_block(kind, [node], names))
+            out.append(_block(kind, [*_used(node, sets), node], names))
     return out
 
 
-def _printed(kind: Kind, node: nodes.Node, names: Names) -> list[Piece]:
+def _sets(node: nodes.Node) -> bool:
+    return next(node.find_all(nodes.Assign), None) is not None
+
+
+def _used(node: nodes.Node, sets: Sequence[nodes.Assign]) -> list[nodes.Node]:
+    used = {name.name for name in _names(node)} if sets else set()
+    return [one for one in sets if any(name.name in used for name in _names(one.target))]
+
+
+def _printed(kind: Kind, node: nodes.Node, names: Names, sets: Sequence[nodes.Assign]) -> list[Piece]:
     if isinstance(node, nodes.TemplateData):
         return [node.data]
+    output = nodes.Output([node], lineno=node.lineno)
+    if used := _used(node, sets):
+        return [_block(kind, [*used, output], names)]
     name, default, empty = _plain(node)
     if name in names.fields:
         shown = None if default is None else default.encode()
@@ -117,7 +137,7 @@ def _printed(kind: Kind, node: nodes.Node, names: Names) -> list[Piece]:
     token = _TOKEN.fullmatch("_token_0" if name == "unsubscribe_url" else name)
     if token and names.urls:
         return [_shown(kind, names.urls[int(token[1])]), Token(int(token[1]))]
-    return [_block(kind, [nodes.Output([node], lineno=node.lineno)], names)]
+    return [_block(kind, [output], names)]
 
 
 def _shown(kind: Kind, text: str) -> str:
@@ -145,7 +165,12 @@ def _plain(node: nodes.Node) -> tuple[str, str | None, bool]:
 def _block(kind: Kind, body: list[nodes.Node], names: Names) -> Block:
     used = {name.name for node in body for name in _names(node)}
     fields = tuple(at for at, name in enumerate(names.fields) if name in used)
-    return Block(templates.compiled(kind, nodes.Template(body, lineno=1)), fields, names)
+    tree, texts = nodes.Template(body, lineno=1), []
+    for text in tree.find_all(nodes.TemplateData):
+        if len(text.data) >= LONG:
+            texts.append(text.data)
+            text.data = f"{MARK}{-len(texts)}{MARK}"
+    return Block(templates.compiled(kind, tree), fields, names, tuple(texts))
 
 
 def _names(node: nodes.Node) -> list[nodes.Name]:

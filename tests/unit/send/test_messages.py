@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import tracemalloc
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default as policy
@@ -13,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailmill.pipelines.send import mime
 from mailmill.pipelines.send.messages import MISSING, Composer, Outgoing, SigningKeys, Unrenderable
+from mailmill.pipelines.send.slots import Block, Names, Slot, pieces
 from mailmill.pipelines.send.tokens import Key, Token, verify
 from mailmill.pipelines.target.templates import compile as compile_template
 
@@ -32,6 +35,12 @@ TEXT = (
     "See https://shop.example/b. or https://shop.example/b/{{ first }}\n{{ postal_address }}\n{{ unsubscribe_url }}\n"
 )
 CONDITION = "{% if city %}in {{ city | upper }}{% else %}somewhere{% endif %}"
+LONG = "Лето, äö = . <b>  x</b>\n.\n" * 40
+SET = (
+    "{% set up = first | upper %}{% set no = city %}{{ up }} {% if city %}{{ up }}" + LONG + "{{ first }}{% endif %} "
+    "{% for word in first.split() %}{% set up = word | title %}" + LONG + "{{ up }}, {% endfor %}{{ up | lower }}"
+)  # fmt: skip
+WITHIN = "{% if city %}{% set up = city | upper %}{% else %}{% set up = 'x' %}{% endif %}{{ up }} {{ first }}"
 
 
 PARTS = {"subject": "Hi {{ first }}", "html": HTML, "text": TEXT}
@@ -95,9 +104,12 @@ def plain_links(text: str) -> str:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=120), values, st.booleans())
-def test_joined_pieces_read_as_jinja_renders_them(first: str, city: str | None, conditions: bool) -> None:
-    extra = CONDITION if conditions else ""
+@given(
+    st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=120),
+    values,
+    st.sampled_from(["", CONDITION, SET, WITHIN]),
+)
+def test_joined_pieces_read_as_jinja_renders_them(first: str, city: str | None, extra: str) -> None:
     sent = composer(html=HTML + extra, text=TEXT + extra, subject="Hi").compose(
         9, b"anna@example.org", [first.encode(), MISSING if city is None else city.encode()], DATE
     )
@@ -208,3 +220,36 @@ def test_an_address_that_smtp_can_carry_is_carried(address: str) -> None:
 def test_too_few_values_are_an_error_and_not_a_shift() -> None:
     with pytest.raises(Unrenderable):
         composer().compose(1, b"a@b.c", [b"x"], DATE)
+
+
+def test_what_is_set_holds_up_only_what_uses_it() -> None:
+    """`set` shows nothing: the text around it stays text, and a plain field stays a slot."""
+    names = Names(fields=["first", "city"], constants={})
+    found = pieces(
+        "html", "{% set up = city | upper %}" + LONG + "{{ first }}{{ up }}{% if first %}x{% endif %}", names
+    )
+    assert [type(piece) for piece in found] == [str, Slot, Block, Block]
+    assert [piece.fields for piece in found if isinstance(piece, Block)] == [(1,), (0,)]
+
+
+def test_a_blocks_long_text_is_encoded_once_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = composer(html=HTML + "{% if city %}" + LONG + "{{ city }}{% endif %}")
+    encoded: list[str] = []
+    whole = mime.quoted_printable
+    monkeypatch.setattr(mime, "quoted_printable", lambda text: encoded.append(text) or whole(text))
+    for city in ("Oslo", "Rome"):
+        made.compose(9, b"a@b.example", [b"Ann", city.encode()], DATE)
+    assert "".join(encoded) == "OsloRome"
+
+
+@pytest.mark.parametrize(
+    ("html", "city"),
+    [("{% for word in city.split() %}" + LONG * 10 + "{% endfor %}", "a " * 900), ("{{ city }}" * 1000, "a" * 9000)],
+)
+def test_what_values_make_too_much_of_is_refused_before_it_is_made(html: str, city: str) -> None:
+    made = composer(html=HTML + html)
+    tracemalloc.start()
+    with pytest.raises(Unrenderable, match="more than 5,000,000 bytes"):
+        made.compose(9, b"a@b.example", [b"Ann", city.encode()], DATE)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
