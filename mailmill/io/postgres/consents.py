@@ -45,23 +45,32 @@ def record(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, rows: I
     if policy is not None:
         conn.execute(SQL["of_batch"], {**facts, "basis": policy.basis, "proof": policy.proof, "at": batch.seen_at})
     for piece in rows:
-        for part in said(piece, policy.basis if policy else "consent").iter_slices(_PIECE):
-            columns = {"keys": "match_key", "bases": "basis", "proofs": "proof", "ats": "at"}
+        for part in said(piece, policy.basis if policy else "consent", batch.seen_at).iter_slices(_PIECE):
+            columns = {"keys": "match_key", "bases": "basis", "proofs": "proof", "ats": "at", "dated": "dated"}
             conn.execute(SQL["of_rows"], {**facts, **{to: part[name].to_list() for to, name in columns.items()}})
 
 
-def said(rows: pl.DataFrame, basis: str) -> pl.DataFrame:
-    """match_key, basis, proof, at of the rows that speak of consent; a basis that is none counts as `basis`."""
+def said(rows: pl.DataFrame, basis: str, now: datetime) -> pl.DataFrame:
+    """match_key, basis, proof, at, dated of the rows that speak of consent; a row without a basis means `basis`.
+
+    Words that are no lawful basis ('declined') and no time ('no') grant nothing. Where a row has no time of its own, or
+    one after `now`, it is not dated: the list says so when it has the row, and never against a withdrawal.
+    """
     given = [pl.col(FIELD + name) if FIELD + name in rows.columns else pl.lit(None, pl.String) for name in _GIVEN]
     known = given[1].str.to_lowercase().str.replace_all(" ", "_")
-    spoken = rows.filter(given[0].is_not_null() | given[1].is_not_null()).with_columns(given[0].alias("at"))
-    at = cells.time(spoken["at"])
-    return spoken.select(
+    spoken = rows.filter(
+        given[0].is_not_null() | given[1].is_not_null(), known.is_null() | known.is_in(list(BASES))
+    ).with_columns(given[0].alias("as_given"))
+    spoken = spoken.with_columns(cells.time(spoken["as_given"]).alias("at"))
+    dated = pl.col("at").is_not_null() & (pl.col("at") <= pl.lit(now))
+    seen = pl.col("last_seen") if "last_seen" in rows.columns else pl.lit(now)
+    return spoken.filter(pl.col("as_given").is_null() | pl.col("at").is_not_null()).select(
         "match_key",
-        basis=pl.when(known.is_in(list(BASES))).then(known).otherwise(pl.lit(basis)),
+        basis=known.fill_null(basis),
         proof=given[2],
-        at=pl.coalesce(at, "last_seen") if "last_seen" in rows.columns else at,
-    ).drop_nulls("at")
+        at=pl.when(dated).then("at").otherwise(seen),
+        dated=dated,
+    )
 
 
 def history(

@@ -90,6 +90,25 @@ def test_consent_comes_from_the_source_or_from_each_row_and_shows_in_the_generat
     ]  # fmt: skip
 
 
+def test_a_list_grants_only_what_it_says_and_never_against_who_withdrew(people: People) -> None:
+    head = "email,consent_at,consent_basis\n"
+    rows = [f"{ANN},no,\n", f"{BOB},,declined\n", f"{CID},2062-01-01,\n", "dee@people.example,,consent\n",
+            "eve@people.example,2024-05-01,\n"]  # fmt: skip
+    people.tenant("acme", people=head + "".join(rows))
+    people.do("ingest", "acme/inbox")
+    given = "SELECT address_key, at <= now() FROM consents WHERE status = 'granted' ORDER BY 1"
+    first = [(CID, True), ("dee@people.example", True), ("eve@people.example", True)]
+    assert people.rows(given) == first
+    for who in (CID, "dee@people.example"):
+        people.do("contacts", "consent", who, "withdraw", "--tenant", "acme")
+    late = people.mill.project / "acme" / "late.csv"
+    late.write_text(head + f"{CID},2062-02-02,\n" + rows[3])
+    people.do("ingest", "acme/inbox")
+    said = people.ask("contacts", "history", CID)[0], people.ask("contacts", "history", "dee@people.example")[0]
+    assert [one["consent"] for one in said] == ["withdrawn", "withdrawn"]
+    assert people.rows(given) == first
+
+
 def test_an_unsubscription_and_a_complaint_never_end_and_others_may(people: People) -> None:
     people.tenant("acme")
     of = ("suppress", "add", CID, "--tenant", "acme", "--until", "2031-01-01T00:00Z", "--reason")

@@ -108,7 +108,7 @@ def test_a_time_is_read_as_a_whole_or_not_at_all(text, moment):
     (read,) = cells.time(pl.Series([text]))
     assert (read and str(read.time())) == moment
     rows = {"match_key": ["b@x.org", "a@x.org"], "fields.consent_at": ["2026-01-02", text]}
-    said = consents.said(pl.DataFrame(rows), "consent")
+    said = consents.said(pl.DataFrame(rows), "consent", datetime(2026, 11, 20, tzinfo=UTC))
     assert said["at"].to_list()[1:] == [read] * (moment is not None)
 
 

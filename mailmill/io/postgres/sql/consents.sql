@@ -9,11 +9,18 @@ VALUES (%(tenant_id)s, NULL, 'granted', %(basis)s, %(proof)s, %(source_id)s, %(b
 ON CONFLICT DO NOTHING;
 
 -- name: of_rows
--- Rows that say themselves when and how consent was given.
+-- Rows that say themselves how consent was given, and perhaps when: without that not against a withdrawal.
 INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, source_id, batch_id, at, recorded_by)
 SELECT %(tenant_id)s, CASE WHEN r.key LIKE '%%@%%' THEN 'email' ELSE 'phone' END, r.key, 'granted', r.basis, r.proof,
        %(source_id)s, %(batch_id)s, r.at, 'ingest'
-  FROM unnest(%(keys)s::text[], %(bases)s::text[], %(proofs)s::text[], %(ats)s::timestamptz[]) r (key, basis, proof, at)
+  FROM unnest(%(keys)s::text[], %(bases)s::text[], %(proofs)s::text[], %(ats)s::timestamptz[], %(dated)s::bool[])
+       r (key, basis, proof, at, dated)
+ WHERE dated OR NOT EXISTS (
+   SELECT FROM consents w WHERE w.tenant_id = %(tenant_id)s AND w.address_key = r.key AND w.status = 'withdrawn'
+   UNION ALL SELECT FROM suppressions s WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.address_key = r.key
+      AND s.channel = ANY(ARRAY['email', 'phone']) AND s.scope_campaign_id IS NULL AND s.reason IN ('unsubscribed', 'complained')
+   UNION ALL SELECT FROM suppression_removals m WHERE (m.tenant_id = %(tenant_id)s OR m.tenant_id IS NULL) AND m.address_key = r.key
+      AND m.scope_campaign_id IS NULL AND m.reason IN ('unsubscribed', 'complained'))
 ON CONFLICT DO NOTHING;
 
 -- name: history
