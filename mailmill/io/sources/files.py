@@ -20,7 +20,8 @@ from mailmill.pipelines.ingest.formats import refuse_other_formats
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
 from mailmill.pipelines.ingest.workbooks import read_workbook
 
-_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".gz", ".zip", ".xlsx")
+_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".gz", ".zip", ".xlsx", ".xlsm")
+_TABLES = (".xls", ".xlsb", ".ods", ".numbers")  # whoever drops one means it to be read, and is told why it is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class CsvFiles:
             yield from self._of(path)
 
     def dropped(self) -> list[Path]:
-        """The files of the folder that are read, in the order of their names."""
+        """The files of the folder that are read, or refused, in the order of their names."""
         if self.folder is None:
             return []
         if not self.folder.is_dir():
@@ -60,7 +61,7 @@ class CsvFiles:
                 "the folder of the source is not there", place=str(self.folder), remedy="Make it, or correct `folder`."
             )
         files = [path for path in sorted(self.folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-        return [path for path in files if path.suffix.lower() in _SUFFIXES]
+        return [path for path in files if path.suffix.lower() in (*_SUFFIXES, *_TABLES)]
 
     def _of(self, path: Path) -> Iterator[RawBatch | Refusal]:
         try:

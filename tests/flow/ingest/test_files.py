@@ -18,6 +18,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.sources import files
 from mailmill.io.sources.feeds import feed_of
 from mailmill.io.sources.files import CsvFiles
+from mailmill.pipelines.ingest.ports import RawBatch
 
 TEXT = b"email,name\na@x.org,Ann\n"
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(range(256))
@@ -277,6 +278,25 @@ def test_a_folder_gives_every_file_again_and_takes_none_away(mill):
     done = mill.run(source, CsvFiles(folder=folder, settle_s=0))
     assert (done.received.known, done.received.rows, done.loaded.counts.new) == (1, 2, 1)
     assert len(list(folder.iterdir())) == 4
+
+
+def test_P01_a_spreadsheet_of_another_kind_in_the_folder_is_refused_and_not_overlooked(mill):
+    folder = mill.folder / "in"
+    folder.mkdir()
+    xls = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512)
+    ods = packed(**{"META-INF/manifest.xml": b"x", "content.xml": b"x"})
+    book = a_workbook(["email"], ["a@x.org"])
+    for name, content in (
+        ("a.xls", xls),
+        ("b.ods", ods),
+        ("c.xlsm", book),
+        ("d.xlsb", packed(sheet=b"x")),
+        ("e.md", b"x"),
+    ):
+        (folder / name).write_bytes(content)
+    found = said(CsvFiles(folder=folder, settle_s=0))
+    assert [one.origin for one in found] == ["a.xls", "b.ods", "c.xlsm", "d.xlsb"]
+    assert [one.origin for one in found if isinstance(one, RawBatch)] == ["c.xlsm"]
 
 
 def test_a_file_that_is_still_being_copied_is_waited_for(mill, monkeypatch):
