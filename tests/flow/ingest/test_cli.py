@@ -146,6 +146,51 @@ def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
     assert mill.rows(due) == [{"seconds": 300}], "it may pass"
 
 
+CUT = """
+CREATE SEQUENCE cuts;  -- what it has given stays given when its transaction ends with the connection
+CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN IF nextval(''cuts'') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NEW; END';
+CREATE TRIGGER cut BEFORE UPDATE ON batches FOR EACH ROW WHEN (NEW.state = 'validated') EXECUTE FUNCTION cut();
+"""
+
+
+def test_P02_a_dropped_file_whose_run_lost_its_connection_is_tried_again_by_the_sensor(mill, mailmill, installed):
+    folder = mill.folder / "inbox"
+    folder.mkdir()
+    (folder / "people.csv").write_text("email\n" + "".join(f"user{n}@x.org\n" for n in range(500)))
+    os.utime(folder / "people.csv", (1_700_000_000, 1_700_000_000))  # nobody writes on
+    mill.source(folder="inbox")
+
+    import dagster as dg
+
+    from mailmill.definitions import sensors  # which knows the warnings of what they import
+
+    def tick(cursor: str | None = None) -> dg.SensorResult:
+        context = dg.build_sensor_context(cursor=cursor, resources={"mill": installed})
+        return sensors.inbox(context)
+
+    seen = tick()
+    assert [one.partition_key for one in seen.run_requests or ()] == ["acme|list"]
+    with mill.database.transaction() as conn:
+        conn.execute(CUT)
+    try:
+        with pytest.raises(Misconfigured, match="PostgreSQL is shutting down"):
+            mailmill("ingest", "acme/list")  # what the sensor asked for, in this process
+        assert mill.rows("SELECT state::text FROM batches") == [{"state": "raw"}]
+        assert not tick(seen.cursor).run_requests, "at once would be no use"
+        with mill.database.transaction() as conn:
+            conn.execute("UPDATE sources SET retry_at = clock_timestamp()")  # the pause is over
+        again = tick(seen.cursor)
+        assert [one.partition_key for one in again.run_requests or ()] == ["acme|list"]
+        mailmill("ingest", "acme/list")
+    finally:
+        with mill.database.transaction() as conn:
+            conn.execute("DROP FUNCTION cut CASCADE; DROP SEQUENCE cuts")
+    assert len(mill.contacts()) == 500
+    assert mill.rows("SELECT state::text, retry_at FROM batches, sources") == [{"state": "loaded", "retry_at": None}]
+    assert not tick(again.cursor).run_requests
+
+
 def test_rejects_retry_says_that_it_changes_accepted_contacts_too(mailmill):
     assert "contacts from accepted rows" in " ".join(mailmill("rejects", "retry", "--help").replace("│", "").split())
 
