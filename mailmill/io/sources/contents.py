@@ -25,22 +25,30 @@ _TEXTS = (".csv", ".tsv", ".txt", ".tab")
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A text in blocks of BLOCK bytes (the last may be shorter); each walk opens it anew.
+    """A text in blocks of BLOCK bytes (the last may be shorter); each walk begins anew.
 
     Raises: Misconfigured when it is larger than MAX_BYTES; one of BROKEN when it cannot be read or unpacked.
     """
 
     path: Path
     packed: str = ""  # 'gzip', or the name of a .zip's member after 'zip:'
+    archive: zipfile.ZipFile | None = None  # of that member, open or not: to open it takes as long as it has members
 
     def __iter__(self) -> Iterator[bytes]:
         read = 0
+        for block in self._walk():
+            read += len(block)
+            if read > MAX_BYTES:
+                raise too_large(MAX_BYTES)
+            yield block
+
+    def _walk(self) -> Iterator[bytes]:
+        if self.archive is not None and self.archive.fp is not None:
+            with self.archive.open(self.packed.removeprefix("zip:")) as member:
+                yield from _blocks(member)
+            return
         with self.path.open("rb") as file:
-            for block in _walk(file, self.packed):
-                read += len(block)
-                if read > MAX_BYTES:
-                    raise too_large(MAX_BYTES)
-                yield block
+            yield from _walk(file, self.packed)
 
 
 def _walk(file: IO[bytes], packed: str) -> Iterator[bytes]:
@@ -86,24 +94,24 @@ def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook]]:
         if head[:2] == b"\x1f\x8b":
             yield shown(path.name), Blocks(path, "gzip")
         elif head == b"PK\x03\x04":
-            members = _members(file)
-            if members is None:
-                yield shown(path.name), Workbook(path)
-                return
-            for name in members:
-                yield f"{shown(path.name)}/{name}", Blocks(path, f"zip:{name}")
+            with zipfile.ZipFile(path) as archive:  # a member whose walk has begun can be read to its end after this
+                members = _members(archive)
+                if members is None:
+                    yield shown(path.name), Workbook(path)
+                    return
+                for name in members:
+                    yield f"{shown(path.name)}/{name}", Blocks(path, f"zip:{name}", archive)
         elif path.stat().st_size > MAX_BYTES:
             raise too_large(MAX_BYTES)
         else:
             yield shown(path.name), Blocks(path)
 
 
-def _members(file: IO[bytes]) -> list[str] | None:
+def _members(archive: zipfile.ZipFile) -> list[str] | None:
     """The text files of an archive, which together are not larger than MAX_BYTES; None of a workbook."""
-    with zipfile.ZipFile(file) as archive:
-        refuse_office_files(archive.namelist())
-        book = is_workbook(archive)
-        members = [info for info in archive.infolist() if not info.is_dir() and (book or is_text(info.filename))]
+    refuse_office_files(archive.namelist())
+    book = is_workbook(archive)
+    members = [info for info in archive.infolist() if not info.is_dir() and (book or is_text(info.filename))]
     if sum(info.file_size for info in members) > (MAX_WORKBOOK if book else MAX_BYTES):
         raise too_large(MAX_WORKBOOK if book else MAX_BYTES)
     if book:

@@ -88,6 +88,17 @@ def test_P01_a_damaged_member_of_an_archive_is_named_and_the_others_are_read(mil
     assert refusal.text.startswith("three.zip/b.csv: the file cannot be read: ")
 
 
+def test_P04_the_members_of_an_archive_are_read_whenever_they_are_asked_for_and_it_is_opened_once(mill, monkeypatch):
+    for part in ("io.sources.contents.BLOCK", "pipelines.ingest.decoding.CHUNK"):
+        monkeypatch.setattr(f"mailmill.{part}", 10)
+    path = mill.file(packed(**{f"{n}_csv": TEXT * 100 for n in range(5)}), "many.zip")
+    opened, open_anew = [], zipfile.ZipFile.__init__
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", lambda *args: opened.append(1) or open_anew(*args))
+    one_by_one = [batch.table.frame.height for batch in CsvFiles(paths=[path]).batches(None)]
+    assert (one_by_one, len(opened)) == ([199] * 5, 1)
+    assert [batch.table.frame.height for batch in said(CsvFiles(paths=[path]))] == [199] * 5
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
