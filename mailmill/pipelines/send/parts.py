@@ -144,14 +144,7 @@ class Subject:
         """With its CRLF. Raises: NoValue, whatever Jinja2 raises, ValueError for what would break the header."""
         if self._line is not None:
             return self._line
-        text = b""
-        for piece in self._pieces:
-            if isinstance(piece, bytes):
-                text += piece
-            elif isinstance(piece, Slot):
-                text += piece.pick(values)
-            else:
-                text += piece.text(values).encode("utf-8", "replace")
+        text = b"".join([piece if isinstance(piece, bytes) else _printed(piece, values) for piece in self._pieces])
         # most subjects are short and plain; a dot at its beginning begins no line
         if len(text) <= _ROOM - 9 and not text.translate(None, _PLAIN) and text.strip() == text and text:
             return b"Subject: " + text + b"\r\n"
@@ -161,6 +154,10 @@ class Subject:
             if len(self._known) < _KNOWN and len(text) < 200:
                 self._known[text] = known
         return known
+
+
+def _printed(piece: Slot | Block, values: Sequence[bytes]) -> bytes:
+    return piece.pick(values) if isinstance(piece, Slot) else piece.text(values).encode("utf-8", "replace")
 
 
 def subject_line(text: str) -> bytes:

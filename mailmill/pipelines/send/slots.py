@@ -68,6 +68,7 @@ class Block:
     template: Template = field(repr=False)
     fields: tuple[int, ...]
     names: Names = field(repr=False)
+    fixed: Mapping[str, str] = field(repr=False)  # of what it names, that which is the same for everybody
     texts: tuple[str, ...] = field(default=(), repr=False)  # -1 is the first one's number, -2 the next one's
 
     def key(self, values: Sequence[bytes]) -> bytes:
@@ -76,14 +77,10 @@ class Block:
 
     def text(self, values: Sequence[bytes]) -> str:
         """What it shows, with MARK number MARK for each token and long text. Raises: whatever Jinja2 raises."""
-        context = dict(self.names.constants)
+        context = dict(self.fixed)
         for at in self.fields:
             if values[at] != MISSING:
                 context[self.names.fields[at]] = values[at].decode("utf-8", "replace").replace(MARK, "")
-        for number, url in enumerate(self.names.urls):
-            context[f"_token_{number}"] = f"{url}{MARK}{number}{MARK}"
-        if self.names.urls:
-            context["unsubscribe_url"] = context["_token_0"]
         return templates.render(self.template, context)
 
 
@@ -134,10 +131,16 @@ def _printed(kind: Kind, node: nodes.Node, names: Names, sets: Sequence[nodes.As
         return [Slot(list(names.fields).index(name), shown, empty)]
     if name in names.constants:
         return [_shown(kind, names.constants[name])]
-    token = _TOKEN.fullmatch("_token_0" if name == "unsubscribe_url" else name)
-    if token and names.urls:
-        return [_shown(kind, names.urls[int(token[1])]), Token(int(token[1]))]
+    token = _token(name, names)
+    if token is not None:
+        return [_shown(kind, names.urls[token]), Token(token)]
     return [_block(kind, [output], names)]
+
+
+def _token(name: str, names: Names) -> int | None:
+    """The number of the token that a name stands for."""
+    found = _TOKEN.fullmatch("_token_0" if name == "unsubscribe_url" else name)
+    return int(found[1]) if found and names.urls else None
 
 
 def _shown(kind: Kind, text: str) -> str:
@@ -165,12 +168,14 @@ def _plain(node: nodes.Node) -> tuple[str, str | None, bool]:
 def _block(kind: Kind, body: list[nodes.Node], names: Names) -> Block:
     used = {name.name for node in body for name in _names(node)}
     fields = tuple(at for at, name in enumerate(names.fields) if name in used)
+    fixed = {name: text for name, text in names.constants.items() if name in used}
+    fixed |= {name: f"{names.urls[n]}{MARK}{n}{MARK}" for name in used if (n := _token(name, names)) is not None}
     tree, texts = nodes.Template(body, lineno=1), []
     for text in tree.find_all(nodes.TemplateData):
         if len(text.data) >= LONG:
             texts.append(text.data)
             text.data = f"{MARK}{-len(texts)}{MARK}"
-    return Block(templates.compiled(kind, tree), fields, names, tuple(texts))
+    return Block(templates.compiled(kind, tree), fields, names, fixed, tuple(texts))
 
 
 def _names(node: nodes.Node) -> list[nodes.Name]:

@@ -232,6 +232,15 @@ def test_what_is_set_holds_up_only_what_uses_it() -> None:
     assert [piece.fields for piece in found if isinstance(piece, Block)] == [(1,), (0,)]
 
 
+def test_a_block_is_given_the_links_it_names_and_no_others() -> None:
+    """Or a template with many of both would take as long as their product, each time."""
+    names = Names(fields=["city"], constants={"tenant_name": "Acme"}, urls=["/u/", "/o/", "/c/1", "/c/2"])
+    source = "".join("{% if city %}{{ " + name + " }}{% endif %}" for name in ("_token_2", "_token_3", "tenant_name"))
+    found = [piece for piece in pieces("html", source, names) if isinstance(piece, Block)]
+    assert [list(block.fixed) for block in found] == [["_token_2"], ["_token_3"], ["tenant_name"]]
+    assert [block.text([b"Oslo"]) for block in found] == ["/c/1\x002\0", "/c/2\x003\0", "Acme"]
+
+
 def test_a_blocks_long_text_is_encoded_once_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     made = composer(html=HTML + "{% if city %}" + LONG + "{{ city }}{% endif %}")
     encoded: list[str] = []
