@@ -94,9 +94,8 @@ def pieces(kind: Kind, source: str, names: Names) -> list[Piece]:
     """
     tree = templates.parse(kind, source)
     if any(_sets(node) for node in tree.body if not isinstance(node, nodes.Assign | nodes.For)):
-        return [
-            _block(kind, tree.body, names)
-        ]  # what an `if` sets may be used anywhere behind it; a loop keeps its own
+        # what an `if` sets may be used anywhere behind it; a loop keeps its own
+        return [_block(kind, tree.body, names)]
     out: list[Piece] = []
     sets: list[nodes.Assign] = []  # so far; they show nothing, so each stands with what uses it
     for node in tree.body:
@@ -111,12 +110,20 @@ def pieces(kind: Kind, source: str, names: Names) -> list[Piece]:
 
 
 def _sets(node: nodes.Node) -> bool:
-    return next(node.find_all(nodes.Assign), None) is not None
+    return (
+        isinstance(node, nodes.AssignBlock) or next(node.find_all((nodes.Assign, nodes.AssignBlock)), None) is not None
+    )
 
 
 def _used(node: nodes.Node, sets: Sequence[nodes.Assign]) -> list[nodes.Node]:
+    """Those of the sets that it depends on, also by way of others."""
     used = {name.name for name in _names(node)} if sets else set()
-    return [one for one in sets if any(name.name in used for name in _names(one.target))]
+    found: list[nodes.Node] = []
+    for one in reversed(sets):
+        if any(name.name in used for name in _names(one.target)):
+            used |= {name.name for name in _names(one.node)}
+            found.append(one)
+    return found[::-1]
 
 
 def _printed(kind: Kind, node: nodes.Node, names: Names, sets: Sequence[nodes.Assign]) -> list[Piece]:
@@ -171,8 +178,9 @@ def _block(kind: Kind, body: list[nodes.Node], names: Names) -> Block:
     fixed = {name: text for name, text in names.constants.items() if name in used}
     fixed |= {name: f"{names.urls[n]}{MARK}{n}{MARK}" for name in used if (n := _token(name, names)) is not None}
     tree, texts = nodes.Template(body, lineno=1), []
+    changed = next(tree.find_all((nodes.FilterBlock, nodes.AssignBlock, nodes.CallBlock)), None) is not None
     for text in tree.find_all(nodes.TemplateData):
-        if len(text.data) >= LONG:
+        if len(text.data) >= LONG and not changed:  # what a filter may take has to be there
             texts.append(text.data)
             text.data = f"{MARK}{-len(texts)}{MARK}"
     return Block(templates.compiled(kind, tree), fields, names, fixed, tuple(texts))

@@ -42,6 +42,15 @@ SET = (
 )  # fmt: skip
 WITHIN = "{% if city %}{% set up = city | upper %}{% else %}{% set up = 'x' %}{% endif %}{{ up }} {{ first }}"
 
+CHAIN = (
+    "{% set a = first %}{% set b = a | upper %}{{ b }}{% set first = city | default('') %}{% set a = first ~ b %}"
+    "{{ a | lower }}{% if a %}{{ 'x' ~ b if b is defined else 'none' }}{% endif %}"
+)  # fmt: skip
+CHANGED = (
+    "{% filter upper %}" + LONG + "{{ city | default('') }}{% endfilter %}"
+    "{% set told %}" + LONG + "{{ first }}{% endset %}{{ told | upper }}"
+)  # fmt: skip
+
 
 PARTS = {"subject": "Hi {{ first }}", "html": HTML, "text": TEXT}
 
@@ -107,7 +116,7 @@ def plain_links(text: str) -> str:
 @given(
     st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=120),
     values,
-    st.sampled_from(["", CONDITION, SET, WITHIN]),
+    st.sampled_from(["", CONDITION, SET, WITHIN, CHAIN, CHANGED]),
 )
 def test_joined_pieces_read_as_jinja_renders_them(first: str, city: str | None, extra: str) -> None:
     sent = composer(html=HTML + extra, text=TEXT + extra, subject="Hi").compose(
