@@ -7,6 +7,7 @@ import re
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import polars as pl
 
@@ -38,9 +39,12 @@ def untangle(lines: Lines, tangled: pl.Series, delimiter: str, width: int) -> Un
     """Read the records that begin at tangled lines, and are not of one with a tangled line before.
 
     What a quoted field spans belongs to one record, whole or rejected: no line inside of it is ever a row. Only a
-    quote that never closes gives back the lines after its own, so that it does not swallow the rows that follow.
+    quote that never closes gives back the lines after its own, so that it does not swallow the rows that follow; that
+    the next quote opens a field shows it, too.
     """
     done: list[tuple[int, Record]] = []
+    if tangled.is_empty():
+        return Untangled()
     reader = Records(lines, delimiter)
     resume = -1
     for index in tangled:
@@ -61,10 +65,13 @@ class Records:
 
     def __init__(self, lines: Lines, delimiter: str) -> None:
         self._lines, self._delimiter = lines, delimiter
-        self._odd = array("I", _odd(lines.text).to_numpy().tobytes())  # asked once a record: polars is slow at that
         self._damaged = lines.undecodable if lines.undecodable.any() else None
         cut = lines.text.str.len_bytes() >= MAX_LINE  # the ends of these may be missing
         self._cut = cut if cut.any() else None
+
+    @cached_property
+    def _odd(self) -> array[int]:  # asked once a record: polars is slow at that
+        return array("I", _odd(self._lines.text).to_numpy().tobytes())
 
     def at(self, start: int) -> Record | None:
         """The record that begins at a line; None where more lines than these are needed to tell."""
@@ -73,7 +80,7 @@ class Records:
             end, here = self._scanned(self._lines.text[index], quoted=quoted)
             if end == "closed" or _any(self._cut, index, 1):
                 return self._closed(start, index + 1 - start)
-            opened, quoted = index if here else opened, True
+            opened, quoted = index if here else opened, True  # of a broken one: the last line that is not given back
             if end == "broken":
                 return self._broken(start, opened + 1 - start)
             following = bisect_right(self._odd, index)
@@ -83,7 +90,8 @@ class Records:
 
     def _scanned(self, line: str, *, quoted: bool) -> tuple[str, bool]:
         """How a line leaves its record: closed, open in a quoted field, or broken by text behind a closing quote; and
-        whether the field that is so opens on this line. In: quoted, whether the line begins in an open field."""
+        whether the field that is so begins on this line, or was closed on it. In: quoted, whether the line begins in an
+        open field."""
         at, here = 0, False
         while True:
             if not quoted and not line.startswith('"', at):
@@ -98,8 +106,15 @@ class Records:
             if at == len(line):
                 return "closed", here
             if line[at] != self._delimiter:
-                return "broken", here
+                # a quote that opens a field elsewhere closes none, but shows that the one before it never did
+                return "broken", here or not self._opens(line, at - 1)
             at, quoted = at + 1, False
+
+    def _opens(self, line: str, quote: int) -> bool:
+        before, after = line[:quote].rstrip('"'), line[quote + 1 :].lstrip(" ")
+        return (
+            (not before or before.endswith(self._delimiter)) and bool(after) and not after.startswith(self._delimiter)
+        )
 
     def _closed(self, start: int, count: int) -> Record:
         if reason := self._flawed(start, count):

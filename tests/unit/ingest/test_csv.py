@@ -73,6 +73,8 @@ def test_F37_the_same_rows_come_out_of_every_encoding_delimiter_and_line_end(con
                      id="nor does one that a later quote seems to close"),
         pytest.param('email,n\na@x.org,"Dear all,\nvictim@x.org,he complained\nbye",extra\nb@x.org,B\n',
                      [(5, "b@x.org", "B")], [(2, "ragged_line")], id="nor is what stands in quotes a row"),
+        pytest.param('email,n\na@x.org,"Dear all,\nvictim@x.org,he complained\nbye" \nb@x.org,B\n',
+                     [(5, "b@x.org", "B")], [(2, "broken_quote")], id="though a space follows the closing quote"),
         pytest.param('email,n\na@x.org,5" disk\nb@x.org,"x"y\n', [(2, "a@x.org", '5" disk')], [(3, "broken_quote")],
                      id="stray quotes"),
         pytest.param("email,n\n\na@x.org,A\n,\n  \nb@x.org,\n", [(3, "a@x.org", "A"), (6, "b@x.org", None)], [],
