@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mailmill.pipelines.target import inserts
 from mailmill.pipelines.target.anchors import anchors
 
-_JINJA = re.compile(r"(\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\})", re.DOTALL)
 _TEXT_URL = re.compile(r"https?://[^\s<>\"'{}]+")
 _END_OF_BODY = re.compile(r"</body\s*>", re.IGNORECASE)
 _PIXEL = '<img src="{{ _token_1 }}" alt="" width="1" height="1" style="display:none">'
@@ -30,7 +30,7 @@ def tracked_html(source: str, links: Sequence[str]) -> str:
 def tracked_text(source: str, links: Sequence[str]) -> str:
     """The text source; an address that is also a link of the HTML goes through us, so that its clicks count alike."""
     numbers = {url: number for number, url in enumerate(links)}
-    chunks = _JINJA.split(source)  # text and Jinja2 by turns
+    chunks = inserts.split(source)  # text and Jinja2 by turns
     end = len(chunks) - 1
 
     def tracked(chunk: str, last: bool) -> str:

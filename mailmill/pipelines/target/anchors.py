@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from html import unescape
 from urllib.parse import urlsplit
 
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+from mailmill.pipelines.target import inserts
+
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*>", re.IGNORECASE)
+# one that does not close takes the rest along, as it does where HTML is read
+_ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:(>)|.*)", re.IGNORECASE | re.DOTALL)
 _MASK = "\ue000"  # stands for Jinja2 while HTML is read, character for character, so that places stay what they are
 # an attribute's name and value, as HTML's tokenizer parts them; what Jinja2 says between two belongs to neither
 _ATTRIBUTE = re.compile(rf"([^\s\"'>/={_MASK}]+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
 _UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
 _UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*-?\}\}$")
+_UNCLOSED = "does not end: its tag, or a quotation in it, is not closed"
 _BAD = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -35,7 +38,8 @@ class Anchor:
 
 def without_comments(html: str) -> str:
     """The source with HTML comments blanked; conditional comments of Outlook are comments to everybody else."""
-    return _COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), html)
+    end = html.rfind("-->") + 3  # behind it none closes
+    return _COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), html[:end]) + html[end:]
 
 
 def anchors(html: str) -> list[Anchor]:
@@ -43,9 +47,13 @@ def anchors(html: str) -> list[Anchor]:
 
     A tag may have several, in branches of a condition. `#place`, `mailto:`, `tel:` and `sms:` are left as they stand.
     """
-    masked = _JINJA.sub(lambda found: _MASK * len(found[0]), without_comments(html))
+    chunks = inserts.split(without_comments(html))
+    masked = "".join([_MASK * len(chunk) if at % 2 else chunk for at, chunk in enumerate(chunks)])
     found = []
     for tag in _ANCHOR.finditer(masked):
+        if not tag[1]:
+            found.append(_anchor(html, masked, tag.start(), min(tag.end(), tag.start() + 80), _UNCLOSED))
+            continue
         for attribute in _ATTRIBUTE.finditer(tag[0], 2):
             group = attribute.lastindex or 1
             if attribute[1].lower() == "href" and group > 1 and not _UNTRACKED.match(attribute[group].strip()):
@@ -54,11 +62,11 @@ def anchors(html: str) -> list[Anchor]:
     return found
 
 
-def _anchor(html: str, masked: str, start: int, end: int) -> Anchor:
+def _anchor(html: str, masked: str, start: int, end: int, problem: str | None = None) -> Anchor:
     url, shape = unescape(html[start:end]).strip(), unescape(masked[start:end]).strip()
     return Anchor(
         url=url, start=start, end=end, line=html.count("\n", 0, start) + 1, dynamic=_MASK in shape,
-        problem=None if _UNSUBSCRIBE.match(url) else _problem(shape),
+        problem=problem or (None if _UNSUBSCRIBE.match(url) else _problem(shape)),
     )  # fmt: skip
 
 

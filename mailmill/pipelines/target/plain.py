@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+from mailmill.pipelines.target import inserts
+
 _FIRST = 0xF0000  # private use: one character stands for each piece of Jinja2 while HTML is read
 _HELD = re.compile("[\U000f0000-\U000ffffd]")
+_AROUND_END = re.compile(r"(?:(?<![ \t])[ \t]+)?\n[ \t]*")  # a run of spaces is tried from its beginning only
 _BLOCKS = frozenset({
     "address", "article", "aside", "blockquote", "body", "center", "dd", "div", "dl", "dt", "figure", "footer", "form",
     "h1", "h2", "h3", "h4", "h5", "h6", "header", "html", "hr", "main", "nav", "ol", "p", "pre", "section", "table",
@@ -26,12 +28,12 @@ _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\
 
 def plain_text(html: str) -> str:
     """The text of an HTML source: a line a block, links as `words: address`, nothing that is hidden."""
-    held = JINJA.findall(html)
-    numbers = iter(range(len(held)))
+    chunks = inserts.split(html)
+    held = chunks[1::2]
     reader = _Reader()
-    reader.feed(JINJA.sub(lambda _: chr(_FIRST + next(numbers)), html))
+    reader.feed("".join([chr(_FIRST + at // 2) if at % 2 else chunk for at, chunk in enumerate(chunks)]))
     reader.close()
-    text = re.sub(r"[ \t]*\n[ \t]*", "\n", "".join(reader.out).replace("{{", "{ {").replace("{%", "{ %"))
+    text = _AROUND_END.sub("\n", "".join(reader.out).replace("{{", "{ {").replace("{%", "{ %"))
     text = re.sub(r"\n{3,}", "\n\n", text).strip("\n ") + "\n"
     return _HELD.sub(lambda found: held[ord(found[0]) - _FIRST], text)
 

@@ -12,10 +12,10 @@ import re
 import css_inline
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.target.plain import JINJA
 
 _STYLE = re.compile(r"<style\b.*?</style\s*>", re.IGNORECASE | re.DOTALL)
-_TAG_OR_JINJA = re.compile(r"<!--.*?-->|<[A-Za-z/!](?:[^>\"']|\"[^\"]*\"|'[^']*')*>|" + JINJA.pattern, re.DOTALL)
+_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+_TAG_OR_JINJA = re.compile(r"<!--.*?-->|<[A-Za-z/!](?:[^>\"']|\"[^\"]*\"|'[^']*')*>|" + _JINJA.pattern, re.DOTALL)
 _FIRST = 0xF0000
 _HELD = re.compile("<!--mm(\\d+)-->|[\U000f0000-\U000ffffd]")
 
@@ -26,13 +26,13 @@ def inlined(html: str) -> str:
     Raises: Misconfigured when the CSS cannot be read.
     """
     styles = _STYLE.findall(html)
-    if not styles or any(JINJA.search(style) for style in styles):
+    if not styles or any(_JINJA.search(style) for style in styles):
         return html
     held: list[str] = []
 
     def hold(found: re.Match[str]) -> str:
-        if not JINJA.match(found[0]):  # a tag or a comment: in it every piece is a character
-            return JINJA.sub(lambda piece: _kept(held, piece[0]), found[0])
+        if not _JINJA.match(found[0]):  # a tag or a comment: in it every piece is a character
+            return _JINJA.sub(lambda piece: _kept(held, piece[0]), found[0])
         if found[0].startswith("{%"):
             held.append(found[0])
             return f"<!--mm{len(held) - 1}-->"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.target import inserts
 from mailmill.pipelines.target.anchors import anchors
-from mailmill.pipelines.target.templates import MAX_CHARACTERS, check, compile
+from mailmill.pipelines.target.plain import plain_text
+from mailmill.pipelines.target.templates import MAX_CHARACTERS, check, checked_anchors, compile
 
 FOOT = "{{ unsubscribe_url }} {{ postal_address }}"
 
@@ -236,3 +240,26 @@ def test_an_anchor_knows_its_place_in_the_source():
     (found,) = anchors(html)
     assert html[found.start : found.end] == "https://a.example/?x={{ name }}"
     assert (found.line, found.dynamic, found.problem) == (2, True, None)
+
+
+@pytest.mark.parametrize("unit", ["<!--", "<a ", "<a x='", "{{ ", "{% {{", "<pre> \t", " \n"])
+def test_a_part_of_every_length_is_read_in_one_pass(unit):
+    """What opens again and again and never closes is not looked for from each of its places: that took minutes."""
+    source = unit * (MAX_CHARACTERS // len(unit))
+    assert all(one.problem for one in anchors(source))
+    if not unit.startswith("<"):  # the standard library reads those
+        assert plain_text(f"<pre>{source}x</pre>").rstrip().endswith("x")
+
+
+@pytest.mark.parametrize(
+    "html", ["<a href='https://x.example/>x</a>", '<p><a href="https://x.example/"', "<a b=it's>x</a>"]
+)
+def test_a_link_whose_tag_does_not_end_is_refused(html):
+    with pytest.raises(Misconfigured, match="is not closed"):
+        checked_anchors(html)
+
+
+@given(st.text(st.sampled_from("{}%# a'\n"), max_size=60))
+def test_jinja_is_found_as_a_search_from_each_place_finds_it(source):
+    searched = re.compile(r"(\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\})", re.DOTALL)
+    assert inserts.split(source) == searched.split(source)
