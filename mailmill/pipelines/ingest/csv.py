@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -17,11 +17,12 @@ from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import headers, looks_like_data
 from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines, decode, known, surveyed
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA, RawTable
-from mailmill.pipelines.ingest.records import MAX_FIELD, Record, Records, untangle
+from mailmill.pipelines.ingest.records import LONG, MAX_FIELD, Record, Records, untangle
 from mailmill.pipelines.ingest.rejects import RAW_TEXT_LIMIT
 
 DELIMITERS = (",", ";", "\t", "|")
 MAX_COLUMNS = 16_384  # as many as a spreadsheet program has
+MAX_NOTES = 5  # of a file
 
 
 def read_csv(
@@ -56,7 +57,9 @@ def read_csv(
         cells, used = ["email"], 0
     reader = _Reader(delimiter=delimiter, names=headers(cells))
     frames = reader.frames(first.since(skipped + used), prefetched(chunks), line + skipped + used)
-    return RawTable(frames=frames, columns=tuple(reader.names), encoding=encoding, delimiter=delimiter)
+    return RawTable(
+        frames=frames, columns=tuple(reader.names), encoding=encoding, delimiter=delimiter, notes=reader.notes
+    )
 
 
 def _first_lines(chunks: Iterator[Lines]) -> tuple[int, Lines | None]:
@@ -99,6 +102,7 @@ class _Records:
     line: int  # number of the chunk's first
     taken: int  # lines
     broken: list[tuple[int, str, str]]  # line, reason and text of records that were read one by one
+    swallowed: list[pl.DataFrame]  # the same of the lines of one that is LONG
     whole: list[tuple[object, ...]]  # line and cells of such ones
 
 
@@ -108,6 +112,7 @@ class _Reader:
 
     delimiter: str
     names: Sequence[str]
+    notes: list[str] = field(default_factory=list)
 
     def frames(self, lines: Lines, following: Iterator[Lines], line: int) -> Iterator[pl.DataFrame]:
         """RAW_SCHEMA and a column a name, in the order of the file, a frame a chunk. In: line, number of the first."""
@@ -135,11 +140,32 @@ class _Reader:
             frame = frame.filter(~pl.col("index").is_in(covered.to_series().implode()))
         if done.open_at is not None:
             frame = frame.filter(pl.col("index") < taken)
+        long = [(index, one) for index, one in done.records if one.lines > LONG]
+        for index, one in long:
+            self._note(line + index, line + index + one.lines - 1)
+        # whoever counts what was rejected, or reads it, has to see the rows that a stray quote may have cost
+        swallowed = [
+            pl.DataFrame({"raw": lines.text[index : index + one.lines]}).select(
+                pl.int_range(pl.len(), dtype=pl.Int64).alias("line") + line + index,
+                problem=pl.lit(one.reason),
+                raw="raw",
+            )
+            for index, one in long
+            if one.reason
+        ]
         broken = [
-            (line + index, one.reason, _text(lines, index, one.lines)) for index, one in done.records if one.reason
+            (line + index, one.reason, _text(lines, index, one.lines))
+            for index, one in done.records
+            if one.reason and one.lines <= LONG
         ]
         whole = [(line + index, *one.cells) for index, one in done.records if not one.reason]
-        return _Records(single=frame, line=line, taken=taken, broken=broken, whole=whole)
+        return _Records(single=frame, line=line, taken=taken, broken=broken, swallowed=swallowed, whole=whole)
+
+    def _note(self, first: int, last: int) -> None:
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(f"lines {first:,}-{last:,} are one quoted field; if they are rows, a quote is missing")
+        elif len(self.notes) == MAX_NOTES:
+            self.notes.append("further quoted fields are as long")
 
     def _rows(self, records: _Records) -> pl.DataFrame:
         single, number = records.single, pl.col("index").cast(pl.Int64) + records.line
@@ -150,6 +176,7 @@ class _Reader:
         if records.broken:
             broken = pl.DataFrame(records.broken, schema=RAW_SCHEMA, orient="row")
             parts.append(broken.with_columns(raw=_cut(pl.col("raw"))))
+        parts += [part.with_columns(raw=_cut(pl.col("raw"))) for part in records.swallowed]
         if records.whole:
             schema = {"line": pl.Int64(), **{CELL + name: pl.String() for name in self.names}}
             parts.append(pl.DataFrame(records.whole, schema=schema, orient="row"))

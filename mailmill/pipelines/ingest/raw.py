@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -30,6 +30,7 @@ class RawTable:
     delimiter: str = ","
     sheet: str = ""  # of a workbook
     unread: tuple[str, ...] = ()  # its other sheets with anything in them
+    notes: Sequence[str] = ()  # what a person should look at; complete when the pieces have been walked
 
     @property
     def frame(self) -> pl.DataFrame:

@@ -12,8 +12,10 @@ from functools import cached_property
 import polars as pl
 
 from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines
+from mailmill.pipelines.ingest.rejects import MAX_VALUE
 
 MAX_FIELD = 1_000_000  # characters
+LONG = 20  # lines: what spans more may be one text, or rows between two stray quotes
 LOOK_ON = 32 * 2**20  # bytes of a record that are held to find the quote that closes it: a longer one is broken
 _INSIDE = re.compile('(?:[^"]++|"")*+')  # a quoted field, up to the quote that closes it
 
@@ -126,8 +128,11 @@ class Records:
             cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
         except csv.Error:
             return Record(lines=count, reason="field_too_long")
-        nul = any("\x00" in cell for cell in cells)
-        return Record(lines=count, reason="nul_character") if nul else Record(lines=count, cells=cells)
+        if any("\x00" in cell for cell in cells):
+            return Record(lines=count, reason="nul_character")
+        if count > LONG and any(len(cell.encode()) > MAX_VALUE for cell in cells):  # of which each line is to count
+            return Record(lines=count, reason="value_too_long")
+        return Record(lines=count, cells=cells)
 
     def _broken(self, start: int, count: int) -> Record:
         return Record(lines=count, reason=self._flawed(start, count) or "broken_quote")

@@ -15,6 +15,7 @@ REJECTED_SCHEMA = pl.Schema(
     }
 )
 RAW_TEXT_LIMIT = 65_536
+MAX_VALUE = 10_000  # bytes
 
 WITHDRAWN = "withdrawn"
 REASONS = {

@@ -77,7 +77,7 @@ def receive(
                 continue
             if not kept.rows and said.cursor is None:  # an answer, and one that a person should not overlook
                 notes.append(f"{said.origin}: the file {_emptiness(said)}")
-            notes += [f"{said.origin}: {note}" for note in said.notes]
+            notes += [f"{said.origin}: {note}" for note in (*said.notes, *said.table.notes)]
             if not kept.new:
                 known += 1
                 continue

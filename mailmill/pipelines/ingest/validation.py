@@ -19,10 +19,9 @@ from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import ColumnMap, mapped
 from mailmill.pipelines.ingest.duplicates import COPIES_SCHEMA, Buckets
 from mailmill.pipelines.ingest.raw import CELL, raw_text
-from mailmill.pipelines.ingest.rejects import RAW_TEXT_LIMIT, REJECTED_SCHEMA, counted
+from mailmill.pipelines.ingest.rejects import MAX_VALUE, RAW_TEXT_LIMIT, REJECTED_SCHEMA, counted
 
 FIELD = "fields."  # begins the column of a custom field
-MAX_VALUE = 10_000  # characters
 VALUES_SCHEMA = pl.Schema(
     {
         "line": pl.Int64(),

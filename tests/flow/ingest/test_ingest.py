@@ -52,6 +52,22 @@ def test_P01_fixing_the_rule_and_running_again_takes_the_row_in(mill, monkeypatc
     assert mill.rejected() == []
 
 
+def test_P01_rows_between_two_stray_quotes_count_as_rejected_rows_and_withhold_the_batch(mill):
+    source = mill.source()
+    between = "".join(f"b{number}@x.org,Someone,11\n" for number in range(600))
+    done = mill.read(source, f'email,name,size\na@x.org,"Bob,10\n{between}z@x.org,Zed,19"\ny@x.org,Yan,1\n')
+    assert (done.validated.read, done.validated.accepted, done.validated.rejected) == (603, 1, 602)
+    assert [batch.rows_rejected for batch in done.loaded.withheld] == [602]
+    assert list(mill.contacts()) == []
+    assert {(row["line"], row["raw"]) for row in mill.rejected()} >= {
+        (2, 'a@x.org,"Bob,10'),
+        (3, "b0@x.org,Someone,11"),
+    }
+    assert done.received.notes == (
+        "list-0.csv: lines 2-603 are one quoted field; if they are rows, a quote is missing",
+    )
+
+
 def test_P02_the_same_content_twice_is_one_batch_under_whatever_name(mill):
     source, text = mill.source(), "email,name\na@x.org,Ann\nb@x.org,Bob\n"
     first = mill.read(source, text)
