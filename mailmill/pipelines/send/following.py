@@ -34,6 +34,11 @@ from mailmill.pipelines.send.routes import Route
 FRESH_S = 0.9  # promised is one second
 FOLLOW_EVERY_S = 0.25
 EVERYTHING_EVERY_S = 1.0
+CAMPAIGN, PAUSED = "campaign ", "paused: "  # in what is told of problems; a route stands by its name alone
+
+
+def _named(campaign: CampaignFacts) -> str:
+    return CAMPAIGN + campaign.name
 
 
 class Following:
@@ -110,7 +115,7 @@ class Following:
     def pause(self, campaign: Running, reason: str) -> None:
         """Stop a campaign until a person resumes it, here at once."""
         campaign.stopped, campaign.until = math.inf, 0.0
-        self._report.problems[campaign.facts.name] = f"paused: {reason}"
+        self._report.problems[_named(campaign.facts)] = f"{PAUSED}{reason}"
         self._spawn(self._pause(campaign, reason))
 
     async def _pause(self, campaign: Running, reason: str) -> None:
@@ -198,15 +203,19 @@ class Following:
                 seen.add(facts.id)
         for id in set(self.campaigns) - seen:
             self.campaigns.pop(id).until = 0.0  # paused, cancelled, finished
+        listed = {_named(facts) for facts in campaigns}
+        for what, why in list(self._report.problems.items()):
+            if what.startswith(CAMPAIGN) and what not in listed and not why.startswith(PAUSED):
+                del self._report.problems[what]  # nothing of it is sent any more
 
     async def _new_campaign(self, facts: CampaignFacts) -> Running | None:
         content = await self._calls.until_written(lambda: self._claims.content(facts.id))
         try:
             made = Running(facts, self._make_composer(facts, content), content)
         except (MailmillError, LookupError, ValueError) as error:
-            self._report.problems[facts.name] = f"its content cannot be used: {error}"
+            self._report.problems[_named(facts)] = f"its content cannot be used: {error}"
             return None
-        self._report.problems.pop(facts.name, None)
+        self._report.problems.pop(_named(facts), None)
         return made
 
     async def _drop_suppressed(self) -> None:

@@ -58,7 +58,7 @@ def test_F42_a_content_that_can_be_made_for_nobody_pauses_its_own_campaign(world
     assert states == {"sent": 300, "invalid": RUN_THAT_PAUSES, "queued": 300 - RUN_THAT_PAUSES}
     assert (world.state(broken), world.state(whole)) == ("paused", "finished") and not report.failed
     ((reason,),) = world.sql("SELECT reason FROM campaign_transitions WHERE to_state = 'paused'")
-    assert "cannot be made" in reason and "cannot be made" in report.problems["acme/broken"]
+    assert "cannot be made" in reason and "cannot be made" in report.problems["campaign acme/broken"]
 
 
 def test_F42_a_campaign_resumed_as_soon_as_its_worker_paused_it_goes_on(world: World, run: Run) -> None:
@@ -88,5 +88,5 @@ def test_F42_a_content_that_is_none_stops_its_own_campaign_only(world: World, ru
         whole = world.campaign(["b@x.org"], port=sink.port, slug="whole")
         report = run().report
         judge(world, whole, sink, doubts=0)
-    assert "cannot be used" in report.problems["acme/broken"] and not report.failed
+    assert "cannot be used" in report.problems["campaign acme/broken"] and not report.failed
     assert world.account(broken) == {"queued": 1}

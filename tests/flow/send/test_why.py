@@ -72,10 +72,12 @@ def test_a_content_that_a_worker_cannot_use_is_told_by_it(world: World, run: Run
     over = threading.Event()
     with thread(lambda: run(until=over.is_set)) as result:
         (found,) = until(lambda: world.sql("TABLE workers") and why(world))
+        (trouble,) = json.loads(mailmill("account", "acme/spring", "--json").out)["troubles"]
+        assert mailmill("campaign", "cancel", "acme/spring").code == 0
+        until(lambda: not world.sql("SELECT last_error FROM workers")[0][0])  # it is nobody's trouble any more
         over.set()
         result()
     assert "cannot be used" in found.what and "NOBODY_SET_THIS" in found.what and "mailmill workers" in found.remedy
-    (trouble,) = json.loads(mailmill("account", "acme/spring", "--json").out)["troubles"]
     assert "NOBODY_SET_THIS" in trouble["said"]
 
 

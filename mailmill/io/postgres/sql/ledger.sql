@@ -97,15 +97,14 @@ judged AS MATERIALIZED (
              WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = ANY(d.aliases)
                AND (s.expires_at IS NULL OR s.expires_at > now())
                AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END) END AS suppressed,
-         -- who was not tried lately, for a hold, a pause, an outage or a doubt, is tried once more whenever that ended
-         d.attempt > 0 AND EXISTS (
-           SELECT FROM attempts a WHERE a.message_id = d.id
-              AND a.at < now() - make_interval(secs => %(give_up_after_s)s)) AND EXISTS (
-           SELECT FROM attempts a WHERE a.message_id = d.id
-              AND a.at > now() - make_interval(secs => %(lately_s)s)) AS too_old,
-         -- attempts that ended at MAIL said nothing of the recipient
-         CASE WHEN d.attempt > 0 THEN (SELECT count(*) FROM attempts a WHERE a.message_id = d.id AND a.stage = 'mail')
-              ELSE 0 END AS unheard
+         -- Of who was tried: whether the time is up, and the attempts that ended at MAIL, for those said nothing of the
+         -- recipient. Who was not tried lately, for a hold, a pause, an outage or a doubt, is tried once more whenever that
+         -- ended. One array, so that it is one look-up by the key, and none for a first attempt.
+         CASE WHEN d.attempt > 0 THEN (
+           SELECT ARRAY[(min(a.at) < now() - make_interval(secs => %(give_up_after_s)s)
+                         AND max(a.at) > now() - make_interval(secs => %(lately_s)s))::int,
+                        count(*) FILTER (WHERE a.stage = 'mail')]
+             FROM attempts a WHERE a.message_id = d.id) ELSE '{0,0}' END AS tries
     FROM due d),
 taken AS (
   UPDATE messages m
@@ -116,7 +115,8 @@ taken AS (
          lease_token = CASE WHEN j.suppressed IS NULL AND NOT j.too_old THEN %(token)s::bigint END,
          reason = coalesce(j.suppressed, CASE WHEN j.too_old THEN coalesce(m.reason, 'too_old') END, m.reason),
          done_at = CASE WHEN j.suppressed IS NOT NULL OR j.too_old THEN clock_timestamp() END
-    FROM (SELECT * FROM judged OFFSET 0) j WHERE m.id = j.id
+    FROM (SELECT id, suppressed, coalesce(tries[1] = 1, false) AS too_old, tries[2] AS unheard FROM judged OFFSET 0) j
+   WHERE m.id = j.id
   RETURNING m.id, m.contact_id, m.state, m.attempt, m.attempt - j.unheard AS tried, m.variant, m.provider, m.address),
 lease AS (
   INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)
@@ -403,11 +403,10 @@ SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
  ORDER BY w.name;
 
 -- name: troubles
--- What workers say of a campaign or its transport, as `tenant/slug: why`.
+-- What workers say of a campaign or its transport, as `campaign tenant/slug: why` and `tenant/slug: why`.
 SELECT w.name, w.ended_at, w.last_error
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id JOIN transports r ON r.id = c.transport_id
-  JOIN workers w ON strpos(w.last_error, t.slug || '/' || r.slug || ': ') > 0
-    OR strpos(w.last_error, t.slug || '/' || c.slug || ': ') > 0
+  JOIN workers w ON w.last_error ~ ('(^|; )(' || t.slug || '/' || r.slug || '|campaign ' || t.slug || '/' || c.slug || '): ')
  WHERE c.id = %(campaign_id)s AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 day'
  ORDER BY coalesce(w.ended_at, w.seen_at) DESC, w.name;
 

@@ -28,11 +28,10 @@ SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS 
                     AND b.starts_at = date_trunc(b.period, clock_timestamp(), 'UTC')), '{}') AS spent,
        (SELECT count(*) FROM live)::int AS workers,
        -- what is held for a provider is told by held_for, to those who have somebody there
-       (SELECT w.last_error FROM workers w WHERE strpos(w.last_error, t.slug || '/' || r.slug || ': ') > 0
-           AND strpos(w.last_error, t.slug || '/' || r.slug || ': held for ') = 0
+       (SELECT w.last_error FROM workers w WHERE w.last_error ~ ('(^|; )' || t.slug || '/' || r.slug || ': (?!held for )')
            AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 hour'
          ORDER BY coalesce(w.ended_at, w.seen_at) DESC LIMIT 1) AS trouble,
-       (SELECT w.last_error FROM workers w WHERE strpos(w.last_error, t.slug || '/' || c.slug || ': ') > 0
+       (SELECT w.last_error FROM workers w WHERE w.last_error ~ ('(^|; )campaign ' || t.slug || '/' || c.slug || ': ')
            AND w.name IN (SELECT name FROM live) ORDER BY w.seen_at DESC LIMIT 1) AS unusable
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
   LEFT JOIN transports r ON r.id = coalesce(c.transport_id,
