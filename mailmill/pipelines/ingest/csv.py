@@ -15,7 +15,8 @@ import polars as pl
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import headers, looks_like_data
-from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines, decode, known, surveyed
+from mailmill.pipelines.ingest.decoding import Lines, decode, known, surveyed
+from mailmill.pipelines.ingest.line_ends import MAX_LINE
 from mailmill.pipelines.ingest.raw import CELL, RAW_SCHEMA, RawTable
 from mailmill.pipelines.ingest.records import LONG, MAX_FIELD, Record, Records, untangle
 from mailmill.pipelines.ingest.rejects import RAW_TEXT_LIMIT

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import polars as pl
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.line_ends import Cutter, with_lf
 
 CHUNK = 16 * 2**20  # bytes of text that are looked at together: some 250,000 rows
-MAX_LINE = 16 * 2**20  # bytes of UTF-8; what a longer line has more is dropped, and who reads lines refuses it
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -51,7 +51,7 @@ class Survey:
     def __init__(self) -> None:
         self._sure: str | None = None
         self._begun = False
-        self._cutter = _Cutter()
+        self._cutter = Cutter()
         self._proofs = self._breaks = 0
         self._undefined = False
 
@@ -76,10 +76,10 @@ class Survey:
         if lines.isascii():
             return
         if self._breaks == 0 and _is_utf8(lines):
-            text = _sound(_with_lf(lines)).text
+            text = _sound(with_lf(lines)).text
             self._proofs += int((text.str.len_bytes() != text.str.len_chars()).sum())
             return
-        for line in _with_lf(lines).split(b"\n"):
+        for line in with_lf(lines).split(b"\n"):
             if not line.isascii():
                 fits = _is_utf8(line)
                 self._proofs += fits
@@ -165,66 +165,12 @@ def _with_last(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 
 def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Pieces of some CHUNK bytes that end where a line ends, with LF as the only end of a line."""
-    cutter = _Cutter(least=CHUNK)
+    cutter = Cutter(least=CHUNK)
     for block in blocks:
         if whole := cutter.push(block):
-            yield _with_lf(whole)
-    if last := _with_lf(cutter.rest()):
+            yield with_lf(whole)
+    if last := with_lf(cutter.rest()):
         yield last
-
-
-class _Cutter:
-    """Blocks -> pieces that end where a line ends, of at least so many bytes. Of a line longer than MAX_LINE no more
-    than that is kept (down to MAX_LINE bytes, at a character of UTF-8), so that no file fills the memory."""
-
-    def __init__(self, *, least: int = 0) -> None:
-        self._least = least
-        self._parts: list[bytes] = []
-        self._held = 0
-        self._dropping = False  # the rest of a line that is too long
-
-    def push(self, block: bytes) -> bytes:
-        if self._dropping:
-            block = _from_line_end(block)
-            self._dropping = not block
-        self._parts.append(block)
-        self._held += len(block)
-        if self._held < self._least:
-            return b""
-        whole, left = _cut_at_line(b"".join(self._parts))
-        if not whole and len(left) > MAX_LINE + 4 and not left.endswith(b"\r"):
-            left, self._dropping = _at_character(left[: MAX_LINE + 4]), True
-        self._parts = [left]
-        self._held = 0 if whole else -len(left)  # a line of many chunks is joined a few times only
-        return whole
-
-    def rest(self) -> bytes:
-        """The last line, which nothing ends; then nothing is held any more."""
-        left, self._parts = b"".join(self._parts), []
-        return left
-
-
-def _from_line_end(text: bytes) -> bytes:
-    ends = [at for at in (text.find(b"\n"), text.find(b"\r")) if at >= 0]
-    return text[min(ends) :] if ends else b""
-
-
-def _at_character(text: bytes) -> bytes:
-    """Without the last character, of which the end may be missing: 1 to 4 bytes of UTF-8."""
-    end = len(text) - 1
-    while end > len(text) - 4 and text[end] & 0xC0 == 0x80:
-        end -= 1
-    return text[:end]
-
-
-def _cut_at_line(text: bytes) -> tuple[bytes, bytes]:
-    """Behind the last end of a line. A CR at the very end may yet be half of a CRLF."""
-    end = max(text.rfind(b"\n"), text.rfind(b"\r", 0, max(0, len(text) - 1))) + 1
-    return text[:end], text[end:]
-
-
-def _with_lf(content: bytes) -> bytes:
-    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in content else content
 
 
 def _sound(text: bytes) -> Lines:

@@ -11,7 +11,8 @@ from functools import cached_property
 
 import polars as pl
 
-from mailmill.pipelines.ingest.decoding import MAX_LINE, Lines
+from mailmill.pipelines.ingest.decoding import Lines
+from mailmill.pipelines.ingest.line_ends import MAX_LINE
 from mailmill.pipelines.ingest.rejects import MAX_VALUE
 
 MAX_FIELD = 1_000_000  # characters

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest import decoding, records
+from mailmill.pipelines.ingest import decoding, line_ends, records
 from mailmill.pipelines.ingest.csv import read_csv
 from mailmill.pipelines.ingest.raw import CELL, RawTable
 
@@ -52,7 +52,7 @@ def test_F37_of_a_line_that_is_too_long_enough_is_kept_to_refuse_it_and_others_a
     blocks = [content[start : start + step] for start in range(0, len(content), step)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "CHUNK", chunk)
-        patch.setattr(decoding, "MAX_LINE", 20)
+        patch.setattr(line_ends, "MAX_LINE", 20)
         found = [text.encode() for lines in decoding.decode(blocks, "utf-8") for text in lines.text]
     wanted = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n") if content else []
     assert len(found) == len(wanted)
@@ -70,7 +70,7 @@ def test_F37_a_file_without_line_ends_is_refused_with_its_line_in_bounded_memory
     tracemalloc.stop()
     assert found == [(2, None, "a@x.org"), (3, "line_too_long", None), (4, None, "c@x.org")]
     assert peak < 150 * 2**20, "of 64 MiB and a file as large as one likes"
-    for header, says in ((b"x" * decoding.MAX_LINE, "longer than 16 MiB"), (b"," * 20_000, "20,001 columns")):
+    for header, says in ((b"x" * line_ends.MAX_LINE, "longer than 16 MiB"), (b"," * 20_000, "20,001 columns")):
         with pytest.raises(Misconfigured, match=says):
             read_csv(header)
 
