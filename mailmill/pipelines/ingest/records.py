@@ -18,6 +18,7 @@ from mailmill.pipelines.ingest.rejects import MAX_VALUE
 MAX_FIELD = 1_000_000  # characters
 LONG = 20  # lines: what spans more may be one text, or rows between two stray quotes
 LOOK_ON = 32 * 2**20  # bytes of a record that are held to find the quote that closes it: a longer one is broken
+NEAR = 16  # lines in which most records end
 _INSIDE = re.compile('(?:[^"]++|"")*+')  # a quoted field, up to the quote that closes it
 
 
@@ -68,6 +69,7 @@ class Records:
 
     def __init__(self, lines: Lines, delimiter: str) -> None:
         self._lines, self._delimiter = lines, delimiter
+        csv.field_size_limit(MAX_FIELD)
         self._damaged = lines.undecodable if lines.undecodable.any() else None
         cut = lines.text.str.len_bytes() >= MAX_LINE  # the ends of these may be missing
         self._cut = cut if cut.any() else None
@@ -78,6 +80,9 @@ class Records:
 
     def at(self, start: int) -> Record | None:
         """The record that begins at a line; None where more lines than these are needed to tell."""
+        near = min(start + NEAR, len(self._lines.text))
+        if (found := self._read(start, range(start, near))) is not None:  # nearly all are whole and short
+            return found
         index, opened, quoted = start, start, False
         while True:
             end, here = self._scanned(self._lines.text[index], quoted=quoted)
@@ -120,15 +125,20 @@ class Records:
         )
 
     def _closed(self, start: int, count: int) -> Record:
+        found = self._read(start, range(start, start + count))
+        return found or Record(lines=count, reason=self._flawed(start, count) or "field_too_long")
+
+    def _read(self, start: int, lines: range) -> Record | None:
+        """The record where these lines hold it whole, with no field that is too long."""
+        text = self._lines.text
+        reader = csv.reader((text[index] + "\n" for index in lines), delimiter=self._delimiter, strict=True)
+        try:
+            cells = next(reader)
+        except (csv.Error, StopIteration):
+            return None
+        count = reader.line_num
         if reason := self._flawed(start, count):
             return Record(lines=count, reason=reason)
-        csv.field_size_limit(MAX_FIELD)
-        text = self._lines.text
-        lines = (text[index] + "\n" for index in range(start, start + count))
-        try:
-            cells = next(csv.reader(lines, delimiter=self._delimiter, strict=True))
-        except csv.Error:
-            return Record(lines=count, reason="field_too_long")
         if any("\x00" in cell for cell in cells):
             return Record(lines=count, reason="nul_character")
         if count > LONG and any(len(cell.encode()) > MAX_VALUE for cell in cells):  # of which each line is to count
