@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 
 from mailmill.pipelines.ingest import erasure as persons
-from mailmill.pipelines.ingest.erasure import FILES, Person
+from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.formats import FILES
 
 # what follows belongs to another address; the ending of a file that is called after the person does not
 _GOES_ON = re.compile(rb"(?!\.(?:" + "|".join(FILES).encode() + rb")(?![A-Za-z0-9]))(?:[A-Za-z0-9]|[._-][A-Za-z0-9])")

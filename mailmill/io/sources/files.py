@@ -16,12 +16,9 @@ from mailmill.errors import Misconfigured
 from mailmill.io.sources.contents import BROKEN, Blocks, Workbook, contents, shown
 from mailmill.pipelines.ingest.csv import read_csv
 from mailmill.pipelines.ingest.decoding import Survey
-from mailmill.pipelines.ingest.formats import refuse_other_formats
+from mailmill.pipelines.ingest.formats import FILES, refuse_other_formats
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
 from mailmill.pipelines.ingest.workbooks import read_workbook
-
-_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", ".gz", ".zip", ".xlsx", ".xlsm")
-_TABLES = (".xls", ".xlsb", ".ods", ".numbers")  # whoever drops one means it to be read, and is told why it is not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +58,7 @@ class CsvFiles:
                 "the folder of the source is not there", place=str(self.folder), remedy="Make it, or correct `folder`."
             )
         files = [path for path in sorted(self.folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-        return [path for path in files if path.suffix.lower() in (*_SUFFIXES, *_TABLES)]
+        return [path for path in files if path.suffix.lower()[1:] in FILES]
 
     def _of(self, path: Path) -> Iterator[RawBatch | Refusal]:
         try:

@@ -16,12 +16,13 @@ from typing import Literal
 import idna
 import polars as pl
 
+from mailmill.pipelines.ingest.formats import ENDINGS
+
 Channel = Literal["email", "phone"]
 MASK = "***"
 OWN_KEYS = ("match_key", "address_key", "email", "address")  # columns that say whose row it is
 # datasets whose rows are counted and name nobody: they stay, what they tell of a person does not
 COUNTED: Mapping[str, tuple[str, ...]] = {"messages": (), "attempts": ("reply",), "events": ("ip", "user_agent")}
-FILES = ("csv", "tsv", "txt", "tab", "gz", "xlsx")  # what follows an address in a file's name, and is no domain
 _GAP = r"[\s./()\x{a0}-]{0,3}"
 _WORD = r"\p{L}\p{N}"
 
@@ -80,7 +81,7 @@ class Person:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """What a mention is as a whole: each needle, and the name of a file that is called so."""
-        return (*self.needles, *(f"{needle}.{suffix}" for needle in self.needles for suffix in FILES))
+        return tuple(needle + ending for needle in self.needles for ending in ENDINGS)
 
     @cached_property
     def pattern(self) -> str:
@@ -141,9 +142,7 @@ def text_of(name: str, kind: pl.DataType) -> pl.Expr | None:
 def mentions(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
     """Whether any text of a row mentions the person."""
     texts = [text for name, kind in schema.items() if (text := text_of(name, kind)) is not None]
-    if not texts:
-        return pl.lit(False)
-    return pl.any_horizontal(_mentioned(person, text) for text in texts)
+    return pl.any_horizontal(pl.lit(False), *(_mentioned(person, text) for text in texts))
 
 
 def _mentioned(person: Person, text: pl.Expr) -> pl.Expr:

@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.decoding import BYTE_ORDER_MARKS, wide_without_mark
 
+# of the files that a folder is read for; whoever drops one of the second line is told why it is not read
+FILES = ("csv", "tsv", "txt", "tab", "gz", "zip", "xlsx", "xlsm",
+         "xls", "xlsb", "ods", "numbers")  # fmt: skip
+ENDINGS = ("", *(f".{suffix}{packed}" for suffix in FILES for packed in ("", ".gz")))  # of their names
 _BEGINNINGS = (
     (b"\x89PNG\r\n", "PNG"),
     (b"\xff\xd8\xff", "JPEG"),

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailmill.pipelines.ingest import erasure
+from mailmill.io.person_search import bytes_hold
+from mailmill.pipelines.ingest import erasure, formats
 from mailmill.pipelines.ingest.addresses import check
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_raw import numbered_rows, raw_rows
+from mailmill.pipelines.ingest.erasure_text import mentioned
 
 ANN = Person(keys=("ann@x.org", "+4315337031"), spellings=("Ann@X.org",))
 OTHERS = ("joann@x.org", "ann@x.org.uk", "ann@x.organic", "+43153370311", "mann", "x-ann@x.org")
@@ -73,6 +75,14 @@ def test_a_file_called_after_the_person_mentions_them() -> None:
     for name, clean in (("ann@x.org.csv", "***"), ("list ann@x.org.xlsx.", "list ***."), ("ann@x.org.uk.csv", None)):
         assert erasure.text_mentions(ANN, name) is (clean is not None)
         assert erasure.mask_text(ANN, name) == (clean or name)
+
+
+def test_a_file_of_any_kind_that_a_folder_is_looked_through_for_mentions_whom_it_is_called_after(tmp_path) -> None:
+    for kind in (*formats.FILES, "csv.gz"):
+        assert mentioned([f"ann@x.org.{kind}".encode()], ANN), kind
+        log = tmp_path / "log"
+        log.write_text(f"refused ann@x.org.{kind}\n")
+        assert bytes_hold(log, ANN), kind
 
 
 def test_counted_rows_stay_and_tell_nothing() -> None:
