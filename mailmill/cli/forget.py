@@ -118,7 +118,7 @@ def _of_one(key: str, tenants: list[Tenant], remedy: str) -> None:
         return
     with reading() as conn:
         for one in tenants:
-            theirs, rule = erasure.sharing(conn, one.id, key), merge_rule(conn, one.id)
+            theirs, rule = erasure.sharing(conn, one.id, [key]), merge_rule(conn, one.id)
             if len(set(mailboxes(theirs, rule)) - ({key} if rule.phone else set())) > 1:
                 listed = ", ".join(theirs[:MAX_NAMED]) + (", …" if len(theirs) > MAX_NAMED else "")
                 raise Misconfigured(

@@ -94,7 +94,7 @@ class Forgetter:
         try:
             with self.database.transaction() as conn:
                 conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
-                named = [key for one in before.keys for key in (one, *erasure.sharing(conn, tenant_id, one))]
+                named = [*before.keys, *erasure.sharing(conn, tenant_id, before.keys)]
                 same, others = aliases.of_mailbox(conn, self.lake, tenant_id, named)
                 who = erasure.person(conn, tenant_id, before.keys, erasure.ids_of(conn, tenant_id, same))
                 done.others = done.others or [key for key in others if key not in who.keys]

@@ -45,7 +45,9 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
     same, _ = aliases.of_mailbox(conn, lake, tenant.id, [key])  # who else has their number is somebody else's to read
     who = erasure.person(conn, tenant.id, [key], erasure.ids_of(conn, tenant.id, same))
     contact = who.contact_ids[0] if who.contact_ids else None
-    found = [explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one, own=True) for one in who.keys]
+    found = [
+        explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one, same=same) for one in who.keys
+    ]
     known = {one.contact["id"] if one.contact else one.asked: one for one in found if one is not None}
     return Held(
         tenant=tenant.slug,

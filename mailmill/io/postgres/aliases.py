@@ -33,9 +33,12 @@ def of_mailbox(
     A contact that is a number alone is the same as the one mailbox that has it, and nobody's where several have it.
     """
     rule = merge_rule(conn, tenant_id)
+    if not rule.is_on:  # else all of the generation is read
+        return [], []
     keys = of(conn, lake, tenant_id, match_keys)
     own = set(mailboxes(match_keys, rule))
     box = dict(zip(keys, mailboxes(keys, rule), strict=True))
     alone = rule.phone and all(box[key] in own for key in keys if "@" in key)
     same = [key for key in keys if box[key] in own or (alone and "@" not in key)]
-    return same, [key for key in keys if key not in same]
+    others = set(keys).difference(same)
+    return same, [key for key in keys if key in others]

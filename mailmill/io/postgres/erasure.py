@@ -58,9 +58,12 @@ def person(conn: psycopg.Connection, tenant_id: int, asked: Sequence[str], alias
     )
 
 
-def sharing(conn: psycopg.Connection, tenant_id: int, number: str) -> list[str]:
-    """By what the contacts are matched that have a number: more than one of them may be more than one person."""
-    return [key for (key,) in conn.execute(SQL["sharing"], {"tenant_id": tenant_id, "number": number})]
+def sharing(conn: psycopg.Connection, tenant_id: int, match_keys: Sequence[str]) -> list[str]:
+    """By what the contacts are matched that have a number among these keys: they may be more than one person."""
+    numbers = [key for key in match_keys if channel_of(key) == "phone"]
+    if not numbers:  # a number is looked for in every contact
+        return []
+    return [key for (key,) in conn.execute(SQL["sharing"], {"tenant_id": tenant_id, "numbers": numbers})]
 
 
 def ids_of(conn: psycopg.Connection, tenant_id: int, match_keys: Sequence[str]) -> list[int]:

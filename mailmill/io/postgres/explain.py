@@ -34,15 +34,15 @@ _SEGMENT = pl.Schema({"contact_id": pl.Int64()})
 
 
 def by_key(
-    conn: psycopg.Connection, lake: Lake, *, tenant_id: int, tenant: str, key: str, own: bool = False
+    conn: psycopg.Connection, lake: Lake, *, tenant_id: int, tenant: str, key: str, same: Sequence[str] | None = None
 ) -> Explanation | None:
     """Of an address key or phone number; None when the tenant knows neither contact nor suppression.
 
-    In: own, nothing of who is one person with them, by the tenant's rule, for a number alone.
+    In: same, the keys of the person where they are known; None, to look up who is one with them by the tenant's rule.
     """
     asked = {"tenant_id": tenant_id, "key": key}
     contact = _one(conn, "contact", asked) or _one(conn, "contact_by_email", asked)
-    found = _explain(conn, lake, tenant_id, tenant, key, contact, contact["id"] if contact else None, own)
+    found = _explain(conn, lake, tenant_id, tenant, key, contact, contact["id"] if contact else None, same)
     return found if contact is not None or found.suppressions else None
 
 
@@ -66,17 +66,15 @@ def _explain(
     asked: str,
     contact: dict[str, Any] | None,
     contact_id: int | None,
-    own: bool = False,
+    same: Sequence[str] | None = None,
 ) -> Explanation:
     keys = {asked}
     if contact is not None:
         keys |= {contact["match_key"], contact["phone"] or "", (contact["email"] or "").lower()}
-    merges = merge_rule(conn, tenant_id).is_on  # else no generation is worth looking through
-    named = sorted(keys - {""})
-    found: list[str] = []
-    if merges:
-        found = aliases.of_mailbox(conn, lake, tenant_id, named)[0] if own else aliases.of(conn, lake, tenant_id, named)
-    others = set(found) - keys
+    if same is None:  # without a rule no generation is worth looking through
+        merges = merge_rule(conn, tenant_id).is_on
+        same = aliases.of(conn, lake, tenant_id, sorted(keys - {""})) if merges else []
+    others = set(same) - keys
     keys |= others
     which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": sorted(keys - {""})}
     with conn.cursor(row_factory=class_row(Suppression)) as cursor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
+import psycopg
 import pytest
 from people_world import PHONE, People
 from send_fixtures import Run
@@ -12,6 +14,8 @@ from send_oracle import judge
 from send_world import Sink, World, until
 
 from mailmill.errors import Misconfigured
+from mailmill.io.lake import Lake
+from mailmill.io.postgres import aliases, erasure
 from mailmill.io.postgres.audiences import PostgresCampaigns
 from mailmill.pipelines.target.ports import Frozen
 
@@ -119,3 +123,25 @@ def test_who_is_one_with_a_forgotten_person_for_a_number_alone_stays_and_is_name
     (people.mill.project / "acme" / "late.csv").write_text(listed.replace("Mum", "Mama"))
     again = people.ask("ingest", "acme/inbox")
     assert (again["reasons"], again["changed"]) == ({"forgotten": 4}, 1)
+
+
+def test_the_generation_is_read_once_for_a_person_and_never_where_nobody_is_merged(
+    merged: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mill, real, asked = merged.mill, aliases.of, list[Sequence[str]]()
+
+    def of(conn: psycopg.Connection, lake: Lake, tenant_id: int, keys: Sequence[str]) -> list[str]:
+        asked.append(keys)
+        return real(conn, lake, tenant_id, keys)
+
+    monkeypatch.setattr(aliases, "of", of)
+    [held] = merged.ask("export", ANN)
+    assert len(held["keys"]) > 1 and held["explained"][0]["aliases"] == [NEWS]
+    assert asked == [[ANN]]
+    merged.rows("UPDATE tenants SET spec = spec - 'merge'")
+    with mill.database.transaction() as conn:
+        assert aliases.of_mailbox(conn, mill.lake, 1, [ANN]) == ([], [])
+        assert asked == [[ANN]]
+        assert erasure.sharing(conn, 1, [ANN, NEWS]) == [], "an address is no number that a contact may have"
+        conn.execute("UPDATE contacts SET phone = %s WHERE match_key = %s", (PHONE, BOB))
+        assert erasure.sharing(conn, 1, [ANN, PHONE, OTHER]) == [BOB]

@@ -33,9 +33,9 @@ SELECT id, match_key, email, phone FROM contacts
  ORDER BY id;
 
 -- name: sharing
--- The contacts that have a number, oldest first.
+-- The contacts that have one of these numbers, oldest first.
 SELECT match_key FROM contacts
- WHERE tenant_id = %(tenant_id)s AND (match_key = %(number)s OR phone = %(number)s) ORDER BY id;
+ WHERE tenant_id = %(tenant_id)s AND (match_key = ANY(%(numbers)s) OR phone = ANY(%(numbers)s)) ORDER BY id;
 
 -- name: ids_of
 SELECT id FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = ANY(%(keys)s);
