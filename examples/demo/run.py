@@ -165,7 +165,7 @@ class Demo:
             port = self.ports["scraper" if kind == "scraper_pro" else "backlinks"]
             key = self.folder / "secrets" / ("scraper-key" if kind == "scraper_pro" else "backlink-key")
             command = [str(CLONE / "examples" / "services" / f"{kind}.py"), "--port", str(port)]
-            command += ["--count", str(int(count * self.scale)), "--seed", "11", "--key", key.read_text()]
+            command += ["--count", str(int(count * self.scale)), "--seed", "11", f"--key={key.read_text()}"]
             stack.enter_context(self.process(name.replace("/", "-"), command, f"http://127.0.0.1:{port}/health"))
         ingress = f"http://127.0.0.1:{self.ports['ingress']}"
         stack.enter_context(self.process("ingress", ["-m", "mailmill", "ingress"], f"{ingress}/health"))
