@@ -18,6 +18,7 @@ _ROOM = 72  # of a wrapped line: leaves place for the soft break and for =2E in 
 _SAFE = bytes(set(range(0x20, 0x7F)) - {0x3D})
 _DOUBLE_SPACE = re.compile(rb" (?= )")
 _OTHERS = re.compile(rb"[^ !-<>-~]")
+_ODD = re.compile(rb"[\0\r\n]")  # no text holds them, and b2a_qp treats them in its own way
 # as much as a line holds; an escape that would be cut begins the next one
 _LINES = re.compile(rb".{70}(?:[^=]{2}|[^=](?==)|(?==))|.+", re.DOTALL)
 # what ends a header line for some parser: C0, DEL, C1, and Unicode's line and paragraph separators
@@ -50,9 +51,7 @@ def _escaped(line: bytes) -> bytes:
     """Every octet but printable ASCII as =XX, and a space before a space too: then relaxed canonicalization (RFC 6376
     3.4.4) leaves a body as it is."""
     if line.translate(None, _SAFE):
-        if len(line) > len(
-            line.translate(None, b"\0\r\n")
-        ):  # no text holds them, and b2a_qp treats them in its own way
+        if _ODD.search(line):
             line = _OTHERS.sub(_hex, line)
         else:  # in C; its line breaks are taken out again, and what ends with $ has nothing special at its end
             line = binascii.b2a_qp(line + b"$").replace(b"=\n", b"")[:-1].replace(b"\t", b"=09")

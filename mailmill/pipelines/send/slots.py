@@ -93,7 +93,8 @@ def pieces(kind: Kind, source: str, names: Names) -> list[Piece]:
     Raises: Misconfigured with the line of a syntax error.
     """
     tree = templates.parse(kind, source)
-    if any(_sets(node) for node in tree.body if not isinstance(node, nodes.Assign | nodes.For)):
+    others = [node for node in tree.body if not isinstance(node, nodes.Assign | nodes.For)]
+    if any(_has(node, nodes.Assign, nodes.AssignBlock) for node in others):
         # what an `if` sets may be used anywhere behind it; a loop keeps its own
         return [_block(kind, tree.body, names)]
     out: list[Piece] = []
@@ -109,10 +110,9 @@ def pieces(kind: Kind, source: str, names: Names) -> list[Piece]:
     return out
 
 
-def _sets(node: nodes.Node) -> bool:
-    return (
-        isinstance(node, nodes.AssignBlock) or next(node.find_all((nodes.Assign, nodes.AssignBlock)), None) is not None
-    )
+def _has(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
+    """Whether it is of one of these kinds, or anything in it is."""
+    return isinstance(node, kinds) or next(node.find_all(kinds), None) is not None
 
 
 def _used(node: nodes.Node, sets: Sequence[nodes.Assign]) -> list[nodes.Node]:
@@ -178,7 +178,7 @@ def _block(kind: Kind, body: list[nodes.Node], names: Names) -> Block:
     fixed = {name: text for name, text in names.constants.items() if name in used}
     fixed |= {name: f"{names.urls[n]}{MARK}{n}{MARK}" for name in used if (n := _token(name, names)) is not None}
     tree, texts = nodes.Template(body, lineno=1), []
-    changed = next(tree.find_all((nodes.FilterBlock, nodes.AssignBlock, nodes.CallBlock)), None) is not None
+    changed = _has(tree, nodes.FilterBlock, nodes.AssignBlock, nodes.CallBlock)
     for text in tree.find_all(nodes.TemplateData):
         if len(text.data) >= LONG and not changed:  # what a filter may take has to be there
             texts.append(text.data)
