@@ -144,16 +144,7 @@ class _Reader:
         long = [(index, one) for index, one in done.records if one.lines > LONG]
         for index, one in long:
             self._note(line + index, line + index + one.lines - 1)
-        # whoever counts what was rejected, or reads it, has to see the rows that a stray quote may have cost
-        swallowed = [
-            pl.DataFrame({"raw": lines.text[index : index + one.lines]}).select(
-                pl.int_range(pl.len(), dtype=pl.Int64).alias("line") + line + index,
-                problem=pl.lit(one.reason),
-                raw="raw",
-            )
-            for index, one in long
-            if one.reason
-        ]
+        swallowed = [_each_line(lines, index, one, line) for index, one in long if one.reason]
         broken = [
             (line + index, one.reason, _text(lines, index, one.lines))
             for index, one in done.records
@@ -174,10 +165,8 @@ class _Reader:
         if single.height > parts[0].height:
             bad = single.filter(~pl.col("kind").is_in(["good", "blank"]))
             parts.append(bad.select(line=number, problem="kind", raw=_cut(pl.col("text"))))
-        if records.broken:
-            broken = pl.DataFrame(records.broken, schema=RAW_SCHEMA, orient="row")
-            parts.append(broken.with_columns(raw=_cut(pl.col("raw"))))
-        parts += [part.with_columns(raw=_cut(pl.col("raw"))) for part in records.swallowed]
+        broken = [pl.DataFrame(records.broken, schema=RAW_SCHEMA, orient="row")] if records.broken else []
+        parts += [part.with_columns(raw=_cut(pl.col("raw"))) for part in (*broken, *records.swallowed)]
         if records.whole:
             schema = {"line": pl.Int64(), **{CELL + name: pl.String() for name in self.names}}
             parts.append(pl.DataFrame(records.whole, schema=schema, orient="row"))
@@ -227,6 +216,14 @@ class _Reader:
             rows = list(csv.reader(good["text"], delimiter=self.delimiter))
             cells = pl.DataFrame(rows, schema={name: pl.String() for name in columns}, orient="row")
         return meta.hstack(cells)
+
+
+def _each_line(lines: Lines, index: int, record: Record, line: int) -> pl.DataFrame:
+    """A reject a line, RAW_SCHEMA: who counts or reads what was rejected has to see the rows a stray quote may have
+    cost. In: line, the number of the first of `lines`."""
+    return pl.DataFrame({"raw": lines.text[index : index + record.lines]}).select(
+        pl.int_range(pl.len(), dtype=pl.Int64).alias("line") + line + index, problem=pl.lit(record.reason), raw="raw"
+    )
 
 
 def _text(lines: Lines, index: int, count: int) -> str:
