@@ -15,7 +15,12 @@ from mailmill.pipelines.ingest.persons import mailboxes
 
 
 def of(conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequence[str]) -> list[str]:
-    """Every key of the persons that have one of these; empty for who is a person alone."""
+    """Every key of the persons that have one of these; empty for who is a person alone.
+
+    Without a rule everybody is alone, and the generation is not read.
+    """
+    if not merge_rule(conn, tenant_id).is_on:
+        return []
     files = [one.file for one in manifest.listed(conn, tenant_id=tenant_id, dataset="contacts")]
     several = lake.scan([file for file in files if lake.path(file).exists()], CONTACTS_SCHEMA).filter(
         pl.col("aliases").list.len() > 1
@@ -33,12 +38,10 @@ def of_mailbox(
     A contact that is a number alone is the same as the one mailbox that has it, and nobody's where several have it.
     """
     rule = merge_rule(conn, tenant_id)
-    if not rule.is_on:  # else all of the generation is read
-        return [], []
     keys = of(conn, lake, tenant_id, match_keys)
     own = set(mailboxes(match_keys, rule))
     box = dict(zip(keys, mailboxes(keys, rule), strict=True))
     alone = rule.phone and all(box[key] in own for key in keys if "@" in key)
     same = [key for key in keys if box[key] in own or (alone and "@" not in key)]
-    others = set(keys).difference(same)
-    return same, [key for key in keys if key in others]
+    known = set(same)
+    return same, [key for key in keys if key not in known]

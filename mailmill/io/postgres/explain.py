@@ -12,7 +12,6 @@ from psycopg.rows import class_row, dict_row
 
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import aliases, consents, domains, erasure
-from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest import verdicts
 from mailmill.pipelines.ingest.domains import frame as domain_frame
@@ -71,9 +70,8 @@ def _explain(
     keys = {asked}
     if contact is not None:
         keys |= {contact["match_key"], contact["phone"] or "", (contact["email"] or "").lower()}
-    if same is None:  # without a rule no generation is worth looking through
-        merges = merge_rule(conn, tenant_id).is_on
-        same = aliases.of(conn, lake, tenant_id, sorted(keys - {""})) if merges else []
+    if same is None:
+        same = aliases.of(conn, lake, tenant_id, sorted(keys - {""}))
     others = set(same) - keys
     keys |= others
     which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": sorted(keys - {""})}
