@@ -15,6 +15,8 @@ MailmillError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MailmillError(Exception):
     """Something mailmill can name. `str(error)` says what, where and what to do, and holds no secret."""
@@ -71,3 +73,8 @@ class Misconfigured(TerminalError):
         self.remedy = remedy
         text = f"{place}: {message}" if place else message
         super().__init__(f"{text}\n  {remedy}" if remedy else text)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first of them for a sentence, and … where there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

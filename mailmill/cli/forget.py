@@ -13,7 +13,7 @@ import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, plain
 from mailmill.cli.stats import TenantOption, chosen, reading
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, listed
 from mailmill.io.forgetting import Forgot
 from mailmill.io.postgres import erasure
 from mailmill.io.postgres.generation_rows import merge_rule
@@ -120,9 +120,9 @@ def _of_one(key: str, tenants: list[Tenant], remedy: str) -> None:
         for one in tenants:
             theirs, rule = erasure.sharing(conn, one.id, [key]), merge_rule(conn, one.id)
             if len(set(mailboxes(theirs, rule)) - ({key} if rule.phone else set())) > 1:
-                listed = ", ".join(theirs[:MAX_NAMED]) + (", …" if len(theirs) > MAX_NAMED else "")
+                named = listed(theirs, MAX_NAMED)
                 raise Misconfigured(
-                    f"{len(theirs):,} contacts of {one.slug} have this number: {listed}", place=key, remedy=remedy
+                    f"{len(theirs):,} contacts of {one.slug} have this number: {named}", place=key, remedy=remedy
                 )
 
 
@@ -130,8 +130,8 @@ def _staying(done: list[Forgot]) -> list[str]:
     """Who was shown as one with the person, and is not known to be."""
     return [
         f"{one.tenant} showed {len(one.others):,} more as one with them, for a number they share: "
-        f"{', '.join(one.others[:MAX_NAMED])}{', …' if len(one.others) > MAX_NAMED else ''}; they stay, and are shown "
-        "again with the next publication; who of them is the same person, forget by their address"
+        f"{listed(one.others, MAX_NAMED)}; they stay, and are shown again with the next publication; "
+        "who of them is the same person, forget by their address"
         for one in done
         if one.others
     ]

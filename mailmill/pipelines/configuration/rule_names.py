@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import polars as pl
 
+from mailmill.errors import listed
 from mailmill.pipelines.configuration.documents import Declared, Problem
 from mailmill.pipelines.configuration.specs import SegmentSpec
 from mailmill.pipelines.target.audiences import custom_fields
@@ -87,5 +88,5 @@ def _vain(leaf: Leaf, known: Mapping[str, Set[str]]) -> Iterator[str]:
         return
     for name in _names(leaf):
         if name not in held:
-            there = ", ".join(sorted(held)[:MAX_NAMED]) + (", …" if len(held) > MAX_NAMED else "")
-            yield f"{_WORDS[leaf.column]} {name!r}; {meant(name, held)}there are {there or 'none'}"
+            there = listed(sorted(held), MAX_NAMED) or "none"
+            yield f"{_WORDS[leaf.column]} {name!r}; {meant(name, held)}there are {there}"

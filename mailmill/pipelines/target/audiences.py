@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import polars as pl
 
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, listed
 from mailmill.pipelines.ingest.generations import GRAVEST, WITHDRAWN
 from mailmill.pipelines.target.segments import custom_field
 from mailmill.pipelines.target.templates import CONSTANTS, TemplateFacts
@@ -212,9 +212,8 @@ def unknown_fields(names: Sequence[str], contacts: pl.LazyFrame) -> dict[str, st
 
 def _meant(unknown: Sequence[str], custom: Sequence[str]) -> list[str]:
     known = (*CONTACT_FIELDS, *CONSTANTS, *custom)
-    listed = ", ".join(known[:MAX_NAMED]) + (", …" if len(known) > MAX_NAMED else "")
     close = (get_close_matches(name, [one for one in known if one != name], n=1) for name in unknown)
-    return [f"{f'Did you mean {found[0]}? ' if found else ''}Known are {listed}." for found in close]
+    return [f"{f'Did you mean {found[0]}? ' if found else ''}Known are {listed(known, MAX_NAMED)}." for found in close]
 
 
 def custom_fields(contacts: pl.LazyFrame) -> list[str]:
