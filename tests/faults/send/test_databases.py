@@ -185,7 +185,7 @@ def trouble(world: World, table: str, event: str, codes: list[str]) -> None:
 
 @pytest.mark.parametrize("fault", ["F20", "F21"])
 @pytest.mark.parametrize(("table", "event"), [("attempts", "INSERT"), ("leases", "INSERT"), ("leases", "DELETE")])
-def test_F20_F21_what_may_be_tried_again_is_tried_again(
+def test_F21_F20_what_may_be_tried_again_is_tried_again(
     world: World, run: Run, tmp_path: Path, fault: str, table: str, event: str
 ) -> None:
     trouble(world, table, event, TROUBLES[fault])

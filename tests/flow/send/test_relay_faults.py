@@ -412,7 +412,7 @@ def test_F15_a_link_that_ends_after_the_dot_is_a_doubt_and_before_it_none(
         assert judge(world, campaign, sink, doubts=5) == {"sent": 9, "in_doubt": 5}
 
 
-def test_F15_F02_a_link_lost_within_a_body_is_no_doubt(world: World, run: Run) -> None:
+def test_F02_F15_a_link_lost_within_a_body_is_no_doubt(world: World, run: Run) -> None:
     """The relay reads no further than 354: without the final dot it must not deliver, so the message is tried again."""
     text = "Hello {{ name }}\n{{ postal_address }}\n{{ unsubscribe_url }}\n" + "filling the sockets\n" * 112_000
     variant = {"subject": "Hi", "html": text, "text": text, "links": []}
