@@ -118,7 +118,7 @@ class PostgresCampaigns:
         with self.database.transaction() as conn:
             return campaigns.move(conn, due.campaign_id, "miss", by=by, reason=reason) is not None
 
-    def settle(self, *, by: str) -> list[int]:
+    def settle(self, *, by: str) -> list[str]:
         campaigns.settle_cancelled(self.database)
         with self.database.transaction() as conn:
             return campaigns.finish_settled(conn, by=by)

@@ -153,16 +153,18 @@ def due(conn: psycopg.Connection) -> list[Due]:
         return cursor.execute(SQL["due"]).fetchall()
 
 
-def finish_settled(conn: psycopg.Connection, *, by: str, campaign_id: int | None = None) -> list[int]:
-    """Finish the campaigns whose ledger has no open row left (P15). Out: their ids."""
-    parameters = {"campaign_id": campaign_id, "by": by}
+def finish_settled(conn: psycopg.Connection, *, by: str, campaign_id: int | None = None) -> list[str]:
+    """Finish the campaigns whose ledger has no open row left (P15). Out: their names.
+
+    What somebody else is changing is left for the next time.
+    """
+    candidates = conn.execute(SQL["settled"], {"campaign_id": campaign_id}).fetchall()
     finished = []
-    for (candidate,) in conn.execute(SQL["settled"], parameters).fetchall():
-        if conn.execute(SQL["finish"], {"campaign_id": candidate, "by": by}).fetchone():
-            finished.append(int(candidate))
+    for (candidate,) in candidates:
+        finished += conn.execute(SQL["finish"], {"campaign_id": candidate, "by": by}).fetchall()
     if finished:
         raise_change_number(conn)
-    return finished
+    return [str(name) for (name,) in finished]
 
 
 def cancel(database: Database, campaign: Campaign, *, by: str, reason: str | None = None) -> int:

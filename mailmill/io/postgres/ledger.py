@@ -190,11 +190,10 @@ def release(conn: psycopg.Connection, transport_id: int) -> int:
     return n
 
 
-def finish(conn: psycopg.Connection, by: str) -> list[str]:
-    """Cancel and expire what can no longer be sent, finish what is done. Out: the campaigns that finished."""
+def sweep(conn: psycopg.Connection) -> None:
+    """Cancel and expire what can no longer be sent."""
     conn.execute(SQL["sweep_cancelled"])
     conn.execute(SQL["sweep_ended"])
-    return [name for (name,) in conn.execute(SQL["finish"], {"by": by})]
 
 
 def next_due_s(conn: psycopg.Connection, campaign_ids: Sequence[int]) -> float | None:

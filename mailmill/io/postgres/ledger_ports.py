@@ -156,7 +156,12 @@ class PostgresLedger:
 
     def settle(self, worker: str) -> Sequence[str]:
         self._left = self._rescue()
-        return self._run(lambda conn: ledger.finish(conn, worker))
+
+        def settle(conn: psycopg.Connection) -> list[str]:
+            ledger.sweep(conn)
+            return campaigns.finish_settled(conn, by=worker)
+
+        return self._run(settle)
 
     def next_due_s(self, campaign_ids: Sequence[int]) -> float | None:
         return self._run(lambda conn: ledger.next_due_s(conn, campaign_ids))

@@ -144,9 +144,9 @@ class Schedule(Protocol):
         """scheduled -> missed, with how late it would have been. Out: False when it is not scheduled any more."""
         ...
 
-    def settle(self, *, by: str) -> Sequence[int]:
+    def settle(self, *, by: str) -> Sequence[str]:
         """Finish the campaigns whose ledger has no open row (P15), and go on cancelling those that were cancelled.
 
-        Out: the ids of those finished.
+        Out: the names of those finished.
         """
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns
+from mailmill.io.postgres import campaigns, doubts
 
 
 def step(world, name: str, slug: str = "acme/spring") -> None:
@@ -112,8 +112,22 @@ def test_P15_a_paused_campaign_with_nothing_left_is_finished_too(world):
     step(world, "pause")
     world.run("UPDATE messages SET state = 'sent', queued = false")
     with world.database.transaction("sender") as conn:
-        assert campaigns.finish_settled(conn, by="worker") == [1]
+        assert campaigns.finish_settled(conn, by="worker") == ["acme/spring"]
     assert world.state() == "finished"
+
+
+def test_P15_doubts_that_are_being_sent_again_keep_their_campaign_from_finishing(world):
+    world.start()
+    world.run(
+        "UPDATE messages SET state = CASE id WHEN 3 THEN 'in_doubt' ELSE 'sent' END::message_state, queued = false"
+    )
+    with world.database.transaction() as conn:
+        assert doubts.resolve(conn, 1, "resend", None, by="test") == 1
+        with world.database.transaction("sender") as worker:
+            worker.execute("SET LOCAL lock_timeout = '5s'")  # it must not wait and then go on with what it saw before
+            assert campaigns.finish_settled(worker, by="worker") == []
+    world.tick()
+    assert world.state() == "running" and states(world) == {"queued": 1, "sent": 4}
 
 
 def test_a_campaign_cancelled_while_it_is_planned_is_not_started(world):

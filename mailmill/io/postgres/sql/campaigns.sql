@@ -73,23 +73,29 @@ UPDATE campaigns SET transport_id = %(transport_id)s, content = %(content)s, as_
  WHERE id = %(campaign_id)s;
 
 -- name: settled
--- P15: campaigns that are over because the ledger says so, candidates by index first. A null id means all of them.
+-- P15: campaigns that may be over, by cheap questions: nothing queued, and no lease that is worked at or still has rows.
+-- Locked by a statement of its own, so that `finish` asks the ledger anew: whoever sends doubts again holds the campaign,
+-- and a statement that had waited for that would go on with what it saw before. A null id means all of them.
 SELECT c.id FROM campaigns c
  WHERE c.state IN ('running', 'paused') AND c.planned IS NOT NULL AND (%(campaign_id)s::int IS NULL OR c.id = %(campaign_id)s)
-   AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued);
+   AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued)
+   AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id AND (l.until > clock_timestamp()
+         OR EXISTS (SELECT FROM messages m WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token)))
+ ORDER BY c.id FOR UPDATE SKIP LOCKED;
 
 -- name: finish
+-- Finished is what the ledger says: every recipient that was planned is in a terminal state.
 WITH finished AS (
   UPDATE campaigns c SET state = 'finished', finished_at = clock_timestamp()
    WHERE c.id = %(campaign_id)s AND c.state IN ('running', 'paused')
-     AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id
-                      AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-                      AND m.state IN ('queued', 'leased', 'deferred', 'held'))
-  RETURNING id, tenant_id, old.state AS before),
+     AND c.planned = (SELECT count(*) FROM messages m WHERE m.campaign_id = c.id
+                         AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
+                         AND m.state NOT IN ('queued', 'leased', 'deferred', 'held'))
+  RETURNING id, tenant_id, slug, old.state AS before),
 noted AS (
   INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
   SELECT tenant_id, id, before, 'finished', %(by)s, 'every recipient is accounted for' FROM finished)
-SELECT id FROM finished;
+SELECT t.slug || '/' || f.slug FROM finished f JOIN tenants t ON t.id = f.tenant_id;
 
 -- name: unsettled_cancels
 SELECT id FROM campaigns WHERE state = 'cancelled' AND finished_at IS NULL

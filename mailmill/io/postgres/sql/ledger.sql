@@ -286,27 +286,6 @@ UPDATE messages m SET state = end_of(m.doubted, 'expired'), queued = false, reas
                         FOR UPDATE SKIP LOCKED) q
     WHERE c.state IN ('running', 'paused') AND c.ends_at <= clock_timestamp());
 
--- name: finish
--- Finished is what the ledger says: no message of the campaign in a state that is not terminal. The two cheap questions
--- come first; the count over the campaign's own range of ids is asked once.
-WITH candidate AS MATERIALIZED (
-  SELECT c.id, c.tenant_id, c.first_message_id AS first, coalesce(c.planned, 0) AS planned FROM campaigns c
-   WHERE c.state = 'running'
-     AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued)
-     AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id)),
-done AS (
-  UPDATE campaigns c SET state = 'finished', finished_at = clock_timestamp()
-    FROM candidate k
-   WHERE c.id = k.id AND c.state = 'running'
-     AND k.planned = (SELECT count(*) FROM messages m
-                       WHERE m.id >= k.first AND m.id < k.first + k.planned AND m.campaign_id = k.id
-                         AND m.state NOT IN ('queued', 'leased', 'deferred', 'held'))
-  RETURNING c.id, c.tenant_id, c.slug),
-noted AS (
-  INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by)
-  SELECT tenant_id, id, 'running', 'finished', %(by)s FROM done)
-SELECT t.slug || '/' || d.slug FROM done d JOIN tenants t ON t.id = d.tenant_id;
-
 -- name: next_due
 SELECT extract(epoch FROM min(d.due_at) - clock_timestamp())::float8
   FROM unnest(%(campaign_ids)s::int[]) c (id)
