@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from html import unescape
 from urllib.parse import urlsplit
 
-from mailmill.pipelines.target import inserts
+from mailmill.pipelines.target import attributes, inserts
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # one that does not close takes the rest along, as it does where HTML is read
 _ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:(>)|.*)", re.IGNORECASE | re.DOTALL)
-_MASK = "\ue000"  # stands for Jinja2 while HTML is read, character for character, so that places stay what they are
-# an attribute's name and value, as HTML's tokenizer parts them; what Jinja2 says between two belongs to neither
-_ATTRIBUTE = re.compile(rf"([^\s\"'>/={_MASK}]+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
 _UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
 _UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*-?\}\}$")
 _UNCLOSED = "does not end: its tag, or a quotation in it, is not closed"
@@ -48,29 +44,30 @@ def anchors(html: str) -> list[Anchor]:
     A tag may have several, in branches of a condition. `#place`, `mailto:`, `tel:` and `sms:` are left as they stand.
     """
     chunks = inserts.split(without_comments(html))
-    masked = "".join([_MASK * len(chunk) if at % 2 else chunk for at, chunk in enumerate(chunks)])
+    mask = next(inserts.marks(html))  # character for character, so that places stay what they are
+    masked = "".join([mask * len(chunk) if at % 2 else chunk for at, chunk in enumerate(chunks)])
     found = []
     for tag in _ANCHOR.finditer(masked):
         if not tag[1]:
-            found.append(_anchor(html, masked, tag.start(), min(tag.end(), tag.start() + 80), _UNCLOSED))
+            found.append(_anchor(html, masked, mask, tag.start(), min(tag.end(), tag.start() + 80), _UNCLOSED))
             continue
-        for attribute in _ATTRIBUTE.finditer(tag[0], 2):
+        for attribute in attributes.FOUND.finditer(tag[0], 2):
             group = attribute.lastindex or 1
             if attribute[1].lower() == "href" and group > 1 and not _UNTRACKED.match(attribute[group].strip()):
                 start, end = tag.start() + attribute.start(group), tag.start() + attribute.end(group)
-                found.append(_anchor(html, masked, start, end))
+                found.append(_anchor(html, masked, mask, start, end))
     return found
 
 
-def _anchor(html: str, masked: str, start: int, end: int, problem: str | None = None) -> Anchor:
-    url, shape = unescape(html[start:end]).strip(), unescape(masked[start:end]).strip()
+def _anchor(html: str, masked: str, mask: str, start: int, end: int, problem: str | None = None) -> Anchor:
+    url, shape = attributes.value(html[start:end]).strip(), attributes.value(masked[start:end]).strip()
     return Anchor(
-        url=url, start=start, end=end, line=html.count("\n", 0, start) + 1, dynamic=_MASK in shape,
-        problem=problem or (None if _UNSUBSCRIBE.match(url) else _problem(shape)),
+        url=url, start=start, end=end, line=html.count("\n", 0, start) + 1, dynamic=mask in shape,
+        problem=problem or (None if _UNSUBSCRIBE.match(url) else _problem(shape, mask)),
     )  # fmt: skip
 
 
-def _problem(url: str) -> str | None:
+def _problem(url: str, mask: str) -> str | None:
     """Why an address cannot be sent, None when it can. Scheme and host are never a recipient's to choose."""
     try:
         parts = urlsplit(url)
@@ -79,7 +76,7 @@ def _problem(url: str) -> str | None:
         return "is no address"
     if parts.scheme not in ("http", "https") or not host:
         return "does not begin with http:// or https:// and a host"
-    if _MASK in parts.netloc:
+    if mask in parts.netloc:
         return "has a host that depends on a merge field"
     if "@" in parts.netloc:
         return "has a user name or password in it"

@@ -1,9 +1,12 @@
-"""Where Jinja2 stands in a template's source."""
+"""Where Jinja2 stands in a template's source, and what stands for it while HTML is read."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from html import unescape
 
+MARKS = "\U00040000-\U000dffff"  # as a class of a regular expression; no character of these planes is assigned
 _OPENS = re.compile(r"(?=(\{[{%#]))")  # of {{{% each of the three may open one
 _CLOSES = {"{{": "}}", "{%": "%}", "{#": "#}"}
 
@@ -21,3 +24,10 @@ def split(source: str) -> list[str]:
         chunks += [source[done : found.start()], source[found.start() : end + 2]]
         done = end + 2
     return [*chunks, source[done:]]
+
+
+def marks(source: str) -> Iterator[str]:
+    """Characters that the source shows nowhere, not by a character reference either: each may stand for a piece of its
+    Jinja2. There are more of them than a part has characters."""
+    shown = set(unescape(source))
+    return (mark for mark in map(chr, range(0x40000, 0xE0000)) if mark not in shown)

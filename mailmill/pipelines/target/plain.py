@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from mailmill.pipelines.target import inserts
+from mailmill.pipelines.target import attributes, inserts
 
-_FIRST = 0xF0000  # private use: one character stands for each piece of Jinja2 while HTML is read
-_HELD = re.compile("[\U000f0000-\U000ffffd]")
+_HELD = re.compile(f"[{inserts.MARKS}]")
 _AROUND_END = re.compile(r"(?:(?<![ \t])[ \t]+)?\n[ \t]*")  # a run of spaces is tried from its beginning only
 _BLOCKS = frozenset({
     "address", "article", "aside", "blockquote", "body", "center", "dd", "div", "dl", "dt", "figure", "footer", "form",
@@ -28,14 +27,16 @@ _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\
 
 def plain_text(html: str) -> str:
     """The text of an HTML source: a line a block, links as `words: address`, nothing that is hidden."""
-    chunks = inserts.split(html)
-    held = chunks[1::2]
+    chunks, marks, held = inserts.split(html), inserts.marks(html), {}
+    for at in range(1, len(chunks), 2):
+        mark = next(marks)
+        held[mark], chunks[at] = chunks[at], mark
     reader = _Reader()
-    reader.feed("".join([chr(_FIRST + at // 2) if at % 2 else chunk for at, chunk in enumerate(chunks)]))
+    reader.feed("".join(chunks))
     reader.close()
     text = _AROUND_END.sub("\n", "".join(reader.out).replace("{{", "{ {").replace("{%", "{ %"))
     text = re.sub(r"\n{3,}", "\n\n", text).strip("\n ") + "\n"
-    return _HELD.sub(lambda found: held[ord(found[0]) - _FIRST], text)
+    return _HELD.sub(lambda found: held.get(found[0], found[0]), text)
 
 
 class _Reader(HTMLParser):
@@ -46,8 +47,8 @@ class _Reader(HTMLParser):
         self._links: list[tuple[str, int]] = []  # address, and where its words begin
         self._kept = 0  # depth of <pre>
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attributes}
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = attributes.read(self.get_starttag_text() or "")  # the library resolves `&region` in attributes too
         hidden = tag in _UNSEEN or "hidden" in found or _HIDDEN.search(found.get("style", "")) is not None
         if self._hidden or hidden:
             self._hidden += [tag] if tag not in _VOID else []

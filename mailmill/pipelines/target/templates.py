@@ -142,7 +142,7 @@ def check(subject: str, html: str, text: str) -> TemplateFacts:
     places: dict[str, str] = {}
     for part, source in {"subject": subject, "html": html, "text": text}.items():
         kind: Kind = "html" if part == "html" else "text"
-        _check_size(part, source)
+        check_size(part, source)
         tree = _parsed(kind, source, part)
         found, lines = names.uses(tree), names.lines(tree)
         bare |= {one for one in found.bare if not set(one) & set(CONSTANTS)}
@@ -180,7 +180,8 @@ def checked_anchors(html: str) -> list[Anchor]:
     return found
 
 
-def _check_size(part: str, source: str) -> None:
+def check_size(part: str, source: str) -> None:
+    """Raises: Misconfigured for a part that is empty or too long, or holds what no text does."""
     if not source.strip():
         raise _refused("is empty", part)
     limit = MAX_SUBJECT if part == "subject" else MAX_CHARACTERS

@@ -38,6 +38,7 @@ def checked(subject: str, html: str, text: str | None) -> tuple[str, str, Templa
 
     Raises: Misconfigured with part and line of the first thing that is wrong.
     """
+    templates.check_size("html", html)  # before it is read
     shown = plain.plain_text(html) if text is None else text
     facts = templates.check(subject, html, shown)
     sent = styles.inlined(html)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.target import inserts
+from mailmill.pipelines.target import inserts, variants
 from mailmill.pipelines.target.anchors import anchors
 from mailmill.pipelines.target.plain import plain_text
 from mailmill.pipelines.target.templates import MAX_CHARACTERS, check, checked_anchors, compile
@@ -214,6 +215,40 @@ def test_links_are_found_once_each_in_their_order_without_the_recipients_own():
     <a title="a > b" href="https://b.example/x?a=1&b=2">again</a><a href="https://a.example/?e={{ email|e }}">e</a>
     <a href="{{ unsubscribe_url }}">u</a>"""
     assert facts(html).links == ("https://b.example/x?a=1&b=2", "https://a.example/")
+
+
+@pytest.mark.parametrize(
+    ("written", "url"),
+    [
+        ("?id=7&region=eu&section=3&currency=EUR&copy=1", "?id=7&region=eu&section=3&currency=EUR&copy=1"),
+        ("?a=1&amp;b=2&amp=3&ampx&lt;&notit;&#38;c&#x26;d&#38e", "?a=1&b=2&amp=3&ampx<&notit;&c&d&e"),
+        ("?a&copy&reg/&para", "?a©®/¶"),  # what HTML itself resolves, a browser does too
+    ],
+)
+@pytest.mark.parametrize("style", ["", "<style>p{color:red}</style>"])
+def test_a_bare_ampersand_leads_where_a_browser_would_go(written, url, style):
+    """Also in the text part, where the address is a recipient's own, and once CSS was put into the elements."""
+    link = "<a href='https://a.example/{}" + written + "'>x</a>"
+    html = style + "<p>" + link.format("") + link.format("{{ name }}") + "</p>" + FOOT
+    _, text, facts = variants.checked("Hi", html, None)
+    assert facts.links == (f"https://a.example/{url}",)
+    assert f"x: https://a.example/{url} x: https://a.example/{{{{ name }}}}{url}\n" in text
+
+
+@pytest.mark.parametrize("icon", ["&#xF0004;", "\U000f0000", "&#983041;", "\U00040000", "&#x40001;", "<!--mm0-->"])
+def test_no_character_of_a_template_is_taken_for_a_merge_field(icon):
+    """Not where its text is derived, nor where its CSS is put into the elements."""
+    html = "<style>p{color:red}</style><p>" + icon + "|</p><!--{{ name }}-->{% if name %}{{ name }}{% endif %}" + FOOT
+    sent, text, _ = variants.checked("Hi", html, None)
+    character = "" if icon.startswith("<") else unescape(icon)
+    assert text == f"{character}|\n\n{{% if name %}}{{{{ name }}}}{{% endif %}}{FOOT}\n"
+    assert (character or icon) + "|</p><!--{{ name }}-->{% if name %}{{ name }}{% endif %}" + FOOT in sent
+
+
+def test_an_icon_is_no_unsubscribe_link():
+    html = "<!-- {{ postal_address }} {{ unsubscribe_url }} --><p>&#xF0000;&#xF0001;&#x40000;&#x40001;</p>"
+    with pytest.raises(Misconfigured, match="is missing"):
+        check("s", html, FOOT)
 
 
 @pytest.mark.parametrize("href", ["mailto:a@b.example?subject=x", "tel:+1-202-555-0100", "SMS:+12025550100", "#top"])
