@@ -78,7 +78,7 @@ class CsvFiles:
         for _ in range(10):
             age = time.time() - path.stat().st_mtime
             if self.folder is None or not 0 <= age < self.settle_s:
-                return min(datetime.fromtimestamp(path.stat().st_mtime, UTC), datetime.now(UTC))
+                return datetime.fromtimestamp(max(0.0, min(path.stat().st_mtime, time.time())), UTC)
             time.sleep(self.settle_s - age)
         raise Misconfigured("the file is still being written", remedy="It is read at the next import.")
 

@@ -56,12 +56,13 @@ def time_zone() -> pl.Expr:
 
 
 def time(text: pl.Series) -> pl.Series:
-    """ISO 8601 with or without time and offset (UTC when it says none); null for anything else."""
+    """ISO 8601 with or without time and offset (UTC when it says none); null for anything else, and up to 1970-01-01,
+    where lie the times by which programs say that they know none: 0001-01-01, 1900-01-01, and the Unix epoch itself."""
     day = text.str.len_bytes() == 10
     seen = text.str.to_datetime("%Y-%m-%d", time_unit="us", time_zone="UTC", strict=False).set(~day, None)
-    if bool(day.all()):
-        return seen
-    return pl.select(pl.coalesce(seen, _moment(pl.lit(text)))).to_series()
+    if not day.all():
+        seen = pl.select(pl.coalesce(seen, _moment(pl.lit(text)))).to_series()
+    return seen.set(seen.dt.epoch("us") <= 0, None)
 
 
 _MOMENT = r"^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d(?:\.\d+)?)? ?(?:[Zz]|UTC|([+-]\d\d)(?::?(\d\d))?)?$"

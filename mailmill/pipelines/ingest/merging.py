@@ -23,7 +23,7 @@ from mailmill.pipelines.ingest.sightings import above, lifted, same
 from mailmill.pipelines.ingest.validation import FIELD
 
 _RANK = ("priority", "seen", "source", "batch")
-_ENTRY = r'"((?:[^"\\]|\\.)+)": ?\[(-?\d+), ?(\d+), ?(\d+), ?(\d+)\]'
+_ENTRY = r'"((?:[^"\\]|\\.)+)": ?\[(-?\d+), ?(-?\d+), ?(\d+), ?(\d+)\]'
 _VERDICT = "verdict"  # travels as '<verdict> <reason>': the two belong together
 
 

@@ -8,7 +8,7 @@ import os
 import random
 import time
 import zipfile
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from datetime import time as clock
 
 import openpyxl
@@ -337,6 +337,19 @@ def test_the_age_of_a_file_is_the_recency_of_its_values(mill):
     mill.run(source, CsvFiles(paths=[new]))
     mill.run(source, CsvFiles(paths=[old]))
     assert mill.contacts()["a@x.org"]["name"] == "New"
+    for odd in (-(10**11), 10**12):  # no year of a calendar, which a broken clock or copy leaves behind
+        os.utime(old, (odd, odd))
+        (batch,) = CsvFiles(paths=[old]).batches(None)
+        assert isinstance(batch, RawBatch) and 1970 <= batch.seen_at.year <= datetime.now(UTC).year
+
+
+def test_P03_a_row_of_an_old_date_keeps_the_weight_of_its_source_in_either_order(mill):
+    weak, strong = mill.source("lo"), mill.source("hi", priority=100)
+    for number, sources in enumerate([(weak, strong), (strong, weak)]):
+        for source in sources:
+            name, date = ("High", "1900-01-01") if source is strong else ("Low", "2026-01-01")
+            mill.read(source, f"email,name,created_at\na{number}@x.org,{name},{date}\n")
+    assert [row["name"] for row in mill.contacts().values()] == ["High", "High"]
 
 
 def test_a_folder_in_the_place_of_a_file_is_called_one(mill):

@@ -27,7 +27,7 @@ ROW = st.fixed_dictionaries(
         "fields.city": st.sampled_from([None, "Rome", '"name":[9,9,9,9]']),
         "fields.b2": st.sampled_from([None, "\\"]),
         "tags": st.lists(st.sampled_from(["t", "vip", "köln"]), max_size=2, unique=True).map(sorted),
-        "day": st.integers(0, 3),
+        "day": st.sampled_from([-40_000, -39_999, 0, 1, 2]),  # some long before 1970: a file may be dated so
     }
 )
 # (source, priority, rows): sources 1 and 2 are equals, 3 comes first and once said so with less weight

@@ -102,7 +102,9 @@ def test_a_time_in_the_future_does_not_win_for_ever():
     ("text", "moment"),
     [("2026-01-02T10:00:00+02", "08:00:00"), ("2026-01-02 10:00:00.5-0130", "11:30:00.500000"),
      ("2026-01-02T10:00Z", "10:00:00"), ("2026-01-02 10:00:00 UTC", "10:00:00"), ("2026-01-02", "00:00:00"),
-     ("2026-01-02 10:00 PM", None), ("2026-01-02 whatever", None), ("2026-01-02T10:00:00+2", None)],
+     ("2026-01-02 10:00 PM", None), ("2026-01-02 whatever", None), ("2026-01-02T10:00:00+2", None),
+     ("0000-01-01", None), ("0001-01-01 00:00:00", None), ("1900-01-01", None), ("1970-01-01T00:00:00Z", None),
+     ("1970-01-01T00:00:01Z", "00:00:01"), ("-001-01-01", None), ("99999-1-01", None)],
 )  # fmt: skip
 def test_a_time_is_read_as_a_whole_or_not_at_all(text, moment):
     (read,) = cells.time(pl.Series([text]))
@@ -110,6 +112,15 @@ def test_a_time_is_read_as_a_whole_or_not_at_all(text, moment):
     rows = {"match_key": ["b@x.org", "a@x.org"], "fields.consent_at": ["2026-01-02", text]}
     said = consents.said(pl.DataFrame(rows), "consent", datetime(2026, 11, 20, tzinfo=UTC))
     assert said["at"].to_list()[1:] == [read] * (moment is not None)
+
+
+def test_a_time_by_which_a_program_says_that_it_knows_none_is_kept_aside():
+    done = checked("email,created_at\na@x.org,1900-01-01\nb@x.org,2026-01-02\n").accepted
+    assert [seen.isoformat()[:10] for seen in done["seen_at"]] == [
+        "2026-11-20",
+        "2026-01-02",
+    ]  # that of the file, and its own
+    assert done["fields.seen_at_as_given"].to_list() == ["1900-01-01", None]
 
 
 def test_first_and_last_name_make_a_name_and_stay_as_fields():
