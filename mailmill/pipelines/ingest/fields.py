@@ -8,7 +8,7 @@ import polars as pl
 
 from mailmill.pipelines.configuration.specs import FieldSpec
 
-FIELD = "fields."  # begins the column of a custom field, as in validation
+FIELD = "fields."  # begins the column of a custom field
 REASON = "field_type"
 _TRUE = ("true", "yes", "y", "t", "1", "on", "ja", "wahr", "oui", "si", "sí", "x")
 _FALSE = ("false", "no", "n", "f", "0", "off", "nein", "falsch", "non")

@@ -14,14 +14,15 @@ from datetime import datetime
 import polars as pl
 
 from mailmill.pipelines.configuration.specs import FieldSpec
-from mailmill.pipelines.ingest import addresses, cells, fields, phones
+from mailmill.pipelines.ingest import cells, fields
 from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import ColumnMap, mapped
 from mailmill.pipelines.ingest.duplicates import COPIES_SCHEMA, Buckets
 from mailmill.pipelines.ingest.raw import CELL, raw_text
 from mailmill.pipelines.ingest.rejects import MAX_VALUE, RAW_TEXT_LIMIT, REJECTED_SCHEMA, counted
+from mailmill.pipelines.ingest.values import KNOWN, values_of
 
-FIELD = "fields."  # begins the column of a custom field
+FIELD = fields.FIELD  # begins the column of a custom field
 VALUES_SCHEMA = pl.Schema(
     {
         "line": pl.Int64(),
@@ -106,7 +107,7 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
     readable = raw.filter(pl.col("problem").is_null()) if raw["problem"].null_count() < raw.height else raw
     if readable.is_empty():
         return Checked(accepted=nobody, rejected=_rejected(raw, nothing, facts), notes=columns.notes)
-    values = _values(readable, columns, facts.country)
+    values = values_of(readable, columns, facts.country)
     wrong = values.select(_wrong(values)).to_series()
     accepted, faults = values, nothing
     if wrong.any():
@@ -134,7 +135,7 @@ def match_keys(raw: pl.DataFrame, facts: BatchFacts) -> pl.Series:
         return pl.Series("match_key", [None] * raw.height, dtype=pl.String)
     known = mapped(names, facts.columns, place=facts.origin).known
     reached = {field: header for field, header in known.items() if field in ("email", "phone", "country")}
-    values = _values(raw, ColumnMap(known=reached, custom={}), facts.country)
+    values = values_of(raw, ColumnMap(known=reached, custom={}), facts.country)
     return values.select(match_key=pl.coalesce("address_key", "e164")).to_series()
 
 
@@ -149,28 +150,9 @@ def _rejected(raw: pl.DataFrame, faults: pl.DataFrame, facts: BatchFacts) -> pl.
     ).match_to_schema(REJECTED_SCHEMA)  # fmt: skip
 
 
-def _values(raw: pl.DataFrame, columns: ColumnMap, country: str | None) -> pl.DataFrame:
-    """Every known field and custom field as it was written, null where there is none, and what was found in it."""
-    named = columns.known | {FIELD + field: header for field, header in columns.custom.items()}
-    values = pl.DataFrame([raw["line"], *(cells.clean(raw[CELL + header]).alias(f) for f, header in named.items())])
-    missing = [name for name in _KNOWN if name not in columns.known]
-    values = values.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
-    values = values.with_columns(cells.given("email"), cells.given("phone"))
-    values = values.hstack(addresses.examine(values["email"]))
-    values = values.with_columns(
-        cells.country(), cells.language(), cells.time_zone(), time=cells.time(values["seen_at"])
-    )
-    region = values.select(pl.coalesce("country_code", pl.lit(country, pl.String))).to_series()
-    return values.with_columns(e164=phones.examine(values["phone"], region))
-
-
-_KNOWN = ("email", "phone", "name", "first_name", "last_name", "language", "category", "country", "time_zone", "tags",
-          "seen_at")  # fmt: skip
-
-
 def _written(values: pl.DataFrame) -> list[str]:
     """The columns of what a person wrote."""
-    return [name for name in values.columns if name in _KNOWN or name.startswith(FIELD)]
+    return [name for name in values.columns if name in KNOWN or name.startswith(FIELD)]
 
 
 def _unreached() -> pl.Expr:
@@ -235,12 +217,19 @@ _FOUND = {
 
 
 def _custom(columns: ColumnMap) -> list[pl.Expr]:
-    """Custom fields: the source's own, the parts of a name, and what could not be read, as it was given."""
-    own = [pl.col(FIELD + field) for field in columns.custom]
-    parts = [pl.col(part).alias(FIELD + part) for part in ("first_name", "last_name") if part in columns.known]
-    unread = [
-        pl.when(pl.col(found).is_null()).then(pl.col(field)).alias(f"{FIELD}{field}_as_given")
-        for field, found in _FOUND.items()
-        if field in columns.known
-    ]
-    return sorted([*own, *parts, *unread], key=lambda column: column.meta.output_name())
+    """Custom fields: the source's own, the parts of a name, and what could not be read, as it was given.
+
+    A source may have a column of that very name, as who reads contacts back has: then the field has what both say.
+    """
+    said = {name: pl.col(FIELD + name) for name in columns.custom}
+    said |= {part: pl.col(part) for part in ("first_name", "last_name") if part in columns.known}
+    for known, found in _FOUND.items():
+        if known in columns.known:
+            name, unread = f"{known}_as_given", pl.when(pl.col(found).is_null()).then(pl.col(known))
+            said[name] = _both(unread, said[name]) if name in said else unread
+    return [value.alias(FIELD + name) for name, value in sorted(said.items())]
+
+
+def _both(one: pl.Expr, other: pl.Expr) -> pl.Expr:
+    differ = one.is_not_null() & other.is_not_null() & (one != other)
+    return pl.when(differ).then(pl.concat_str(one, other, separator="; ")).otherwise(pl.coalesce(one, other))

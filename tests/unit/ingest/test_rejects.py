@@ -77,6 +77,17 @@ def test_an_unreadable_language_country_or_phone_does_not_cost_the_contact():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("field", ["phone", "country", "language", "time_zone", "seen_at"])
+def test_P01_a_column_named_like_what_is_kept_aside_is_kept_with_it(field):
+    name = f"{field}_as_given"
+    done = checked(f"email,{field},{name}\na@x.org,,UK\nb@x.org,??,UK\nc@x.org,??,\nd@x.org,??,??\n").accepted
+    assert done[f"fields.{name}"].to_list() == ["UK", "??; UK", "??", "??"]
+    mapped = checked(
+        f"email,{field},Other\na@x.org,??,UK\n", columns={name: "Other"}
+    ).accepted  # by its source's own words
+    assert mapped[f"fields.{name}"].to_list() == ["??; UK"]
+
+
 def test_languages_countries_and_zones_are_read_as_people_write_them():
     done = checked(
         "E-Mail,Sprache,Land,Zeitzone\na@x.org,de-AT,Österreich,europe/vienna\nb@x.org,German,GERMANY,\nc@x.org,EN,uk,\n"
