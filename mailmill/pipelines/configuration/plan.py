@@ -11,10 +11,12 @@ import orjson
 from pydantic import ValidationError
 
 from mailmill.pipelines.configuration.documents import SPECS, AnySpec, Declared, Key, Problem, name_of
+from mailmill.pipelines.configuration.sending import TransportSpec
 from mailmill.pipelines.configuration.specs import KINDS, CampaignSpec, SourceSpec
 
 Action = Literal["create", "change", "unchanged"]
 EDITABLE = ("draft", "scheduled", "missed", "failed")  # nothing was planned yet; any other campaign stays as it is
+UNDER_WAY = ("planning", "running", "paused")  # decided for the transport that there was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ def plan(
     for one in sorted(declared, key=lambda one: KINDS.index(one.key[0])):
         before = stored.get(one.key)
         change = _compare(one, before, now)
-        problem = _refused(one, before, change)
+        problem = _refused(one, before, change) or _in_use(one, before, stored)
         if problem is None:
             changes.append(change)
         else:
@@ -142,6 +144,25 @@ def _refused(one: Declared, before: Stored | None, change: Change) -> Problem | 
             f"type: source {change.name} is of type {was}, which stays; give a new source another slug", ("type",)
         )
     return None
+
+
+def _in_use(one: Declared, before: Stored | None, stored: Mapping[Key, Stored]) -> Problem | None:
+    """A campaign that was planned for a sandbox must reach nobody, and one for a relay everybody."""
+    was = None if before is None else before.spec.get("type")
+    if not isinstance(one.spec, TransportSpec) or was in (None, one.spec.type):
+        return None
+    users = [
+        f"{name_of(key)} ({other.state})"
+        for key, other in sorted(stored.items())
+        if key[:2] == ("campaign", one.key[1]) and other.state in UNDER_WAY and other.spec["transport"] == one.key[2]
+    ]
+    if not users:
+        return None
+    return one.problem(
+        f"type: transport {name_of(one.key)} stays of type {was} while what was planned for that is under way: "
+        f"{', '.join(users)}; finish or cancel it first, or declare a second transport under another slug",
+        ("type",),
+    )
 
 
 def summary(changes: Sequence[Change]) -> dict[Action, int]:

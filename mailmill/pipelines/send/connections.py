@@ -63,8 +63,10 @@ class Connections:
         return self.failing_since is not None and not self.links
 
     def heard(self, facts: RouteFacts) -> None:
-        """A changed spec is for the connections opened from now on."""
+        """A changed spec is for what is begun from now on: what is open finishes what is under way."""
         if facts.spec != self._facts.spec:
+            for link in list(self.links):
+                link.close()
             self._relay, self._allowed, self._retry_at, self._failures = None, ALL, 0.0, 0
         self._facts = facts
 
@@ -99,7 +101,8 @@ class Connections:
         try:
             if self._relay is None:
                 self._relay = self._make(self._facts)
-            link = await self._relay.open(self._desk, f"{self._facts.name}#{self._opened}")
+            relay = self._relay
+            link = await relay.open(self._desk, f"{self._facts.name}#{self._opened}")
         except MailmillError as error:  # also a secret that cannot be read: a person mends it while we wait
             self._opening.discard(task)
             if isinstance(error, RouteRefused) and error.permanent:
@@ -117,7 +120,10 @@ class Connections:
         if not self._sent_away:
             self.failing_since = self.last_error = None
         self.links.add(link)
-        link.wake()
+        if relay is self._relay:
+            link.wake()
+        else:  # its spec was changed meanwhile
+            link.close()
 
     def _failed(self, error: Exception, which: object) -> None:
         """The relay serves no more than are open."""

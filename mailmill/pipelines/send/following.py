@@ -170,6 +170,9 @@ class Following:
             if route is None:
                 route = self.routes[facts.id] = Route(facts, self._make_relay, self, self._report.counts)
             route.heard(facts, asked)
+        for campaign in self.campaigns.values():
+            if not self._fits(campaign):
+                campaign.until = 0.0
         if not self.stopping:  # connections that are closed then say nothing of the relay
             self.tell_problems()
 
@@ -195,7 +198,8 @@ class Following:
             if self._only is not None and facts.name not in self._only:
                 continue
             known = self.campaigns.get(facts.id)
-            if known is None or (known.stopped is not None and asked > known.stopped):  # a person resumed it since
+            resumed = known is not None and known.stopped is not None and asked > known.stopped
+            if known is None or resumed or not self._fits(known):
                 known = await self._new_campaign(facts)
             if known is not None:
                 known.facts = facts
@@ -215,8 +219,19 @@ class Following:
         except (MailmillError, LookupError, ValueError) as error:
             self._report.problems[_named(facts)] = f"its content cannot be used: {error}"
             return None
+        if not self._fits(made):
+            self._report.problems[_named(facts)] = (
+                f"it was planned for {'a sandbox' if made.sandbox else 'a relay'} and its transport"
+                f" {self.routes[facts.transport_id].facts.name} is of another type now: change that back, or cancel it"
+            )
+            return None
         self._report.problems.pop(_named(facts), None)
         return made
+
+    def _fits(self, campaign: Running) -> bool:
+        """What was planned for a sandbox must reach nobody, and the other way round; `apply` sees to it already."""
+        route = self.routes.get(campaign.facts.transport_id)
+        return route is None or campaign.sandbox == (route.facts.kind == "sandbox")
 
     async def _drop_suppressed(self) -> None:
         """Look at everything that was claimed and has not started yet."""

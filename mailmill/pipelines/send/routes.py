@@ -82,7 +82,7 @@ class Route:
         return len(self.stock) < max(self.connections.most, self.batch_size // 2)
 
     def heard(self, facts: RouteFacts, asked: float) -> None:
-        """What the database says of this transport; a changed spec is for the connections opened from now on."""
+        """What the database says of this transport; a changed spec is for what is begun from now on."""
         self.connections.heard(facts)
         self.facts, self.wanted = facts, True
         if self._unwritten or asked < self._held_known_at:

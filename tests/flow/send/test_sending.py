@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from email import message_from_bytes
@@ -337,6 +338,28 @@ def test_M1_a_message_keeps_its_id_whatever_keys_were_rotated_between_its_attemp
         token = sink.taken[-1].message_id.strip("<>").partition("@")[0]
         assert tokens.verify(token, {newest: keys.usable(conn, "return_path")[newest]}, "return_path") is not None
     assert world.account(later) == {"sent": 1}
+
+
+@pytest.mark.parametrize("planned", ["sandbox", "smtp"])
+def test_what_was_planned_for_a_sandbox_never_reaches_a_relay_nor_the_other_way_round(
+    world: World, run: Run, planned: str
+) -> None:
+    other = {"sandbox": "smtp", "smtp": "sandbox"}[planned]
+    with Sink() as first, Sink() as second:
+        for slug in ("done", "left", "next"):
+            facts = {"state": "running" if slug == "done" else "draft", "kind": planned}
+            world.campaign(
+                3, port=first.port, slug=slug, sandbox=(other if slug == "next" else planned) == "sandbox", **facts
+            )
+        done, left, following = (id for (id,) in world.sql("SELECT id FROM campaigns ORDER BY id"))
+        with thread(lambda: run(until=lambda: world.state(following) == "finished")) as result:
+            until(lambda: world.state(done) == "finished")
+            world.sql("UPDATE transports SET kind = %s, spec = spec || %s", other, json.dumps({"port": second.port}))
+            world.sql("UPDATE campaigns SET state = 'running' WHERE state = 'draft'")
+            report = result().report
+    assert len(first.taken) == 3 and len(second.taken) == 3, "a connection that was open is not used for another relay"
+    assert world.account(left) == {"queued": 3}
+    assert "change that back, or cancel it" in report.problems["campaign acme/left"]
 
 
 def test_a_transport_is_followed_while_a_campaign_runs_on_it(world: World, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mailmill.pipelines.configuration.documents import Declared, Key, RawDocument
 from mailmill.pipelines.configuration.plan import Change, FieldChange, Stored, plan
+from mailmill.pipelines.configuration.sending import TransportSpec
 from mailmill.pipelines.configuration.specs import CampaignSpec, SourceSpec, TenantSpec
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -16,7 +17,7 @@ CAMPAIGN: dict[str, Any] = {
     "kind": "campaign", "tenant": "acme", "slug": "first", "segment": "s", "template": "t", "identity": "i",
     "transport": "r",
 }  # fmt: skip
-SPECS = {"campaign": CampaignSpec, "tenant": TenantSpec, "source": SourceSpec}
+SPECS = {"campaign": CampaignSpec, "tenant": TenantSpec, "source": SourceSpec, "transport": TransportSpec}
 
 
 def declared(value: dict[str, Any]) -> Declared:
@@ -90,6 +91,27 @@ def test_a_source_keeps_its_type() -> None:
     one = declared(csv | {"type": "manual"})
     _, [problem] = plan([one], {one.key: Stored(spec=declared(csv).spec.model_dump(mode="json"))}, NOW)
     assert "is of type csv, which stays" in problem.message
+
+
+@pytest.mark.parametrize(("was", "wanted"), [("sandbox", "smtp"), ("smtp", "sandbox")])
+@pytest.mark.parametrize("state", ["scheduled", "planning", "running", "paused", "finished"])
+def test_a_transport_keeps_its_type_while_a_campaign_planned_for_it_is_under_way(
+    was: str, wanted: str, state: str
+) -> None:
+    relay = {"kind": "transport", "tenant": "acme", "slug": "r", "type": was}
+    one = declared(relay | {"type": wanted})
+    stored = {found.key: Stored(spec=found.spec.model_dump(mode="json")) for found in (declared(relay),)}
+    for slug, transport, now in (("first", "r", state), ("else", "q", "running"), ("past", "r", "cancelled")):
+        campaign = declared(CAMPAIGN | {"slug": slug, "transport": transport})
+        stored[campaign.key] = Stored(spec=campaign.spec.model_dump(mode="json"), state=now)
+    changes, problems = plan([one], stored, NOW)
+    if state in ("scheduled", "finished"):
+        assert [change.kind for change in changes] == ["transport"] and not problems
+    else:
+        said = (
+            f"stays of type {was} while what was planned for that is under way: acme/first ({state}); finish or cancel"
+        )
+        assert said in problems[0].message and "acme/else" not in problems[0].message
 
 
 def test_a_field_that_came_later_counts_as_its_default() -> None:
