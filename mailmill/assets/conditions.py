@@ -52,8 +52,8 @@ class OfItsTenant(dg.AutomationCondition[Any]):
 
 
 def refreshed_with_contacts() -> dg.AutomationCondition[Any]:
-    """New, the contacts of its tenant changed, or a day has passed (rules such as `within_days` count from today); once
-    there are contacts, and never twice at a time.
+    """New, its tenant's contacts have become others, or a day has passed (rules such as `within_days` count from
+    today); once there are contacts, and never twice at a time.
 
     Only a request settles a change, and only one that came before it: a run that was under way when the contacts
     changed read what was before.

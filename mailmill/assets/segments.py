@@ -16,7 +16,7 @@ from mailmill.pipelines.target.ports import Segment
 
 @dg.asset(
     partitions_def=partitions.segments,
-    deps=["contacts", "revalidated_contacts", "published_contacts"],
+    deps=["published_contacts"],
     group_name="target",
     kinds={"polars", "parquet"},
     owners=["team:data"],

@@ -103,6 +103,23 @@ def configuration(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mi
     return dg.SensorResult(run_requests=requests, dynamic_partitions_requests=[*wanted, *deleted])
 
 
+@dg.sensor(
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Contacts that were published anew, by a run or by a verb, are reported for what follows them.",
+)
+def publications(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
+    with mill.database.transaction("owner") as conn:
+        found = {one.key: one.version for one in control.published_contacts(conn)}
+    known: dict[str, str] = json.loads(context.cursor or "{}")
+    changed = [key for key, version in found.items() if known.get(key) != version]
+    partitions.add(context.instance, partitions.tenants, changed)  # before what is said of them
+    return dg.SensorResult(
+        asset_events=[dg.AssetMaterialization("published_contacts", partition=key) for key in changed],
+        cursor=json.dumps(found),
+    )
+
+
 segments_follow_contacts = dg.AutomationConditionSensorDefinition(
     name="segments_follow_contacts",
     target=dg.AssetSelection.assets("segments"),
@@ -112,4 +129,4 @@ segments_follow_contacts = dg.AutomationConditionSensorDefinition(
     emit_backfills=False,
     description="When contacts of a tenant changed, its segments are materialized anew; so is a new segment.",
 )
-ALL = [inbox, configuration, segments_follow_contacts]
+ALL = [inbox, configuration, publications, segments_follow_contacts]

@@ -66,9 +66,9 @@ def keys(result: dg.SensorResult) -> list[str]:
     return sorted(str(request.partition_key) for request in result.run_requests or ())
 
 
-def contacts(instance: dg.DagsterInstance, partition: str) -> None:
-    partitions.add(instance, partitions.sources, [partition])
-    instance.report_runless_asset_event(dg.AssetMaterialization("contacts", partition=partition))
+def published(instance: dg.DagsterInstance, tenant: str) -> None:
+    partitions.add(instance, partitions.tenants, [tenant])
+    instance.report_runless_asset_event(dg.AssetMaterialization("published_contacts", partition=tenant))
 
 
 def refreshed(instance: dg.DagsterInstance, cursor: str | None) -> tuple[list[str], str | None]:
@@ -82,40 +82,56 @@ def test_contacts_of_a_tenant_refresh_its_segments_and_nobody_elses(instance: dg
     partitions.add(instance, partitions.segments, ["acme|all", "acme|press", "beta|all"])
     asked, cursor = refreshed(instance, None)
     assert asked == []  # there are no contacts
-    contacts(instance, "acme|drop")
+    published(instance, "acme")
     asked, cursor = refreshed(instance, cursor)
     assert asked == ["acme|all", "acme|press"]
+    partitions.add(instance, partitions.sources, ["acme|drop"])
+    instance.report_runless_asset_event(dg.AssetMaterialization("contacts", partition="acme|drop"))
     asked, cursor = refreshed(instance, cursor)
-    assert asked == []
-    contacts(instance, "acme|drop")
-    contacts(instance, "beta|crawl")
-    contacts(instance, "acme|desk")
+    assert asked == [], "an import says by itself not that contacts changed: it may have read nothing"
+    published(instance, "acme")
+    published(instance, "beta")
     asked, cursor = refreshed(instance, cursor)
     assert asked == ["acme|all", "acme|press", "beta|all"]
     partitions.add(instance, partitions.segments, ["beta|new"])
     assert refreshed(instance, cursor)[0] == ["beta|new"]
 
 
-def test_reactions_refresh_the_segments_of_the_tenant_whose_contacts_they_changed(instance: dg.DagsterInstance) -> None:
-    partitions.add(instance, partitions.segments, ["acme|all", "beta|all"])
-    partitions.add(instance, partitions.tenants, ["acme", "beta"])
-    contacts(instance, "acme|drop")
-    contacts(instance, "beta|crawl")
-    _, cursor = refreshed(instance, None)
-    instance.report_runless_asset_event(dg.AssetMaterialization("published_contacts", partition="beta"))
-    assert refreshed(instance, cursor)[0] == ["beta|all"]
+def test_contacts_are_reported_whenever_they_were_published_as_others(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    """Whoever did it: a run, a verb, or the erasure of a person."""
+    cursor = None
+    listed = "INSERT INTO manifest (file, tenant_id, dataset, rows, bytes) SELECT %s, id, %s, 1, 1 FROM tenants"
+    for statement, values, told in (
+        (listed + " WHERE slug = 'acme'", ("a", "contacts"), ["acme"]),
+        (listed + " WHERE slug = 'acme'", ("raw", "raw"), []),
+        ("UPDATE manifest SET facts = '{\"as_of\": 1}'", None, []),  # what was looked at again and stayed as it was
+        (listed + " WHERE slug = 'beta'", ("b", "contacts"), ["beta"]),
+        ("UPDATE manifest SET file = 'new' WHERE file = 'a'", None, ["acme"]),
+        (listed + " WHERE slug = 'beta'", ("second", "contacts"), ["beta"]),
+        ("DELETE FROM manifest WHERE file = 'b'", None, ["beta"]),
+    ):
+        with world.database.transaction() as conn:
+            conn.execute(statement, values)
+        said = sense("publications", world, instance, cursor)
+        events, cursor = said.asset_events or (), said.cursor
+        assert [(one.asset_key.to_user_string(), one.partition) for one in events] == [
+            ("published_contacts", tenant) for tenant in told
+        ], statement
+    assert sorted(instance.get_dynamic_partitions("tenants")) == ["acme", "beta"]
 
 
 def test_contacts_that_change_while_a_segment_is_made_refresh_it_afterwards(instance: dg.DagsterInstance) -> None:
     partitions.add(instance, partitions.segments, ["acme|all"])
-    contacts(instance, "acme|drop")
+    published(instance, "acme")
     _, cursor = refreshed(instance, None)
     run = instance.create_run_for_job(
         job_def=definitions.defs.resolve_job_def("segment"),
         status=dg.DagsterRunStatus.STARTED,
         tags={"dagster/partition": "acme|all"},
     )
-    contacts(instance, "acme|drop")
+    published(instance, "acme")
     asked, cursor = refreshed(instance, cursor)
     assert asked == []
     instance.report_run_canceled(run)

@@ -85,6 +85,11 @@ def edited_segments(conn: psycopg.Connection) -> list[Thing]:
     return _things(conn, "edited_segments")
 
 
+def published_contacts(conn: psycopg.Connection) -> list[Thing]:
+    """Tenants whose contacts are published; `version` tells one generation from the next."""
+    return _things(conn, "published_contacts")
+
+
 def campaigns(conn: psycopg.Connection) -> list[Thing]:
     return _things(conn, "campaigns")
 

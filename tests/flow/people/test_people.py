@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import psycopg
 import pytest
 from people_world import ANN, People
 
+from mailmill import definitions
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.audiences import PostgresContacts
 
@@ -124,6 +126,14 @@ def test_an_unsubscription_and_a_complaint_never_end_and_others_may(people: Peop
     assert people.rows("SELECT reason, expires_at > now() FROM suppressions") == [("manual", True)]
 
 
+def reported(people: People, cursor: str | None) -> tuple[list[str | None], str | None]:
+    """Tenants of which the sensor says that their contacts were published as others; its next cursor."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"mill": people.mill})
+        tick = definitions.defs.resolve_sensor_def("publications").evaluate_tick(context)
+    return [one.partition for one in tick.asset_events], tick.cursor
+
+
 def test_a_suppression_outlives_its_contact(people: People) -> None:
     people.planned("acme")
     people.do("suppress", "add", CID, "--tenant", "acme", "--reason", "complained")
@@ -139,7 +149,12 @@ def test_a_deleted_tag_leaves_its_contacts_and_no_load_brings_it_back(people: Pe
     people.do("apply", str(yaml))
     tags = {row["tag"]: row for row in people.ask("tags", "list", "acme")}
     assert (tags["vip"]["contacts"], tags["vip"]["description"], tags["buyer"]["contacts"]) == (2, "buys often", 2)
+    seen = reported(people, reported(people, None)[1])
+    assert seen[0] == []
+    people.do("ingest", "acme/inbox")
+    assert reported(people, seen[1])[0] == [], "an import that reads nothing changes no segment"
     assert people.ask("tags", "delete", "acme/vip") == {"tag": "acme/vip", "contacts": 2}
+    assert reported(people, seen[1])[0] == ["acme"], "and segments follow, though no run has told Dagster"
     assert [tags for _, _, tags in shown(people).values() if "vip" in tags] == [], "also where segments read them"
     people.do("contacts", "add", "--tenant", "acme", "--email", CID, "--tag", "vip", "--tag", "new", "--tag", "Größe L")
     assert people.rows("SELECT count(*) FROM contacts WHERE 'vip' = ANY(tags)") == [(0,)]

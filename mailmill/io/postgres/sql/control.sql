@@ -24,6 +24,11 @@ SELECT t.slug AS tenant, s.slug, extract(epoch FROM s.applied_at)::bigint::text 
                 AND m.published_at < s.applied_at)
  ORDER BY t.slug, s.slug;
 
+-- name: published_contacts
+-- What each tenant's generation of contacts is made of: another one is made of other files.
+SELECT t.slug AS tenant, '' AS slug, md5(string_agg(m.file, ' ' ORDER BY m.file)) AS version
+  FROM manifest m JOIN tenants t ON t.id = m.tenant_id WHERE m.dataset = 'contacts' GROUP BY t.slug ORDER BY t.slug;
+
 -- name: campaigns
 SELECT t.slug AS tenant, c.slug FROM campaigns c JOIN tenants t ON t.id = c.tenant_id ORDER BY t.slug, c.slug;
 
