@@ -65,10 +65,11 @@ class InvalidEvent(TerminalError):
 class Misconfigured(TerminalError):
     """A person has to correct a file, a setting, a key or an argument.
 
-    `place` is where (file:line, setting, argument), `remedy` what to do about it.
+    `message` is what is wrong, `place` where (file:line, setting, argument), `remedy` what to do about it.
     """
 
     def __init__(self, message: str, *, place: str | None = None, remedy: str | None = None) -> None:
+        self.message = message
         self.place = place
         self.remedy = remedy
         text = f"{place}: {message}" if place else message

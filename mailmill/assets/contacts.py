@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -84,7 +85,7 @@ def raw_contacts(
             "batches": len(received.batches),
             "known_before": received.known,
             "refused": reports.table([{"origin": r.origin, "why": r.text} for r in received.refused]),
-            "held": reports.table([{"batch": h.batch_id, "origin": h.origin, "why": h.why} for h in received.held]),
+            "held": reports.table([asdict(held) for held in received.held]),
             "notes": list(received.notes),
         }
     )
@@ -93,7 +94,8 @@ def raw_contacts(
 @dg.asset_check(
     asset=raw_contacts,
     partitions_def=partitions.sources,
-    description="No batch is held because its columns are not those of the batch before (on_change: hold).",
+    description="No batch is held because of its columns: they are not those of the batch before (on_change: hold), or "
+    "the source's mapping cannot read them.",
 )
 def columns_are_known(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
     held = mill.ingest.held(mill.source("/".join(partitions.parts(context.partition_key))))
@@ -101,7 +103,7 @@ def columns_are_known(context: dg.AssetCheckExecutionContext, mill: dg.ResourceP
         passed=not held,
         severity=dg.AssetCheckSeverity.WARN,  # what is not held goes on
         metadata={
-            "held": reports.table([{"batch": h.batch_id, "origin": h.origin, "why": h.why} for h in held]),
+            "held": reports.table([asdict(batch) for batch in held]),
             "remedy": "Look at the file, then correct `columns` of the source and apply it, or let it in as it is: "
             f"mailmill ingest {'/'.join(partitions.parts(context.partition_key))} --accept-columns",
         },
@@ -149,6 +151,7 @@ def validate_contacts(
             "read": validated.read,
             "masked_sample": reports.table(validated.sample),
             "notes": list(validated.notes),
+            "held": list(validated.held),
         },
     )
     yield dg.MaterializeResult(
@@ -185,7 +188,7 @@ def rejects_are_few(
             "waiting": len(waiting),
             "share_allowed": source.spec.max_reject_share,
             "withheld": reports.table(
-                [{"batch": b.id, "origin": b.origin, "read": b.rows_read, "rejected": b.rows_rejected} for b in over]
+                [{"batch": b.id, "origin": b.origin, "read": b.shown, "rejected": b.refused} for b in over]
             ),
         },
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from mailmill.pipelines.ingest.ports import Published
+from mailmill.pipelines.ingest.generations import Published
 
 _ROW, _LABEL, _BAR, _NUMBER = 22, 150, 320, 90  # pixels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,14 @@ def _summary(mill: Installation, source: SourceRow, found: Found, *, force: bool
         "reasons": {row["reason"]: row["rows"] for row in rejected.get("reasons", ())},
         "notes": list(notes),
         "refused": raw.get("refused", []),
-        "held": raw.get("held", []),
+        "held": [asdict(batch) for batch in mill.ingest.held(source)],
         "withheld": [] if force else _withheld(mill, source),
     }
 
 
 def _withheld(mill: Installation, source: SourceRow) -> list[dict[str, Any]]:
     return [
-        {"id": batch.id, "origin": batch.origin, "read": batch.rows_read, "rejected": batch.rows_rejected}
+        {"id": batch.id, "origin": batch.origin, "read": batch.shown, "rejected": batch.refused}
         for batch in mill.ingest.batches(source, "validated")
         if batches.too_many_rejected(source, batch)
     ]
@@ -135,10 +136,11 @@ def _complaints(one: Mapping[str, Any]) -> list[str]:
         said.append(_refused(one))
     if one["held"]:
         listed = "".join(f"\n  {held['origin']} (batch {held['batch']}): {held['why']}" for held in one["held"])
+        either = f", or let it in: `mailmill ingest {source} --accept-columns`"
         said.append(
             f"{len(one['held'])} held, and nothing of it taken in:{listed}\n"
-            "  Correct `columns` of the source and apply it, or let it in: "
-            f"`mailmill ingest {source} --accept-columns`."
+            "  Correct `columns` of the source and apply it"
+            f"{either if any(held['readable'] for held in one['held']) else ''}."
         )
     if one["withheld"]:
         names = ", ".join(f"{batch['origin']} (batch {batch['id']})" for batch in one["withheld"])

@@ -38,7 +38,11 @@ def waiting(row: Mapping[str, Any]) -> list[str]:
     name = row["source"]
     held = [
         f"{name}: batch {one['batch']} ({one['origin']}) is held: {one['why']}; "
-        f"`mailmill ingest {name} --accept-columns`"
+        + (
+            f"`mailmill ingest {name} --accept-columns`"
+            if one["readable"]
+            else "correct `columns` and apply the source"
+        )
         for one in row["held"]
     ]
     withheld = [

@@ -78,7 +78,7 @@ def still_gone(
     """
     said = gone
     for later in ingest.batches(conn, source, None) if len(gone) else ():
-        shows = later.loaded_before and later.rows_rejected > later.withdrawn
+        shows = later.loaded_before and later.refused > 0
         if later.id <= batch.id or later.id in besides or not shows:
             continue
         try:

@@ -27,8 +27,7 @@ from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.generation_rows import SQL, Rows
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import persons
-from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA, content, of_domains
-from mailmill.pipelines.ingest.ports import Published
+from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA, Published, content, of_domains
 
 DATASET = "contacts"
 

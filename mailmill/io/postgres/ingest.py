@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.configuration.specs import FieldSpec, SourceSpec
+from mailmill.pipelines.ingest.columns import unreadable
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
@@ -101,9 +102,8 @@ def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[str, ...]
 
 
 def release(conn: psycopg.Connection, source: SourceRow, *, accept: bool) -> int:
-    mapping = Jsonb(source.spec.columns)
-    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "accept": accept, "mapping": mapping}
-    return conn.execute(SQL["release"], facts).rowcount
+    batches = [one.batch for one in held(conn, source) if one.readable and (accept or one.remapped)]
+    return conn.execute(SQL["release"], {"tenant_id": source.tenant_id, "batches": batches}).rowcount
 
 
 def remember(
@@ -116,8 +116,20 @@ def remember(
 
 
 def held(conn: psycopg.Connection, source: SourceRow) -> list[Held]:
-    with conn.cursor(row_factory=class_row(Held)) as cursor:
-        return cursor.execute(SQL["held"], {"tenant_id": source.tenant_id, "source_id": source.id}).fetchall()
+    found = []
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id}
+    for batch_id, origin, surprise, names, mapping in conn.execute(SQL["held"], facts):
+        problem = unreadable(names, source.spec.columns)
+        remapped = mapping != source.spec.columns
+        why = problem or surprise or "the next import takes it in"
+        found.append(Held(batch=batch_id, origin=origin, why=why, readable=problem is None, remapped=remapped))
+    return found
+
+
+def hold(conn: psycopg.Connection, source: SourceRow, batch: BatchRow) -> bool:
+    """False: it was loaded before, or another process moved it on."""
+    facts = {"tenant_id": source.tenant_id, "batch_id": batch.id, "from": batch.state}
+    return conn.execute(SQL["hold"], facts | {"mapping": Jsonb(source.spec.columns)}).rowcount > 0
 
 
 def add_batch(

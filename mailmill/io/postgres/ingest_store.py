@@ -15,16 +15,7 @@ from mailmill.errors import StoreUnavailable
 from mailmill.io import lake_erasure
 from mailmill.io.lake import Lake
 from mailmill.io.lake_writer import LakeWriter
-from mailmill.io.postgres import (
-    batch_files,
-    consents,
-    contacts,
-    erasure,
-    generations,
-    ingest,
-    manifest,
-    withdrawals,
-)
+from mailmill.io.postgres import batch_files, consents, contacts, erasure, generations, ingest, manifest, withdrawals
 from mailmill.io.postgres.again import Doubted
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.recompute import recompute
@@ -33,6 +24,7 @@ from mailmill.pipelines.ingest import forgotten
 from mailmill.pipelines.ingest.ahead import prefetched
 from mailmill.pipelines.ingest.batches import rules_of
 from mailmill.pipelines.ingest.duplicates import Spool
+from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
     BatchState,
@@ -40,7 +32,6 @@ from mailmill.pipelines.ingest.ports import (
     Held,
     Kept,
     LoadCounts,
-    Published,
     RawBatch,
     Recorded,
     SourceRow,
@@ -179,6 +170,10 @@ class IngestStore:
         if named or lines:
             lake_erasure.clear(self.database, self.lake, tenant_id)
         return recorded
+
+    def hold(self, source: SourceRow, batch: BatchRow) -> bool:
+        with self.database.transaction() as conn:
+            return ingest.hold(conn, source, batch)
 
     # ------------------------------------------------------------ ContactStore
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import psycopg
@@ -9,11 +10,12 @@ from psycopg.rows import dict_row
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import sightings
+from mailmill.io.postgres import ingest, sightings
 from mailmill.io.postgres.ingest import source
 from mailmill.io.postgres.recompute import Recomputed, recompute
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.withdrawals import SQL as WITHDRAWALS
+from mailmill.pipelines.ingest.batches import too_many_rejected
 from mailmill.pipelines.ingest.ports import SourceRow
 
 __all__ = ["contacts_of", "delete", "hold", "overview", "remove_contacts", "source", "withdraw_all"]
@@ -24,7 +26,18 @@ def overview(conn: psycopg.Connection) -> list[dict[str, Any]]:
     """Each source with counts, its last batch and error, and what waits for a person: batches, and
     contacts that a full read showed no more."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(SQL["overview"]).fetchall()
+        found = cursor.execute(SQL["overview"]).fetchall()
+    known = {one.name: one for one in ingest.sources(conn)}
+    for row in found:
+        one = known[row["source"]]
+        row["held"] = [asdict(batch) for batch in ingest.held(conn, one)] if row["held"] else []
+        waiting = ingest.batches(conn, one, "validated") if row["withheld"] else []
+        row["withheld"] = [
+            {"batch": batch.id, "origin": batch.origin, "read": batch.shown, "rejected": batch.refused}
+            for batch in waiting
+            if too_many_rejected(one, batch)
+        ]
+    return found
 
 
 def hold(conn: psycopg.Connection, row: SourceRow) -> None:

@@ -30,5 +30,4 @@ def batch_facts(source: SourceRow, batch: BatchRow) -> BatchFacts:
 
 def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
     """Whether so much of a batch was rejected that a person should look first. Nothing accepted is nothing to hold."""
-    read, rejected = batch.rows_read - batch.withdrawn, batch.rows_rejected - batch.withdrawn
-    return batch.rows_accepted > 0 and rejected > source.spec.max_reject_share * read
+    return batch.rows_accepted > 0 and batch.refused > source.spec.max_reject_share * batch.shown

@@ -111,6 +111,16 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
     return ColumnMap(known=known, custom=custom, notes=tuple(notes))
 
 
+def unreadable(names: Sequence[str], wanted: Mapping[str, str]) -> str | None:
+    """Why these columns cannot be read by what the operator maps, as `mapped` says it; None when they can. What is
+    empty has no columns, and can."""
+    try:
+        mapped(names, wanted, place="") if names else None
+    except Misconfigured as error:
+        return error.message
+    return None
+
+
 def changed(before: Sequence[str], after: Sequence[str]) -> str | None:
     """What is different about a source's columns since its last batch, in a sentence; None when nothing is."""
     gone = [name for name in before if name not in after]

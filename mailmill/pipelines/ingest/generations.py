@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+
 import polars as pl
 
 from mailmill.pipelines.ingest import phone_places, verdicts
@@ -75,3 +78,17 @@ def content(frame: pl.DataFrame) -> str:
 def of_domains(shown: pl.DataFrame, domains: pl.DataFrame) -> str:
     """A fingerprint of what DNS said of the domains that these contacts have. In: domain; DOMAINS_SCHEMA."""
     return content(domains.join(shown.select("domain").unique(), on="domain", how="semi").drop("changed_at"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A generation of contacts, and what it took."""
+
+    rows: int
+    as_of: datetime
+    files_written: int
+    files_kept: int
+    bytes_written: int
+    merged: int  # contacts that are shown as a part of another one
+    largest_person: int  # contacts of the person who has most of them
+    seconds: float

@@ -35,13 +35,14 @@ class Validated:
     rejected: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()  # batches that the source's columns of today cannot read, and why
     sample: tuple[Mapping[str, Any], ...] = ()  # a few accepted rows, masked
 
     def __add__(self, other: Validated) -> Validated:
         return Validated(
             batches=self.batches + other.batches, read=self.read + other.read, accepted=self.accepted + other.accepted,
             rejected=self.rejected + other.rejected, reasons=dict(Counter(self.reasons) + Counter(other.reasons)),
-            notes=self.notes + other.notes, sample=self.sample or other.sample,
+            notes=self.notes + other.notes, held=self.held + other.held, sample=self.sample or other.sample,
         )  # fmt: skip
 
 

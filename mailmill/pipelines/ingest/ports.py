@@ -12,6 +12,7 @@ import polars as pl
 
 from mailmill.pipelines.configuration.specs import FieldSpec, SourceSpec
 from mailmill.pipelines.ingest.duplicates import Spool
+from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.validation import Checked
 
@@ -95,11 +96,13 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A raw batch of which nothing is taken in before a person agrees to its columns."""
+    """A raw batch of which nothing is taken in before a person agrees to its columns, or corrects the mapping."""
 
-    batch_id: int
+    batch: int
     origin: str
     why: str
+    readable: bool  # by the source's mapping of today
+    remapped: bool  # the mapping is another since it was held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,15 @@ class BatchRow:
     withdrawn: int = 0  # of the rejected rows: what the source says it has deleted
     rules: str = ""  # fingerprint of those it was divided by
     loaded_before: bool = False  # the contacts have what it said by earlier rules
+
+    @property
+    def shown(self) -> int:
+        """Rows that show somebody, and do not say that they were deleted."""
+        return self.rows_read - self.withdrawn
+
+    @property
+    def refused(self) -> int:  # of these
+        return self.rows_rejected - self.withdrawn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +173,7 @@ class RawStore(Protocol):
         ...
 
     def release(self, source: SourceRow, *, accept: bool) -> int:
-        """Let in what is held: all, or what was held under another mapping than the source has now. Out: how many."""
+        """Let in what is held and can be read: all, or what was held under another mapping. Out: how many."""
         ...
 
     def held(self, source: SourceRow) -> list[Held]:
@@ -200,6 +212,10 @@ class BatchStore(Protocol):
         """
         ...
 
+    def hold(self, source: SourceRow, batch: BatchRow) -> bool:
+        """Keep a batch aside that cannot be read. False: it stays, as it was loaded before."""
+        ...
+
 
 class ContactStore(Protocol):
     """Takes validated batches into the contacts, and shows the contacts as a generation."""
@@ -212,8 +228,7 @@ class ContactStore(Protocol):
         ...
 
     def walk(self, source: SourceRow) -> list[BatchRow]:
-        """The batches of a walk from the source's beginning that waits to be compared with what it has given before,
-        and those loaded since; the oldest first."""
+        """The batches of a walk from the beginning that waits to be compared, and those loaded since; oldest first."""
         ...
 
     def withdraw_absent(
@@ -233,17 +248,3 @@ class ContactStore(Protocol):
     def publish(self, tenant_id: int, now: datetime) -> Published:
         """Put a CONTACTS generation in the place of the last; its files that are still true stay."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
-    """A generation of contacts, and what it took."""
-
-    rows: int
-    as_of: datetime
-    files_written: int
-    files_kept: int
-    bytes_written: int
-    merged: int  # contacts that are shown as a part of another one
-    largest_person: int  # contacts of the person who has most of them
-    seconds: float

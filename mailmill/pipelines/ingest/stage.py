@@ -14,6 +14,7 @@ from mailmill.pipelines.ingest import outcomes, validation, walks
 from mailmill.pipelines.ingest.batches import batch_facts, rules_of, too_many_rejected
 from mailmill.pipelines.ingest.columns import changed, mapped
 from mailmill.pipelines.ingest.duplicates import Buckets
+from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.ingest.outcomes import Loaded, Received, Validated
 from mailmill.pipelines.ingest.ports import (
     BatchRow,
@@ -21,7 +22,6 @@ from mailmill.pipelines.ingest.ports import (
     ContactStore,
     Feed,
     LoadCounts,
-    Published,
     RawBatch,
     RawStore,
     Refusal,
@@ -119,7 +119,7 @@ def _refusal(source: SourceRow, batch: RawBatch) -> Refusal | None:
 
 def validate(source: SourceRow, store: BatchStore, *, progress: Progress = _silent) -> Validated:
     """Divide every raw batch of the source into accepted and rejected rows, and anew what waits to be loaded and was
-    divided by other rules than those of today."""
+    divided by other rules than those of today. One that the source's columns cannot read is held; the others go on."""
     return _validated(source, store, store.batches(source, "raw"), progress) + _renewed(source, store, progress)
 
 
@@ -134,30 +134,29 @@ def validate_again(
     """Divide again, by the rules of today, every batch that is kept, or this one; rejected: those with rejected rows.
     `load` then puts what they say now in the place of what they said.
 
-    A batch whose columns the source does not name any more stays as it is, with a note: another one had them.
+    A batch whose columns the source does not name any more stays as it was loaded, with a note: another one had them.
     """
     again = [
         batch
         for batch in store.batches(source, None)
         if batch.state not in ("held", "removed")
         and batch_id in (None, batch.id)
-        and (not rejected or (batch.rows_rejected > batch.withdrawn and batch.state != "raw"))
+        and (not rejected or (batch.refused and batch.state != "raw"))
     ]
-    return _validated(source, store, again, progress, lenient=True)
+    return _validated(source, store, again, progress)
 
 
 def _renewed(source: SourceRow, store: BatchStore, progress: Progress) -> Validated:
     rules = rules_of(source)
     old = [batch for batch in store.batches(source, "validated") if batch.rules != rules]
-    return _validated(source, store, old, progress, lenient=True)
+    return _validated(source, store, old, progress)
 
 
-def _validated(
-    source: SourceRow, store: BatchStore, batches: Iterable[BatchRow], progress: Progress, *, lenient: bool = False
-) -> Validated:
+def _validated(source: SourceRow, store: BatchStore, batches: Iterable[BatchRow], progress: Progress) -> Validated:
     done: list[int] = []
     reasons: Counter[str] = Counter()
     notes: list[str] = []
+    held: list[str] = []
     sample: list[dict[str, object]] = []
     read = accepted = 0
 
@@ -175,9 +174,11 @@ def _validated(
                 pieces = validation.divided(raw, batch_facts(source, batch), buckets)
                 recorded = store.record(source, batch, watched(pieces, batch.origin))
         except Misconfigured as error:
-            if not lenient:
-                raise
-            notes.append(f"left as it is: {error}")
+            if store.hold(source, batch):
+                held.append(str(error))
+                progress(f"held {batch.origin}: {error.message}")
+            else:
+                notes.append(f"left as it is: {error}")
             continue
         if recorded is None:
             continue  # another process validated it
@@ -188,7 +189,7 @@ def _validated(
         progress(f"validated {batch.origin}: {recorded.accepted:,} accepted, {recorded.rejected:,} rejected")
     return Validated(
         batches=tuple(done), read=read, accepted=accepted, rejected=read - accepted,
-        reasons=dict(reasons.most_common()), notes=tuple(notes), sample=tuple(sample),
+        reasons=dict(reasons.most_common()), notes=tuple(notes), held=tuple(held), sample=tuple(sample),
     )  # fmt: skip
 
 
@@ -209,7 +210,7 @@ def load(
             continue
         if not force and too_many_rejected(source, batch):
             withheld.append(batch)
-            progress(f"withheld {batch.origin}: {batch.rows_rejected:,} of {batch.rows_read:,} rows were rejected")
+            progress(f"withheld {batch.origin}: {batch.refused:,} of {batch.shown:,} rows were rejected")
         elif batch.loaded_before:
             again.append(batch)
         else:

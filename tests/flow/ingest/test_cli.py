@@ -14,6 +14,7 @@ import pytest
 from mailmill.cli import imports
 from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.postgres.audiences import PostgresContacts
+from mailmill.io.sources.files import CsvFiles
 from mailmill.io.sources.manual import Typed
 from mailmill.pipelines.ingest import stage
 
@@ -297,6 +298,36 @@ def test_P04_a_corrected_mapping_lets_in_what_was_held(mill, mailmill):
     with pytest.raises(Misconfigured, match=r"1\.csv: there is no column 'nom'"):  # the other file has the old one
         mailmill("ingest")
     assert mill.contacts()["b@x.org"]["name"] == "Bea"
+
+
+def test_P04_a_batch_that_todays_columns_cannot_read_is_held_and_stops_no_other(mill, mailmill):
+    texts = ("email,town\na@x.org,A\n", "email,city\nb@x.org,B\n", "email,ort\nc@x.org,C\n", "email,ort\nd@x.org,D\n")
+    first, city, ort, later = (mill.file(text, f"w{n}.csv") for n, text in enumerate(texts, 1))
+    held = mill.source(on_change="hold")
+    mailmill("ingest", "acme/list", "--file", str(first))
+    stage.receive(held, CsvFiles(paths=[city, ort]), mill.store)
+    mill.source(on_change="hold", columns={"place": "ort"})
+    for words in ("--file", str(later)), ("--accept-columns",):
+        with pytest.raises(Misconfigured, match=r"1 held.*\n.*w2\.csv .*no column 'ort'") as caught:
+            mailmill("ingest", "acme/list", *words)
+        assert "--accept-columns" not in str(caught.value), "it would change nothing"
+        assert list(mill.contacts()) == ["a@x.org", "c@x.org", "d@x.org"]
+    assert "no column 'ort'" in mailmill("sources")
+    mill.source(on_change="hold", columns={"place": "city"})
+    mailmill("ingest", "acme/list", "--accept-columns")
+    assert mill.contacts()["b@x.org"]["fields"] == {"place": "B"}
+
+
+def test_P04_a_batch_left_by_a_kill_that_todays_columns_cannot_read_is_held_and_stops_no_other(mill, mailmill):
+    left, next_one = mill.file("email,town\na@x.org,A\n", "left.csv"), mill.file("email,ort\nb@x.org,B\n", "next.csv")
+    stage.receive(mill.source(), CsvFiles(paths=[left]), mill.store)
+    mill.source(columns={"place": "ort"})
+    with pytest.raises(Misconfigured, match=r"1 held.*\n.*left\.csv .*no column 'ort'"):
+        mailmill("ingest", "acme/list", "--file", str(next_one))
+    assert list(mill.contacts()) == ["b@x.org"]
+    mill.source()
+    mailmill("ingest", "acme/list", "--accept-columns")
+    assert list(mill.contacts()) == ["a@x.org", "b@x.org"]
 
 
 def test_a_run_whose_process_is_gone_is_called_failed(mill, installed, mailmill):

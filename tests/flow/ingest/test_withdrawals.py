@@ -392,6 +392,16 @@ def test_P04_an_api_whose_columns_come_go_or_are_renamed_is_held_where_its_sourc
     assert mill.contacts()["bob@x.org"]["fields"].keys() == {"town", "room", "city"}
 
 
+def test_P04_a_batch_that_is_withheld_is_listed_though_most_of_it_are_deletions(mill, api) -> None:
+    source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", max_reject_share=0.2)
+    api.items = [{"email": f"p{n}@x.org"} for n in range(12)] + [{"email": f"bad{n}@@x"} for n in range(8)]
+    api.items += [{"email": f"q{n}@x.org", "deleted": True} for n in range(80)]
+    assert sync(mill, source, api, page_size=100).loaded.withheld
+    with mill.database.transaction() as conn:
+        [line] = waiting(sources.overview(conn)[0])
+    assert "is withheld: 8 of 20 rows were rejected" in line
+
+
 def test_on_delete_keep_keeps(mill, api) -> None:
     source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY")
     api.items, api.changed = [ANN, BOB, CY], [ANN | {"deleted": True}]

@@ -55,16 +55,21 @@ SELECT m.facts -> 'columns' FROM batches b JOIN manifest m ON m.batch_id = b.id 
  ORDER BY b.id DESC LIMIT 1;
 
 -- name: release
--- Held batches are let in: all of them, or those held under another mapping than the source has now.
-UPDATE batches b SET state = 'raw' FROM manifest m
- WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state = 'held'
-   AND m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
-   AND (%(accept)s OR m.facts -> 'mapping' IS DISTINCT FROM %(mapping)s);
+UPDATE batches SET state = 'raw' WHERE tenant_id = %(tenant_id)s AND id = ANY (%(batches)s) AND state = 'held';
 
 -- name: held
-SELECT DISTINCT ON (b.id) b.id AS batch_id, b.origin, coalesce(m.facts ->> 'surprise', '') AS why
+-- What is held, with its columns and the mapping under which it was.
+SELECT DISTINCT ON (b.id) b.id, b.origin, m.facts ->> 'surprise', m.facts -> 'columns', m.facts -> 'mapping'
   FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
  WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state = 'held' ORDER BY b.id;
+
+-- name: hold
+-- Compare and set: what is new and cannot be read waits for another mapping.
+WITH held AS (
+  UPDATE batches SET state = 'held'
+   WHERE tenant_id = %(tenant_id)s AND id = %(batch_id)s AND state = %(from)s AND loaded_at IS NULL RETURNING id)
+UPDATE manifest m SET facts = jsonb_set(m.facts, '{mapping}', %(mapping)s)
+  FROM held WHERE m.tenant_id = %(tenant_id)s AND m.batch_id = held.id AND m.dataset = 'raw';
 
 -- name: add_batch
 INSERT INTO batches (tenant_id, source_id, key, origin, seen_at, rows_read, state)

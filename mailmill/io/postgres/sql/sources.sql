@@ -1,26 +1,20 @@
 -- Sources as an operator sees them.
 
 -- name: overview
+-- held and withheld: how many batches are held, and how many wait to be loaded; which of these for a person, rules say.
 SELECT t.slug || '/' || s.slug AS source, s.kind AS type,
        (SELECT count(*) FROM contact_sources c WHERE c.tenant_id = s.tenant_id AND c.source_id = s.id)
        - (SELECT count(*) FROM withdrawals w WHERE w.source_id = s.id) AS contacts,
        coalesce(b.batches, 0) AS batches, coalesce(b.rows_read, 0)::bigint AS rows_read,
        coalesce(b.rows_rejected, 0)::bigint AS rows_rejected, b.last_batch, b.last_batch_at,
-       coalesce(b.held, '[]') AS held, coalesce(b.withheld, '[]') AS withheld,
+       coalesce(b.held, 0) AS held, coalesce(b.validated, 0) AS withheld,
        CASE WHEN s.spec ->> 'on_delete' = 'withdraw' THEN s.walk_absent END AS absent, s.last_error, s.last_error_at
   FROM sources s JOIN tenants t ON t.id = s.tenant_id
   LEFT JOIN LATERAL (
     SELECT count(*) AS batches, sum(b.rows_read) AS rows_read, sum(b.rows_rejected) AS rows_rejected,
            (array_agg(b.origin ORDER BY b.id DESC))[1] AS last_batch,
            (array_agg(coalesce(b.loaded_at, b.seen_at) ORDER BY b.id DESC))[1] AS last_batch_at,
-           jsonb_agg(jsonb_build_object('batch', b.id, 'origin', b.origin, 'why',
-             (SELECT m.facts ->> 'surprise' FROM manifest m WHERE m.batch_id = b.id AND m.dataset = 'raw' LIMIT 1)) ORDER BY b.id)
-             FILTER (WHERE b.state = 'held') AS held,
-           jsonb_agg(jsonb_build_object('batch', b.id, 'origin', b.origin, 'read', b.rows_read, 'rejected', b.rows_rejected)
-             ORDER BY b.id)
-             FILTER (WHERE b.state = 'validated' AND b.rows_accepted > 0
-               AND b.rows_rejected - coalesce((b.reject_reasons ->> 'withdrawn')::bigint, 0)
-                   > (s.spec ->> 'max_reject_share')::float8 * b.rows_read) AS withheld
+           count(*) FILTER (WHERE b.state = 'held') AS held, count(*) FILTER (WHERE b.state = 'validated') AS validated
       FROM batches b WHERE b.source_id = s.id AND b.state <> 'removed') b ON true
  WHERE s.deleted_at IS NULL
  ORDER BY t.slug, s.slug;
