@@ -12,9 +12,9 @@ from mailmill.errors import Misconfigured
 
 # field -> headers, written as `_slug` writes them, the surest first
 ALIASES: dict[str, tuple[str, ...]] = {
-    "email": ("email", "e_mail", "mail", "email_address", "e_mail_address", "mail_address", "emailaddress", "address",
-              "e_mail_adresse", "email_adresse", "mailadresse", "emailadresse", "adresse_email", "adresse_e_mail",
-              "courriel", "correo", "correo_electronico", "primary_email", "contact_email", "work_email"),
+    "email": ("email", "e_mail", "mail", "email_address", "e_mail_address", "emailaddress", "e_mail_adresse",
+              "email_adresse", "mailadresse", "emailadresse", "adresse_email", "adresse_e_mail", "courriel", "correo",
+              "correo_electronico", "primary_email", "contact_email", "work_email"),
     "phone": ("phone", "phone_number", "telephone", "tel", "mobile", "mobile_phone", "cell", "cell_phone", "telefon",
               "telefonnummer", "handy", "mobil", "telefono", "portable", "msisdn", "whatsapp"),
     "name": ("name", "full_name", "fullname", "display_name", "contact_name", "contact", "nom_complet",
@@ -29,6 +29,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "tags": ("tags", "tag", "labels"),
     "seen_at": ("found_at", "seen_at", "last_seen", "updated_at", "modified_at", "created_at"),
 }  # fmt: skip
+_STREETS = ("address", "mail_address")  # or e-mail, where no other column is: each cell says which
 _LATIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "đ": "d", "ð": "d", "ł": "l", "ı": "i", "þ": "th"})
 _PLAUSIBLE_ADDRESS = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
 
@@ -39,6 +40,7 @@ class ColumnMap:
 
     known: dict[str, str]
     custom: dict[str, str]
+    street: str | None = None  # custom field of those cells of the e-mail column in which there is no @
     notes: tuple[str, ...] = ()
 
 
@@ -93,6 +95,10 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
         if field not in known and candidates:
             known[field] = candidates[0]
             taken.add(candidates[0])
+    either = (name for alias in _STREETS for name in by_slug.get(alias, ()) if name not in taken)
+    street = None if "email" in known else next(either, None)
+    if street is not None:
+        known["email"] = street  # and a custom field below
     if not known.keys() & {"email", "phone"}:
         raise Misconfigured(
             f"no column holds an e-mail address or a phone number; there are: {shown}",
@@ -108,7 +114,8 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
                 notes.append(f"the column {name!r} is kept as {field}; `columns` of the source gives it another name")
             elif re.search(r"\(\d+\)$", name):
                 notes.append(f"the column {name!r} has the name of another; it is kept as {field}")
-    return ColumnMap(known=known, custom=custom, notes=tuple(notes))
+    other = next((field for field, name in custom.items() if name == street), None)
+    return ColumnMap(known=known, custom=custom, street=other, notes=tuple(notes))
 
 
 def unreadable(names: Sequence[str], wanted: Mapping[str, str]) -> str | None:

@@ -13,6 +13,9 @@ KNOWN = ("email", "phone", "name", "first_name", "last_name", "language", "categ
          "seen_at")  # fmt: skip
 
 
+_AT = "[@\uff20\ufe6b]"
+
+
 def values_of(raw: pl.DataFrame, columns: ColumnMap, country: str | None) -> pl.DataFrame:
     """The values of each row, in the same order.
 
@@ -24,6 +27,11 @@ def values_of(raw: pl.DataFrame, columns: ColumnMap, country: str | None) -> pl.
     values = pl.DataFrame([raw["line"], *(cells.clean(raw[CELL + header]).alias(f) for f, header in named.items())])
     missing = [name for name in KNOWN if name not in columns.known]
     values = values.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+    if columns.street is not None:
+        mail, street = pl.col("email").str.contains(_AT), FIELD + columns.street
+        values = values.with_columns(
+            pl.when(mail).then("email").alias("email"), pl.when(~mail).then(street).alias(street)
+        )
     values = values.with_columns(cells.given("email"), cells.given("phone"))
     values = values.hstack(addresses.examine(values["email"]))
     values = values.with_columns(

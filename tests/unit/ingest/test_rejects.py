@@ -149,6 +149,27 @@ def test_the_usual_names_of_a_column_are_known(header):
     assert columns.mapped([header], {}, place="f").known == {"email": header}
 
 
+@pytest.mark.parametrize(
+    ("text", "emails", "streets"),
+    [
+        ("Name,Address,City,Work Email\nAnn,1 Main Street,Rome,s1@x.org\n", ["s1@x.org"], ["1 Main Street"]),
+        ("name,phone,address\nAnn,+4930123456,Main Street 1\n", [None], ["Main Street 1"]),
+        ("address,name\na@x.org,Ann\n Bea <b@x.org> ,\n", ["a@x.org", "b@x.org"], None),
+        ("Mail address,phone\na＠x.org,\nStreet 1,+4930123456\n", ["a@x.org", None], [None, "Street 1"]),
+    ],
+)
+def test_P01_a_column_of_addresses_is_of_streets_or_of_mail_as_its_cells_say(text, emails, streets):
+    done = checked(text)
+    assert done.rejected.is_empty() and done.accepted["email"].to_list() == emails
+    found = [done.accepted[name].to_list() for name in done.accepted.columns if name.endswith("address")]
+    assert found == ([] if streets is None else [streets])
+
+
+def test_P01_a_column_that_the_source_calls_email_holds_nothing_else():
+    wrong = checked("Address,phone\nStreet 1,+4930123456\n", columns={"email": "address"}).rejected
+    assert wrong["reason"].to_list() == ["address_without_at"]
+
+
 def test_P04_a_file_without_an_address_column_names_those_it_has():
     with pytest.raises(Misconfigured, match="Kontakt"):
         columns.mapped(["Kontakt", "Ort"], {}, place="f.csv")
