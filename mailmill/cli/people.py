@@ -14,13 +14,13 @@ from mailmill.cli.app import Json, answer_json, answer_table, app, installation,
 from mailmill.cli.forget import AskedFor, key_of
 from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, consents, erasure, tags
+from mailmill.io.postgres import campaigns, consents, erasure, suppressions, tags
 from mailmill.io.postgres import contacts as stored
 from mailmill.io.postgres import ingest as sources
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.sources.manual import Typed
 from mailmill.pipelines.configuration.words import tag_slug
-from mailmill.pipelines.ingest import rejects, stage
+from mailmill.pipelines.ingest import addresses, rejects, stage
 from mailmill.pipelines.ingest.columns import ALIASES
 from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.ports import SourceRow
@@ -137,24 +137,39 @@ def consent(
     tenant: TenantOption = None,
     json: Json = False,
 ) -> None:
-    """Record what a person said. It mails nobody and lifts no suppression."""
+    """Record what a person said. Who withdraws is suppressed as well; a consent lifts no suppression."""
     if status == "grant" and (basis not in consents.BASES or not proof):
         raise Misconfigured(
             "a consent needs its lawful basis and a proof", place="--basis, --proof",
             remedy=f"Bases are {', '.join(consents.BASES)}.",
         )  # fmt: skip
-    moment = windows.moment(at, "UTC") if at else datetime.now(UTC)
+    now, moment = datetime.now(UTC), windows.moment(at, "UTC") if at else None
+    if moment is not None and moment > now:
+        raise Misconfigured("nobody has said anything yet at a time to come", place="--at")
+    if "@" in address and addresses.check(address).address_key is None:
+        raise Misconfigured("is no e-mail address", place=address)
+    key = key_of(address)
     with installation().database.transaction() as conn:
-        one, key = one_tenant(conn, tenant), key_of(address)
+        one = one_tenant(conn, tenant)
         erasure.keep_away(conn, one.id)
         known = erasure.forgotten(conn, one.id)
         if recognised(pl.Series([key]), known.secrets, known.hashes):
             raise Misconfigured("this person was forgotten and stays out; nothing is kept of them", place="ADDRESS")
-        consents.add(
+        said = consents.add(
             conn, one.id, key, "granted" if status == "grant" else "withdrawn", basis=basis, proof=proof,
             at=moment, by=person(),
         )  # fmt: skip
-    answer_json({"tenant": one.slug, "status": status, "at": moment}) if json else print(f"{one.slug}: recorded")
+        held = suppressions.listed(conn, tenant_id=one.id, address_key=key)
+    in_force = [row for row in held if row["scope"] != "campaign" and (row["expires_at"] or now) >= now]
+    reasons = sorted({row["reason"] for row in in_force})
+    if json:
+        answer_json({"tenant": one.slug, "status": status, "at": said, "suppressed": reasons})
+    elif not reasons:
+        print(f"{one.slug}: recorded")
+    else:
+        until = f"until `mailmill suppress remove {address} --tenant {one.slug} --reason …`"
+        kept = "suppressed" if status == "withdraw" else "still suppressed"
+        print(f"{one.slug}: recorded; {kept} ({', '.join(reasons)}), which stays {until}")
 
 
 @contacts.command("publish")

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from mailmill.io.postgres.sql import statements
+from mailmill.io.postgres.suppressions import suppress
 from mailmill.pipelines.configuration.words import LawfulBasis
 from mailmill.pipelines.ingest import cells
 from mailmill.pipelines.ingest.erasure import channel_of
@@ -27,12 +28,24 @@ _PIECE = 50_000
 def add(
     conn: psycopg.Connection, tenant_id: int, address_key: str, status: Literal["granted", "withdrawn"], *,
     basis: str | None, proof: str | None, by: str, at: datetime | None = None,
-) -> None:  # fmt: skip
-    """One person's word. Raises: psycopg's CheckViolation for a grant without a basis."""
-    conn.execute(SQL["add"], {
+) -> datetime:  # fmt: skip
+    """One person's word; who withdraws is suppressed, so that running campaigns hear of it. Out: when they said it.
+
+    Raises: psycopg's CheckViolation for a grant without a basis.
+    """
+    row = conn.execute(SQL["add"], {
         "tenant_id": tenant_id, "channel": channel_of(address_key), "address_key": address_key, "status": status,
         "basis": basis, "proof": proof, "at": at, "by": by,
-    })  # fmt: skip
+    }).fetchone()  # fmt: skip
+    assert row is not None
+    if status == "withdrawn":
+        keys = [key for (key,) in conn.execute(SQL["reached_by"], {"tenant_id": tenant_id, "key": address_key})]
+        for key in keys:
+            suppress(
+                conn, tenant_id=tenant_id, address_keys=[key], reason="unsubscribed", channel=channel_of(key),
+                note="consent withdrawn",
+            )  # fmt: skip
+    return row[0]  # type: ignore[no-any-return]
 
 
 def record(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, rows: Iterable[pl.DataFrame]) -> None:

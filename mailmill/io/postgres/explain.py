@@ -79,6 +79,7 @@ def _explain(
         suppressions = cursor.execute(SQL["suppressions"], which).fetchall()
     with conn.cursor(row_factory=class_row(Sighting)) as cursor:
         sightings = cursor.execute(SQL["sources"], which).fetchall()
+    consent = _consent(conn, tenant_id, contact_id, sorted(others))
     told = _values(conn, tenant_id, contact) if contact else []
     if contact is not None:
         contact = _weighed(conn, {name: value for name, value in contact.items() if name != "provenance"})
@@ -89,9 +90,9 @@ def _explain(
         sources=sightings,
         values=told,
         suppressions=suppressions,
-        campaigns=_stories(conn, lake, which, contact, suppressions, sightings),
+        campaigns=_stories(conn, lake, which, contact, suppressions, sightings, consent),
         aliases=sorted(others),
-        consent=_consent(conn, tenant_id, contact_id, sorted(others)),
+        consent=consent,
     )
 
 
@@ -127,6 +128,7 @@ def _stories(
     contact: Mapping[str, Any] | None,
     suppressions: Sequence[Suppression],
     sightings: Sequence[Sighting],
+    consent: str | None,
 ) -> list[Story]:
     messages = {row["campaign_id"]: row for row in _all(conn, "messages", which)}
     attempts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -139,7 +141,9 @@ def _stories(
         facts = CampaignFacts(**row, in_segment=member_of.get(row["segment"]))
         message = messages.get(facts.id)
         code, why = (
-            (message["state"], mailed(message)) if message else not_mailed(contact, suppressions, facts, sightings)
+            (message["state"], mailed(message))
+            if message
+            else not_mailed(contact, suppressions, facts, sightings, consent)
         )
         stories.append(
             Story(

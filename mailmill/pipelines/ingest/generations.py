@@ -13,7 +13,7 @@ BUCKET_BITS = 16  # a file holds the contacts whose ids agree but for their last
 # why a tenant does not mail somebody, the gravest first
 GRAVEST = ("forgotten", "complained", "unsubscribed", "bounced", "manual", "imported")
 ACTIVE = "active"
-WITHDRAWN = "withdrawn"  # every source of the contact has taken it back
+WITHDRAWN = "withdrawn"  # as status: every source of the contact has taken it back; as consent: the person has
 _TIME = pl.Datetime("us", "UTC")
 CONTACTS_SCHEMA = pl.Schema(
     {

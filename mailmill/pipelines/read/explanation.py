@@ -19,6 +19,7 @@ NOT_MAILED = {
     "not_in_segment": "not in the campaign's segment, as it stands now",
     "no_email": "has no e-mail address",
     "invalid": "the address is not valid",
+    "consent_withdrawn": "has withdrawn their consent",
     "withdrawn": "every source of the contact has taken it back",
     "removed": "a person took the contact out of this campaign",
     "unpublished": "was added by a person and was not published yet",
@@ -176,13 +177,16 @@ def not_mailed(
     suppressions: Sequence[Suppression],
     campaign: CampaignFacts,
     sightings: Sequence[Sighting] = (),
+    consent: str | None = None,
 ) -> tuple[str, str]:
     """Why a contact has no message in a campaign. Out: (code, sentence); see NOT_MAILED.
 
-    The segment is judged as it stands now, suppressions as they stood when the audience was frozen.
+    Segment, sources and consent are judged as they stand now, suppressions as they stood when the audience was frozen.
     """
     code = _not_mailed(contact, suppressions, campaign)
-    if code == "not_in_audience" and sightings and all(one.withdrawn for one in sightings):
+    if code == "not_in_audience" and consent == "withdrawn":
+        code = "consent_withdrawn"
+    elif code == "not_in_audience" and sightings and all(one.withdrawn for one in sightings):
         code = "withdrawn"
     return code, NOT_MAILED[code]
 

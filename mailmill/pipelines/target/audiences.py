@@ -34,8 +34,9 @@ SUPPRESSION_SCHEMA = pl.Schema({"address_key": pl.String(), "reason": pl.String(
 
 # Why a contact is not mailed; the first that applies is the one that counts.
 SUPPRESSED = GRAVEST
+CONSENT_WITHDRAWN = "consent_withdrawn"  # a person's own word, where no suppression says it (any more)
 REMOVED, UNPUBLISHED = "removed", "unpublished"  # a person took it out; it was added, but is not published yet
-REASONS = ("no_email", "invalid", *SUPPRESSED, WITHDRAWN, REMOVED, "duplicate", UNPUBLISHED)
+REASONS = ("no_email", "invalid", *SUPPRESSED, CONSENT_WITHDRAWN, WITHDRAWN, REMOVED, "duplicate", UNPUBLISHED)
 
 CONTACT_FIELDS = ("email", "phone", "name", "language", "category", "country", "time_zone")
 MAX_NAMED = 40  # names in a remedy
@@ -84,6 +85,7 @@ def judged(members: pl.LazyFrame, suppressions: pl.DataFrame, removed: pl.Series
         excluded=pl.when(pl.col("email").is_null()).then(pl.lit("no_email"))
         .when(pl.col("verdict") == "invalid").then(pl.lit("invalid"))
         .when(pl.col("suppressed").is_not_null()).then("suppressed")
+        .when(pl.col("consent") == WITHDRAWN).then(pl.lit(CONSENT_WITHDRAWN))
         .when(pl.col("status") == WITHDRAWN).then(pl.lit(WITHDRAWN))
         .when(pl.col("contact_id").is_in(removed.implode())).then(pl.lit(REMOVED))
     )  # fmt: skip

@@ -40,12 +40,12 @@ def test_P07_an_address_suppressed_after_the_audience_was_frozen_keeps_its_perso
     merged.mill.tick(by="test")
     [(mailed, aliases)] = merged.rows("SELECT address_key, aliases FROM messages WHERE aliases IS NOT NULL")
     assert {mailed, *aliases} == {ANN, NEWS}
-    merged.do("suppress", "add", aliases[0], "--tenant", "acme", "--reason", "unsubscribed")
+    said = merged.do("contacts", "consent", aliases[0], "withdraw", "--tenant", "acme")
+    assert "recorded; suppressed (unsubscribed), which stays until `mailmill suppress remove" in said
     assert merged.rows("SELECT count(*) FROM messages") == [(2,)]
     run()
     found = merged.rows("SELECT address_key, state::text, reason FROM messages WHERE address_key <> %s", BOB)
     assert found == [(mailed, "suppressed", "unsubscribed")]
-    merged.do("contacts", "consent", aliases[0], "withdraw", "--tenant", "acme")
     [told] = merged.ask("explain", mailed)
     assert (told["aliases"], told["consent"]) == (aliases, "withdrawn")
     assert [(one["address"], one["reason"]) for one in told["suppressions"]] == [(aliases[0], "unsubscribed")]

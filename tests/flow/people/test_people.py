@@ -62,6 +62,8 @@ def test_a_persons_own_word_is_taken_back_only_with_a_reason_and_the_history_kee
         people.do("suppress", "remove", BOB, *of)
     assert people.ask("suppress", "remove", BOB, *of, "--reason", "asked back, ticket 81") == {"removed": 1}
     assert people.ask("contacts", "history", BOB)[0]["consent"] == "withdrawn", "the list does not take it back"
+    people.do("contacts", "publish", "acme")
+    assert people.ask("segment", "preview", "acme/everyone")["exclusions"] == {"consent_withdrawn": 1}
     people.do("contacts", "consent", BOB, "grant", "--basis", "consent", "--proof", "ticket 81")
     [told] = people.ask("contacts", "history", BOB)
     assert told["consent"] == "consent"
@@ -84,12 +86,19 @@ def test_consent_comes_from_the_source_or_from_each_row_and_shows_in_the_generat
         BOB: "legitimate_interests",
         CID: "consent",
     }
-    people.do("contacts", "consent", CID, "withdraw")
+    for word, at, refusal in (("tomorrow", "2099-01-01", "time to come"), ("no mail @", "2026-01-01", "no e-mail")):
+        with pytest.raises(Misconfigured, match=refusal):
+            people.do("contacts", "consent", CID if word == "tomorrow" else word, "withdraw", "--at", at)
+    assert people.ask("contacts", "consent", CID, "withdraw")["suppressed"] == ["unsubscribed"]
     people.mill.ingest.publish(1, datetime.now(UTC))
-    assert shown(people)[CID][1] == "withdrawn"
-    assert people.rows("SELECT address_key, basis FROM consents WHERE status = 'granted' ORDER BY 1 NULLS LAST") == [
-        (BOB, "legitimate_interests"), (None, "consent"),
-    ]  # fmt: skip
+    assert shown(people)[CID][:2] == ["unsubscribed", "withdrawn"]
+    assert people.ask("contacts", "consent", CID, "grant", "--basis", "consent", "--proof", "x")["suppressed"]
+    people.rows("INSERT INTO consents (tenant_id, address_key, status, basis, at, recorded_by)"
+                " VALUES (1, %s, 'withdrawn', NULL, clock_timestamp(), 'x'),"
+                " (1, %s, 'granted', 'contract', '2099-01-01', 'x')", CID, CID)  # fmt: skip
+    assert people.ask("contacts", "history", CID)[0]["consent"] == "withdrawn", "what is yet to come is not said"
+    by_list = "SELECT address_key, basis FROM consents WHERE recorded_by = 'ingest' ORDER BY 1 NULLS LAST"
+    assert people.rows(by_list) == [(BOB, "legitimate_interests"), (None, "consent")]
 
 
 def test_a_list_grants_only_what_it_says_and_never_against_who_withdrew(people: People) -> None:

@@ -49,6 +49,11 @@ def test_the_first_reason_that_applies_is_given(contact, suppressions, campaign,
     assert found == code and sentence
 
 
+def test_a_withdrawn_consent_is_the_reason_where_no_suppression_is() -> None:
+    assert not_mailed(a_contact(), [], a_campaign(), consent="withdrawn")[0] == "consent_withdrawn"
+    assert not_mailed(a_contact(), [a_suppression("bounced")], a_campaign(), consent="withdrawn")[0] == "bounced"
+
+
 def test_every_exclusion_of_target_has_a_sentence() -> None:
     from mailmill.pipelines.read.explanation import NOT_MAILED
     from mailmill.pipelines.target.audiences import REASONS

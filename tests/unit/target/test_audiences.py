@@ -48,6 +48,9 @@ def test_P07_each_reason_keeps_its_contacts_out_and_the_first_one_counts():
         {"email": "odd@x.example"},
         {"email": "risky@x.example", "verdict": "risky"},
         {"email": "badgone@x.example", "verdict": "invalid"},
+        {"email": "said@x.example", "consent": "withdrawn", "status": "withdrawn"},
+        {"email": "both2@x.example", "consent": "withdrawn"},
+        {"email": "fair@x.example", "consent": "legitimate_interests"},
     )
     found = judged(
         members,
@@ -57,6 +60,7 @@ def test_P07_each_reason_keeps_its_contacts_out_and_the_first_one_counts():
             ("both@x.example", "complained"),
             ("both@x.example", "unsubscribed"),
             ("badgone@x.example", "unsubscribed"),
+            ("both2@x.example", "imported"),
             ("odd@x.example", "a reason of a later version"),
             ("elsewhere@x.example", "unsubscribed"),
         ),
@@ -71,8 +75,13 @@ def test_P07_each_reason_keeps_its_contacts_out_and_the_first_one_counts():
         "odd@x.example": "a reason of a later version",
         "risky@x.example": None,
         "badgone@x.example": "invalid",
+        "said@x.example": "consent_withdrawn",
+        "both2@x.example": "imported",
+        "fair@x.example": None,
     }
-    assert list(count(found)) == ["no_email", "invalid", "complained", "imported", "a reason of a later version"]
+    assert list(count(found)) == [
+        "no_email", "invalid", "complained", "imported", "consent_withdrawn", "a reason of a later version",
+    ]  # fmt: skip
     assert sum(count(found).values()) + found["excluded"].null_count() == found.height
 
 
@@ -92,8 +101,8 @@ def test_P07_of_two_contacts_with_one_address_the_first_is_mailed():
 
 def test_P07_the_reasons_are_in_their_fixed_order():
     assert REASONS == (
-        "no_email", "invalid", "forgotten", "complained", "unsubscribed", "bounced", "manual", "imported", "withdrawn",
-        "removed", "duplicate", "unpublished",
+        "no_email", "invalid", "forgotten", "complained", "unsubscribed", "bounced", "manual", "imported",
+        "consent_withdrawn", "withdrawn", "removed", "duplicate", "unpublished",
     )  # fmt: skip
 
 

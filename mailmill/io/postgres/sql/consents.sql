@@ -1,6 +1,12 @@
 -- name: add
 INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, at, recorded_by)
-VALUES (%(tenant_id)s, %(channel)s, %(address_key)s, %(status)s, %(basis)s, %(proof)s, coalesce(%(at)s, clock_timestamp()), %(by)s);
+VALUES (%(tenant_id)s, %(channel)s, %(address_key)s, %(status)s, %(basis)s, %(proof)s, coalesce(%(at)s, clock_timestamp()), %(by)s)
+RETURNING at;
+
+-- name: reached_by
+-- Who is known by a number may have an address as well.
+SELECT %(key)s
+UNION SELECT lower(email) FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = %(key)s AND email IS NOT NULL;
 
 -- name: of_batch
 -- One row for a list whose source vouches for all of it; a batch that is loaded again says it once.

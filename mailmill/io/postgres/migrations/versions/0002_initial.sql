@@ -680,6 +680,7 @@ LANGUAGE sql STABLE AS $$
   SELECT coalesce(own.id, list.id), coalesce(own.consent, list.basis)
     FROM (SELECT DISTINCT ON (c.id) c.id, CASE WHEN w.status = 'withdrawn' THEN 'withdrawn' ELSE w.basis END AS consent
             FROM (SELECT address_key, status, basis, at FROM consents WHERE tenant_id = tenant AND address_key IS NOT NULL
+                     AND (status = 'withdrawn' OR at <= statement_timestamp())
                   UNION ALL SELECT address_key, 'withdrawn', NULL, created_at FROM suppressions
                    WHERE (tenant_id = tenant OR tenant_id IS NULL) AND scope_campaign_id IS NULL
                      AND reason IN ('unsubscribed', 'complained')
