@@ -84,6 +84,7 @@ def test_F37_the_same_rows_come_out_of_every_encoding_delimiter_and_line_end(con
         pytest.param("email\na@x.org\n", [(2, "a@x.org")], [], id="one column"),
         pytest.param("", [], [], id="empty"),
         pytest.param("\ufeff", [], [], id="only a BOM"),
+        pytest.param("email,n\n\ufeffb@x.org,\ufeff\n", [(2, "\ufeffb@x.org", "\ufeff")], [], id="a field's own BOM"),
         pytest.param("\n\n", [], [], id="only blank lines"),
         pytest.param("email,n\n", [], [], id="only a header"),
     ],
