@@ -12,7 +12,7 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # one that does not close takes the rest along, as it does where HTML is read
 _ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:(>)|.*)", re.IGNORECASE | re.DOTALL)
 _UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
-_UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*-?\}\}$")
+_UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*(?:\|\s*(?:e|escape)\s*)?-?\}\}$")
 _UNCLOSED = "does not end: its tag, or a quotation in it, is not closed"
 _BAD = re.compile(r"[\x00-\x20\x7f\\]")
 

@@ -22,6 +22,7 @@ _WORDS = {
 }  # fmt: skip
 
 
+KEEPING = frozenset({"d", "default", "e", "escape", "forceescape", "string"})  # filters that change no link
 LOOP = frozenset({"index", "index0", "first", "last", "length"})
 
 
@@ -43,6 +44,31 @@ def forbidden(
         if message:
             return Forbidden(message, node.lineno or 1)
     return None
+
+
+def changed(tree: nodes.Template, link: str) -> Forbidden | None:
+    """Where a link of ours would come out as another one: its end is each recipient's own, and put in at the last."""
+    links = {link}
+    for one in tree.find_all(nodes.Assign):
+        if isinstance(one.target, nodes.Name) and _shows(one.node, links):
+            links.add(one.target.name)
+    for node in tree.find_all(nodes.Expr):
+        match node:
+            case nodes.Filter(node=nodes.Node() as of) if node.name not in KEEPING:
+                what = f"the filter {node.name}"
+            case nodes.Getattr(node=of) | nodes.Getitem(node=of):
+                what = "a method, an index or a loop"
+            case _:
+                continue
+        if _shows(of, links):
+            allowed = ", ".join(sorted(KEEPING))
+            return Forbidden(f"{what} would make another link of {link}; allowed filters are {allowed}", node.lineno)
+    return None
+
+
+def _shows(node: nodes.Node, names: set[str]) -> bool:
+    found = [node] if isinstance(node, nodes.Name) else node.find_all(nodes.Name)
+    return any(one.name in names for one in found)
 
 
 def _forbidden(

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 
 from jinja2 import nodes
 
+from mailmill.pipelines.target import grammar
+
 Known = frozenset[frozenset[str]]  # of each of these, one name at least has a value
 NONE: Known = frozenset()
 MAX_KNOWN = 64
+_WHOLE = grammar.KEEPING | {"capitalize", "lower", "title", "trim", "upper"}  # filters that leave nothing out
 
 
 @dataclass(slots=True)
@@ -37,12 +40,12 @@ def lines(tree: nodes.Template) -> dict[str, int]:
 
 
 def always_shown(tree: nodes.Template) -> frozenset[str]:
-    """The names printed whatever the values are."""
+    """The names printed whatever the values are, and whole."""
     shown: set[str] = set()
     for part in tree.body:
         if isinstance(part, nodes.Output):
             for node in part.nodes:
-                while isinstance(node, nodes.Filter) and node.node is not None:
+                while isinstance(node, nodes.Filter) and node.name in _WHOLE and node.node is not None:
                     node = node.node
                 if isinstance(node, nodes.Name):
                     shown.add(node.name)

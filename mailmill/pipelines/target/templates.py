@@ -196,6 +196,7 @@ def check_size(part: str, source: str) -> None:
 def _parsed(kind: Kind, source: str, part: str) -> nodes.Template:
     tree = parse(kind, source, place=part)
     wrong = grammar.forbidden(tree, filters=FILTERS, tests=TESTS, methods=METHODS)
+    wrong = wrong or grammar.changed(tree, "unsubscribe_url")
     if wrong is not None:
         raise _refused(wrong.message, f"{part}:{wrong.line}")
     return tree
@@ -207,7 +208,7 @@ def _check_required(part: str, kind: Kind, source: str) -> None:
     for name in REQUIRED:
         if name not in shown:
             raise Misconfigured(
-                f"{{{{ {name} }}}} is missing, or stands in an `if`, a comment or a hidden element",
+                f"{{{{ {name} }}}} is missing, or stands in an `if`, a comment or a hidden element, or is cut",
                 place=part,
                 remedy=f"Put {{{{ {name} }}}} into this part; no bulk mail may go out without it.",
             )

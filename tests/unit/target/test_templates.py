@@ -191,6 +191,38 @@ def test_both_parts_have_to_show_how_to_unsubscribe_and_who_sends(part, name, hi
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ unsubscribe_url | truncate(30) }}", "{{ unsubscribe_url | upper }}", "{{ unsubscribe_url | urlencode }}",
+        "{{ unsubscribe_url|e|lower }}", "{{ (name ~ unsubscribe_url) | title }}", "{{ unsubscribe_url|trim('h') }}",
+        "{{ unsubscribe_url.upper() }}", "{{ unsubscribe_url[:40] }}", "{% if a %}{{ unsubscribe_url[0] }}{% endif %}",
+        "{{ name | default(unsubscribe_url) | first }}", "{% set link = unsubscribe_url %}{{ link | striptags }}",
+        "{% for one in unsubscribe_url %}{{ one }}{% endfor %}", "{{ unsubscribe_url.split('/')[0] }}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("part", ["html", "text"])
+def test_the_unsubscribe_link_is_never_made_another_one(source, part):
+    """Its end, which is each recipient's own, is put in after Jinja2."""
+    with pytest.raises(Misconfigured, match=f"{part}:2: .* would make another link of unsubscribe_url"):
+        facts(**{part: "\n" + source})
+
+
+def test_the_unsubscribe_link_and_the_address_may_be_written_as_they_need_it():
+    link = "{% set link = unsubscribe_url %}<a href='{{ unsubscribe_url|e }}'>a</a>{{ link | string }}"
+    check(
+        "s",
+        link + FOOT,
+        "{{ name | default(unsubscribe_url) }} {{ unsubscribe_url | e }} {{ postal_address | trim | upper }}",
+    )
+
+
+@pytest.mark.parametrize("cut", ["first", "truncate(30)", "length", "striptags", "urlencode | first"])
+def test_an_address_that_is_cut_is_not_shown(cut):
+    with pytest.raises(Misconfigured, match="postal_address }} is missing"):
+        check("s", FOOT, "{{ unsubscribe_url }} {{ postal_address | " + cut + " }}")
+
+
 def test_a_html_comment_shows_nothing():
     with pytest.raises(Misconfigured, match="postal_address"):
         check("s", "{{ unsubscribe_url }}<!-- {{ postal_address }} -->", FOOT)
