@@ -153,7 +153,7 @@ def consent(
         one = one_tenant(conn, tenant)
         erasure.keep_away(conn, one.id)
         known = erasure.forgotten(conn, one.id)
-        if recognised(pl.Series([key]), known.secrets, known.hashes):
+        if recognised(pl.Series([key]), known.secrets, known.hashes, known.rule):
             raise Misconfigured("this person was forgotten and stays out; nothing is kept of them", place="ADDRESS")
         said = consents.add(
             conn, one.id, key, "granted" if status == "grant" else "withdrawn", basis=basis, proof=proof,

@@ -50,7 +50,7 @@ def preview(mill: Installation, name: str, *, rows: int) -> Preview:
         found = members(generation.contacts, segment.rule, datetime.now(UTC))
     except RuleError as error:
         raise Misconfigured(str(error), place=f"segment {name}") from None
-    judged = audiences.judged(found, contacts.suppressions(segment.tenant_id, None))
+    judged = audiences.judged(found, contacts.suppressions(segment.tenant_id, None), rule=generation.merge)
     recipients = judged.filter(pl.col("excluded").is_null())
     shown = recipients.head(rows).select(
         "contact_id", "language", "country", "tags", address=addresses.masked(pl.col("email"))

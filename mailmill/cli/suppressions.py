@@ -65,7 +65,7 @@ def suppress(
     keys = found.drop_nulls().unique(maintain_order=True)
     erasure.keep_away(conn, tenant_id)
     known = erasure.forgotten(conn, tenant_id or 0)
-    gone = recognised(keys, known.secrets, known.hashes) if known else []
+    gone = recognised(keys, known.secrets, known.hashes, known.rule) if known else []
     added, kept = 0, [key for key in keys if key not in set(gone)]
     for channel in ("email", "phone"):
         if theirs := [key for key in kept if channel_of(key) == channel]:

@@ -23,10 +23,11 @@ from mailmill.io.lake import Lake
 from mailmill.io.person_proof import Places, Searched
 from mailmill.io.postgres import aliases, erasure, ingest, keys, manifest
 from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.sources import drop_folders
 from mailmill.io.sources.drop_folders import Looked
 from mailmill.io.warehouse import Warehouse
-from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.erasure_raw import keys_of
 from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.ports import SourceRow
@@ -96,10 +97,14 @@ class Forgetter:
                 conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
                 named = [*before.keys, *erasure.sharing(conn, tenant_id, before.keys)]
                 same, others = aliases.of_mailbox(conn, self.lake, tenant_id, named)
-                who = erasure.person(conn, tenant_id, before.keys, erasure.ids_of(conn, tenant_id, same))
+                mails = [key for key in same if channel_of(key) == "email"]  # a number may be somebody else's as well
+                asked = [*before.keys, *mails]
+                who = erasure.person(conn, tenant_id, asked, erasure.ids_of(conn, tenant_id, same))
                 done.others = done.others or [key for key in others if key not in who.keys]
                 who = who.with_all_of(before)
-                self.log.append(None if everywhere else tenant, erasure.hashes(conn, who.keys), datetime.now(UTC))
+                self.log.append(
+                    None if everywhere else tenant, erasure.hashes(conn, tenant_id, who.keys), datetime.now(UTC)
+                )
                 done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
                 sources = ingest.sources(conn, tenant=tenant)
                 files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
@@ -172,6 +177,7 @@ class Forgetter:
         with self.database.transaction() as conn:
             tenants = conn.execute(erasure.SQL["tenants"]).fetchall()
             secrets = keys.usable(conn, "suppression")
+            rules = {tenant_id: merge_rule(conn, tenant_id) for tenant_id, _ in tenants}
         done: list[Forgot] = []
         lost: set[str] = set()
         for tenant_id, tenant in tenants:
@@ -181,7 +187,7 @@ class Forgetter:
                 if not hashes:
                     continue
                 everyone = pl.Series(sorted(self._every_key(tenant_id, tenant)), dtype=pl.String)
-                found = recognised(everyone, secrets, hashes)
+                found = recognised(everyone, secrets, hashes, rules[tenant_id])
                 with self.database.transaction() as conn:
                     erasure.keep_hashes(conn, tenant_id if scope else None, hashes)
                     found = erasure.without_others(conn, tenant_id, found)

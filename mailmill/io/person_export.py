@@ -13,7 +13,7 @@ from mailmill.io.lake import Lake
 from mailmill.io.lake_erasure import scan
 from mailmill.io.postgres import aliases, consents, erasure, explain, ingest, manifest, suppressions
 from mailmill.pipelines.ingest import erasure as persons
-from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.erasure_raw import raw_rows
 from mailmill.pipelines.ingest.raw import CELL
 from mailmill.pipelines.read.answers import Tenant
@@ -43,7 +43,8 @@ class Held:
 def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held:
     """In: a transaction that sees one moment; key, as contacts.match_key."""
     same, _ = aliases.of_mailbox(conn, lake, tenant.id, [key])  # who else has their number is somebody else's to read
-    who = erasure.person(conn, tenant.id, [key], erasure.ids_of(conn, tenant.id, same))
+    mails = [one for one in same if channel_of(one) == "email"]
+    who = erasure.person(conn, tenant.id, [key, *mails], erasure.ids_of(conn, tenant.id, same))
     contact = who.contact_ids[0] if who.contact_ids else None
     found = [
         explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one, same=same) for one in who.keys

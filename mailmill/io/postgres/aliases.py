@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 import psycopg
 
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import manifest
+from mailmill.io.postgres import erasure, manifest
 from mailmill.io.postgres.generation_rows import merge_rule
+from mailmill.pipelines.ingest.erasure import channel_of
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.ingest.persons import mailboxes
 
@@ -33,15 +34,27 @@ def of(conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequenc
 def of_mailbox(
     conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """As `of`, told apart: who is the same by their address, and who is only by a number that they share.
+    """As `of`, told apart: who is the same by their address, published so or not, a contact (still) or not; and who is
+    only by a number that they share.
 
     A contact that is a number alone is the same as the one mailbox that has it, and nobody's where several have it.
     """
     rule = merge_rule(conn, tenant_id)
-    keys = of(conn, lake, tenant_id, match_keys)
     own = set(mailboxes(match_keys, rule))
+    keys = of(conn, lake, tenant_id, match_keys)
+    theirs = set(_of_mailboxes(conn, tenant_id, own)) if rule.strips else set()
+    keys = sorted({*keys, *theirs})
     box = dict(zip(keys, mailboxes(keys, rule), strict=True))
     alone = rule.phone and all(box[key] in own for key in keys if "@" in key)
-    same = [key for key in keys if box[key] in own or (alone and "@" not in key)]
+    same = [key for key in keys if key in theirs or box[key] in own or (alone and "@" not in key)]
     known = set(same)
     return same, [key for key in keys if key not in known]
+
+
+def _of_mailboxes(conn: psycopg.Connection, tenant_id: int, own: Iterable[str]) -> list[str]:
+    """Every key that the tenant has of these mailboxes: of contacts, messages, consents and suppressions."""
+    mails = [box for box in own if channel_of(box) == "email"]
+    # whatever a rule takes out of an address, it is neither its first letter nor its domain
+    likely = [f"{erasure.literally(box[0])}%@{erasure.literally(box.rpartition('@')[2])}" for box in mails]
+    which = {"tenant_id": tenant_id, "mailboxes": mails, "likely": likely}
+    return [key for (key,) in conn.execute(erasure.SQL["of_mailboxes"], which)] if mails else []

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from mailmill.io.lake import Lake, LakeFile
 from mailmill.io.postgres import campaigns, copying, erasure, manifest, recipients
 from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest.ahead import prefetched
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
@@ -41,10 +42,12 @@ class PostgresContacts:
     def generation(self, tenant_id: int) -> Generation | None:
         with self.database.transaction() as conn:
             files = manifest.listed(conn, tenant_id=tenant_id, dataset="contacts", part="")
+            merge = merge_rule(conn, tenant_id)
         if not files:
             return None
         as_of = max(datetime.fromisoformat(str(file.facts["as_of"])) for file in files)
-        return Generation(as_of=as_of, contacts=self.lake.scan([file.file for file in files], CONTACTS_SCHEMA))
+        contacts = self.lake.scan([file.file for file in files], CONTACTS_SCHEMA)
+        return Generation(as_of=as_of, contacts=contacts, merge=merge)
 
     def suppressions(self, tenant_id: int, campaign_id: int | None) -> pl.DataFrame:
         with self.database.transaction() as conn:
@@ -169,7 +172,7 @@ def fill(conn: psycopg.Connection, frame: pl.DataFrame, *, tenant_id: int, campa
     Raises: _Overtaken when somebody of it is suppressed or forgotten by now.
     """
     names = {"campaign_id": campaign_id, "tenant_id": tenant_id}
-    if named(frame, _suppressions(conn, names)):
+    if named(frame, _suppressions(conn, names), merge_rule(conn, tenant_id)):
         raise _Overtaken
     _copy(conn, SQL["fill_ledger"], (ledger_rows(piece, **names) for piece in frame.iter_slices(_PIECE_ROWS)))
     fields = frame.select("message_id", pl.lit(tenant_id).alias("tenant_id"), "merge_values")

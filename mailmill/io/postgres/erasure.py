@@ -13,10 +13,13 @@ from psycopg import sql
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.postgres import keys, sightings
+from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
+from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import erasure as persons
 from mailmill.pipelines.ingest.erasure import MASK, Person, channel_of
+from mailmill.pipelines.ingest.persons import mailboxes
 
 SQL = statements("erasure")
 MEANWHILE = "somebody was forgotten meanwhile; nothing was taken in, and the next run goes on"
@@ -79,10 +82,14 @@ def without_others(conn: psycopg.Connection, tenant_id: int, match_keys: Sequenc
     return [key for key in match_keys if key not in theirs]
 
 
-def hashes(conn: psycopg.Connection, found: Sequence[str]) -> list[str]:
-    """'<key id>:<hash>' of each key, by the key that signs today."""
+def hashes(conn: psycopg.Connection, tenant_id: int, found: Sequence[str]) -> list[str]:
+    """'<key id>:<hash>' of each key, by the key that signs today; then of each mailbox, where the tenant has a rule."""
     number, secret = next(iter(keys.usable(conn, "suppression").items()))
-    return [f"{number}:{persons.keyed_hash(secret, channel_of(key), key)}" for key in found]
+    rule = merge_rule(conn, tenant_id)
+    mails = [key for key in found if channel_of(key) == "email"] if rule.strips else []
+    left = [persons.keyed_hash(secret, channel_of(key), key) for key in found]
+    left += [persons.keyed_hash(secret, "mailbox", box) for box in dict.fromkeys(mailboxes(mails, rule))]
+    return [f"{number}:{one}" for one in left]
 
 
 def keep_hashes(conn: psycopg.Connection, tenant_id: int | None, found: Iterable[str]) -> None:
@@ -98,11 +105,12 @@ def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: 
 
     In: everywhere, the hashes count for every tenant, and the operator's own suppressions go as well.
     """
-    left = hashes(conn, who.keys)
+    left = hashes(conn, tenant_id, who.keys)
+    channels = [channel_of(key) for key in who.keys]
     which = {
         "tenant_id": tenant_id, "ids": list(who.contact_ids), "keys": list(who.keys), "everywhere": everywhere,
         "message_ids": list(who.message_ids), "hashes": left,
-        "channels": [channel_of(key) for key in who.keys], "scope": None if everywhere else tenant_id,
+        "channels": channels + ["email"] * (len(left) - len(channels)), "scope": None if everywhere else tenant_id,
     }  # fmt: skip
     for statement in (
         "forget", "blank_fields", "blank_attempts", "blank_messages", "erase_engagement",
@@ -175,8 +183,13 @@ def _mentioned(columns: Mapping[str, str], of_tenant: bool, table: str) -> sql.C
     return sql.SQL("tenant_id = %(tenant_id)s AND {}").format(mention) if of_tenant else mention
 
 
+def literally(text: str) -> str:
+    """A text as a LIKE pattern has it."""
+    return re.sub(r"([\\%_])", r"\\\1", text)
+
+
 def _values(tenant_id: int, who: Person) -> dict[str, object]:
-    likely = ["%" + re.sub(r"([\\%_])", r"\\\1", needle) + "%" for needle in who.needles]
+    likely = [f"%{literally(needle)}%" for needle in who.needles]
     words = "|".join(re.sub(r"([^\w@ ])", r"\\\1", needle) for needle in who.words)
     # of the bytes \ooo the last digit belongs to no word
     pattern = rf"(?<![[:alnum:]._+-])(?:{words})(?![[:alnum:]]|[._-]+[[:alnum:]])"
@@ -193,6 +206,7 @@ class Forgotten:
     number: int
     hashes: frozenset[str]
     secrets: Mapping[int, bytes]
+    rule: MergeSpec
 
     def __bool__(self) -> bool:
         return bool(self.hashes)
@@ -202,7 +216,8 @@ def forgotten(conn: psycopg.Connection, tenant_id: int) -> Forgotten:
     which = {"tenant_id": tenant_id}
     known = frozenset(text for (text,) in conn.execute(SQL["hashes"], which))
     secrets = keys.usable(conn, "suppression") if known else {}
-    return Forgotten(number=number(conn, tenant_id), hashes=known, secrets=secrets)
+    rule = merge_rule(conn, tenant_id)
+    return Forgotten(number=number(conn, tenant_id), hashes=known, secrets=secrets, rule=rule)
 
 
 def number(conn: psycopg.Connection, tenant_id: int) -> int:

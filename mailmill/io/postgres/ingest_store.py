@@ -145,7 +145,9 @@ class IngestStore:
         ):
             for piece in pieces:
                 if gone:
-                    piece, again = forgotten.without(piece, (batch.id, source.slug), gone.secrets, gone.hashes)
+                    piece, again = forgotten.without(
+                        piece, (batch.id, source.slug), gone.secrets, gone.hashes, gone.rule
+                    )
                     named.update(again.keys)
                     lines.update(again.lines)
                 reasons.update(piece.reasons)

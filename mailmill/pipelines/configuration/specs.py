@@ -41,7 +41,12 @@ class MergeSpec(Spec):
 
     @property
     def is_on(self) -> bool:
-        return self.plus_tags or bool(self.dots) or self.phone
+        return self.strips or self.phone
+
+    @property
+    def strips(self) -> bool:
+        """Whether several addresses may be one mailbox."""
+        return self.plus_tags or bool(self.dots)
 
 
 class TenantSpec(Spec):

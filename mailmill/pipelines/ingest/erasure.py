@@ -27,7 +27,7 @@ _GAP = r"[\s./()\x{a0}-]{0,3}"
 _WORD = r"\p{L}\p{N}"
 
 
-def keyed_hash(secret: bytes, channel: Channel, key: str) -> str:
+def keyed_hash(secret: bytes, channel: Channel | Literal["mailbox"], key: str) -> str:
     """What is kept of a forgotten address: 64 hex digits that nobody without the key can try addresses against."""
     return digest(secret, f"{channel}:{key}".encode()).hex()
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.erasure import digest, hashed_text
+from mailmill.pipelines.ingest.persons import EACH, mailbox
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
 from mailmill.pipelines.ingest.validation import Checked
 
@@ -30,33 +32,40 @@ class Again:
     lines: tuple[int, ...]
 
 
-def recognised(keys: pl.Series, secrets: Mapping[int, bytes], hashes: Collection[str]) -> list[str]:
-    """Which of these match keys were forgotten, each once.
+def recognised(
+    keys: pl.Series, secrets: Mapping[int, bytes], hashes: Collection[str], rule: MergeSpec = EACH
+) -> list[str]:
+    """Which of these match keys were forgotten, each once; by their mailbox as well, where the tenant has a rule.
 
     In: secrets by key id; hashes as suppressions.address_key, '<key id>:<hash>'. Each key costs one hash for every
-        signing key in use, about half a microsecond; a cheap test before it would have to be kept of the forgotten, and
-        whoever knows it could try addresses against it.
+        signing key in use (two with a rule), about half a microsecond; a cheap test before it would have to be kept of
+        the forgotten, and whoever knows it could try addresses against it.
     """
     wanted: dict[bytes, set[bytes]] = {}
     for number, _, hashed in (text.partition(":") for text in hashes):
         if int(number) in secrets:
             wanted.setdefault(secrets[int(number)], set()).add(bytes.fromhex(hashed))
     known = keys.drop_nulls().rename("key")
-    said = known.to_frame().select(hashed_text(pl.col("key")))["key"].to_list() if wanted else []
+    forms = [hashed_text(pl.col("key"))]
+    if rule.strips:  # of a number it is nobody's hash
+        forms.append((pl.lit("mailbox:") + mailbox(pl.col("key"), rule)).cast(pl.Binary))
+    said = [known.to_frame().select(form).to_series().to_list() for form in forms] if wanted else []
     found: set[int] = set()
     for secret, theirs in wanted.items():
-        found.update(n for n, text in enumerate(said) if digest(secret, text) in theirs)
+        for texts in said:
+            found.update(n for n, text in enumerate(texts) if digest(secret, text) in theirs)
     return known.gather(sorted(found)).unique(maintain_order=True).to_list() if found else []
 
 
 def without(
-    checked: Checked, batch: tuple[int, str], secrets: Mapping[int, bytes], hashes: Collection[str]
-) -> tuple[Checked, Again]:
+    checked: Checked, batch: tuple[int, str], secrets: Mapping[int, bytes], hashes: Collection[str],
+    rule: MergeSpec = EACH,
+) -> tuple[Checked, Again]:  # fmt: skip
     """A piece of a batch with forgotten persons' rows rejected, their text left out.
 
-    In: batch, its id and its source's slug, for the rejected rows.
+    In: batch, its id and its source's slug, for the rejected rows; secrets, hashes and rule as `recognised`.
     """
-    gone = recognised(checked.accepted["match_key"], secrets, hashes)
+    gone = recognised(checked.accepted["match_key"], secrets, hashes, rule)
     theirs = pl.col("match_key").is_in(gone)
     rows = checked.accepted.filter(theirs)
     refused = rows.select(pl.all().repeat_by("copies").explode()) if "copies" in rows.columns and rows.height else rows
@@ -65,14 +74,14 @@ def without(
         batch_id=pl.lit(batch[0], pl.Int64), source=pl.lit(batch[1]), line="line",
         field=pl.when(mail).then(pl.lit("email")).otherwise(pl.lit("phone")), reason=pl.lit(REASON), raw=pl.lit(""),
     )  # fmt: skip
-    rejected, mentioned, lines = _silenced(checked, secrets, hashes)
+    rejected, mentioned, lines = _silenced(checked, secrets, hashes, rule)
     whole = pl.concat([rejected, added.match_to_schema(REJECTED_SCHEMA)])
     clean = Checked(accepted=checked.accepted.filter(~theirs), rejected=whole, notes=checked.notes)
     return clean, Again(tuple(sorted({*gone, *mentioned})), tuple(lines))
 
 
 def _silenced(
-    checked: Checked, secrets: Mapping[int, bytes], hashes: Collection[str]
+    checked: Checked, secrets: Mapping[int, bytes], hashes: Collection[str], rule: MergeSpec
 ) -> tuple[pl.DataFrame, list[str], list[int]]:
     """Rows that were rejected for another reason and name a forgotten person. Out: and the addresses they name them by,
     the lines of those that name a number."""
@@ -83,7 +92,7 @@ def _silenced(
     )
     mails = mails.select("line", key=addresses.examine(mails["typed"])["address_key"])
     mails = pl.concat([mails, checked.named.select("line", key="address_key")]).drop_nulls()
-    gone = recognised(mails["key"], secrets, hashes)
+    gone = recognised(mails["key"], secrets, hashes, rule)
     theirs = pl.col("key").is_in(gone)
     nowhere = pl.Series([None] * numbers.height, dtype=pl.String)
     numbers = numbers.select("line", key=phones.examine(numbers["typed"].str.strip_chars(), nowhere))

@@ -25,6 +25,7 @@ SAID_SCHEMA = pl.Schema(
 )
 VALUES = ("email", "phone", "name", "language", "category", "country", "time_zone")
 CONSENTS = ("withdrawn", *get_args(LawfulBasis))  # who withdrew for one address did not mean that one alone
+EACH = MergeSpec()  # everybody is a person alone
 _CUSTOM = "fields."
 _LATEST = ("last_seen", "last_accepted", "last_delivered", "last_opened", "last_clicked", "last_bounced")
 
@@ -36,17 +37,24 @@ def edges(contacts: pl.DataFrame, rule: MergeSpec) -> pl.DataFrame:
     Out:    EDGES_SCHEMA; a key is a hash of 127 bits: ten million contacts fit into memory, and no two keys meet.
     """
     found = []
-    if rule.plus_tags or rule.dots:
+    if rule.strips:
         found.append(contacts.filter(pl.col("match_key").str.contains("@", literal=True)).select(
-            "contact_id", key=_hashed(_bare(rule))))  # fmt: skip
+            "contact_id", key=_hashed(_bare(pl.col("match_key"), rule))))  # fmt: skip
     if rule.phone:
         found.append(contacts.drop_nulls("phone").select("contact_id", key=_hashed(pl.col("phone"))))
     return pl.concat(found) if found else pl.DataFrame(schema=EDGES_SCHEMA)
 
 
-def _bare(rule: MergeSpec) -> pl.Expr:
-    """The match key less what the rule makes nothing of; a local part of which nothing would be left stays."""
-    local, domain = pl.col("match_key").str.extract("^(.*)@"), pl.col("match_key").str.extract("@([^@]*)$")
+def mailbox(key: pl.Expr, rule: MergeSpec) -> pl.Expr:
+    """By what the rule tells mailboxes apart, of a match key; a number is its own. (SQL: mailbox_of)"""
+    if not rule.strips:
+        return key
+    return pl.when(key.str.contains("@", literal=True)).then(_bare(key, rule)).otherwise(key)
+
+
+def _bare(key: pl.Expr, rule: MergeSpec) -> pl.Expr:
+    """An address less what the rule makes nothing of; a local part of which nothing would be left stays."""
+    local, domain = key.str.extract("^(.*)@"), key.str.extract("@([^@]*)$")
     bare = local
     if rule.plus_tags:
         bare = bare.str.replace(r"\+.*$", "")
@@ -58,10 +66,9 @@ def _bare(rule: MergeSpec) -> pl.Expr:
 
 
 def mailboxes(match_keys: Sequence[str], rule: MergeSpec) -> list[str]:
-    """By what the rule tells mailboxes apart, in the order of the keys; a number is its own."""
+    """The mailbox of each key, in their order."""
     keys = pl.DataFrame({"match_key": match_keys}, schema={"match_key": pl.String})
-    mail = pl.col("match_key").str.contains("@", literal=True)
-    return keys.select(pl.when(mail).then(_bare(rule)).otherwise("match_key")).to_series().to_list()
+    return keys.select(mailbox(pl.col("match_key"), rule)).to_series().to_list()
 
 
 def _hashed(text: pl.Expr) -> pl.Expr:

@@ -9,7 +9,9 @@ from difflib import get_close_matches
 import polars as pl
 
 from mailmill.errors import Misconfigured, listed
+from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest.generations import GRAVEST, WITHDRAWN
+from mailmill.pipelines.ingest.persons import EACH, mailbox
 from mailmill.pipelines.target.segments import custom_field
 from mailmill.pipelines.target.templates import CONSTANTS, TemplateFacts
 
@@ -64,12 +66,15 @@ class Audience:
         return f"nobody to mail: the segment has {self.members:,}, excluded are {reasons}"
 
 
-def judged(members: pl.LazyFrame, suppressions: pl.DataFrame, removed: pl.Series = NOBODY) -> pl.DataFrame:
+def judged(
+    members: pl.LazyFrame, suppressions: pl.DataFrame, removed: pl.Series = NOBODY, rule: MergeSpec = EACH
+) -> pl.DataFrame:
     """Every contact of a segment with `excluded`: the reason it is not mailed, null for a recipient.
 
     In:     CONTACTS_SCHEMA; SUPPRESSION_SCHEMA, live, those in force for this campaign; removed, ids of contacts that
-            a person took out.
-    Out:    the contacts' columns, address_key and excluded, by contact_id.
+            a person took out; rule, what the tenant holds for one person, published so or not yet.
+    Out:    the contacts' columns, address_key and excluded, by contact_id; in aliases the number as well, where the
+            rule makes it the person's.
     """
     suppressed = (
         suppressions.sort(_gravity("reason")).unique("address_key", keep="first")
@@ -77,11 +82,12 @@ def judged(members: pl.LazyFrame, suppressions: pl.DataFrame, removed: pl.Series
     )  # fmt: skip
     # the match key is the folded address unless the contact was first known by its phone
     key = pl.when(pl.col("match_key").str.contains("@", literal=True)).then("match_key")
-    frame = _by_alias(
-        members.with_columns(address_key=key.otherwise(pl.col("email").str.to_lowercase()))
-        .join(suppressed.lazy(), on="address_key", how="left").sort("contact_id").collect(),
-        suppressed,
-    ).with_columns(
+    members = members.with_columns(address_key=key.otherwise(pl.col("email").str.to_lowercase()))
+    if rule.phone:
+        every = pl.concat_list("aliases", "address_key", "phone").list.drop_nulls().list.unique()
+        members = members.with_columns(aliases=every)
+    members = members.join(suppressed.lazy(), on="address_key", how="left").sort("contact_id")
+    frame = _by_alias(members.collect(), suppressed, rule).with_columns(
         excluded=pl.when(pl.col("email").is_null()).then(pl.lit("no_email"))
         .when(pl.col("verdict") == "invalid").then(pl.lit("invalid"))
         .when(pl.col("suppressed").is_not_null()).then("suppressed")
@@ -96,16 +102,17 @@ def judged(members: pl.LazyFrame, suppressions: pl.DataFrame, removed: pl.Series
     )
 
 
-def _by_alias(frame: pl.DataFrame, suppressed: pl.DataFrame) -> pl.DataFrame:
-    """A person is suppressed by any of their addresses. In: suppressed holds an address's gravest reason."""
-    several = frame.lazy().filter(pl.col("aliases").list.len() > 1).select("contact_id", address_key="aliases")
-    by_alias = (
-        several.explode("address_key").join(suppressed.lazy(), on="address_key")
-        .group_by("contact_id").agg(pl.col("suppressed").sort_by(_gravity("suppressed")).first()).collect()
-    )  # fmt: skip
-    if by_alias.is_empty():
-        return frame
-    return frame.update(by_alias, on="contact_id")
+def _by_alias(frame: pl.DataFrame, suppressed: pl.DataFrame, rule: MergeSpec) -> pl.DataFrame:
+    """A person is suppressed by any address that they have or that the rule holds for the same mailbox, whether it is
+    a contact (still) or not. In: suppressed holds an address's gravest reason."""
+    keys = frame.lazy().filter(pl.col("aliases").list.len() > 1).select("contact_id", key="aliases").explode("key")
+    if rule.strips:
+        keys = pl.concat([keys, frame.lazy().select("contact_id", key="address_key")])
+    found = keys.with_columns(mailbox(pl.col("key"), rule)).join(
+        suppressed.lazy().select("suppressed", key=mailbox(pl.col("address_key"), rule)), on="key"
+    )
+    by_alias = found.group_by("contact_id").agg(pl.col("suppressed").sort_by(_gravity("suppressed")).first()).collect()
+    return frame if by_alias.is_empty() else frame.update(by_alias, on="contact_id")
 
 
 def _gravity(column: str) -> pl.Expr:
@@ -173,8 +180,7 @@ def merge_value(name: str) -> pl.Expr:
 def _other_addresses(recipients: pl.DataFrame) -> pl.DataFrame:
     """contact_id, aliases: a suppression of any of them reaches the person while the campaign runs."""
     several = recipients.lazy().filter(pl.col("aliases").list.len() > 1).select("contact_id", "address_key", "aliases")
-    other = pl.col("aliases").str.contains("@", literal=True) & (pl.col("aliases") != pl.col("address_key"))
-    each = several.explode("aliases").filter(other).group_by("contact_id")
+    each = several.explode("aliases").filter(pl.col("aliases") != pl.col("address_key")).group_by("contact_id")
     return each.agg(pl.col("aliases").sort().str.join(SEPARATOR)).collect()
 
 
@@ -230,13 +236,13 @@ def numbered(recipients: pl.DataFrame, first_id: int) -> pl.DataFrame:
     return recipients.with_columns(message_id=ids).select(AUDIENCE_SCHEMA.names()).cast(AUDIENCE_SCHEMA)
 
 
-def named(audience: pl.DataFrame, suppressions: pl.DataFrame) -> bool:
+def named(audience: pl.DataFrame, suppressions: pl.DataFrame, rule: MergeSpec) -> bool:
     """Whether a suppression names somebody, by any of their addresses. In: AUDIENCE_SCHEMA, SUPPRESSION_SCHEMA."""
     if suppressions.is_empty():
         return False
     aliases = audience["aliases"].drop_nulls().str.split(SEPARATOR).explode()
-    keys = pl.concat([audience["address_key"], aliases])
-    return bool(keys.is_in(suppressions["address_key"].implode()).any())
+    keys = pl.DataFrame({"key": pl.concat([audience["address_key"], aliases])}).select(mailbox(pl.col("key"), rule))
+    return not keys.join(suppressions.select(key=mailbox(pl.col("address_key"), rule)), on="key", how="semi").is_empty()
 
 
 def ledger_rows(audience: pl.DataFrame, *, tenant_id: int, campaign_id: int) -> pl.DataFrame:

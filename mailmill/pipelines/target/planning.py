@@ -147,7 +147,7 @@ def select(draft: Draft, *, contacts: Contacts) -> Selected:
     suppressions = contacts.suppressions(draft.tenant_id, draft.campaign_id)
     return Selected(
         generation=generation,
-        judged=audiences.judged(candidates.contacts, suppressions, candidates.removed),
+        judged=audiences.judged(candidates.contacts, suppressions, candidates.removed, generation.merge),
         besides=candidates.besides,
         unpublished=candidates.unpublished,
     )

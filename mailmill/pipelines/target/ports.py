@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:  # who sends, and quick verbs, do without polars
     import polars as pl
 
+    from mailmill.pipelines.configuration.specs import MergeSpec
     from mailmill.pipelines.target.audiences import Audience
 
 
@@ -20,6 +21,7 @@ class Generation:
 
     as_of: datetime
     contacts: pl.LazyFrame  # CONTACTS_SCHEMA
+    merge: MergeSpec  # what the tenant holds for one person now, published so or not yet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

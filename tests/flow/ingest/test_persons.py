@@ -13,6 +13,7 @@ from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.suppressions import suppress
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest.persons import mailboxes
 from mailmill.pipelines.target import audiences
 
 LIST = """email,phone,name,tags
@@ -115,3 +116,22 @@ def test_P05_the_mailed_address_is_what_an_unsubscribe_names_with_and_without_th
     rule(people, MergeSpec())
     people.generation()
     assert judged(people)[mailed] == "unsubscribed"
+
+
+def test_P07_the_database_tells_mailboxes_apart_as_the_generation_does(mill):
+    keys = [
+        "ann@x.org", "ann+news@x.org", "a.nn+b@gmail.com", "ann@gmail.com", "+x@x.org", "+.x@gmail.com", "a.b@x.org",
+        '"a+b"@x.org', '"a@b+c"@gmail.com', "+4930123456", "no address", "", "a+b", "a+@x.org", "a.+.@gmail.com",
+    ]  # fmt: skip
+    for merge in (MergeSpec(), RULE, MergeSpec(dots=("gmail.com",)), MergeSpec(plus_tags=True, dots=("gmail.com",))):
+        rule(mill, merge)
+        with mill.database.transaction() as conn:
+            said = conn.execute(
+                "SELECT mailbox_rule(%s) IS NOT NULL, array_agg(mailbox_of(k, mailbox_rule(%s)) ORDER BY n),"
+                " array_agg(near_mailbox(k) ORDER BY n) FROM unnest(%s::text[]) WITH ORDINALITY u (k, n)",
+                (mill.tenant(), mill.tenant(), keys),
+            ).fetchone()
+        boxes = mailboxes(keys, merge)
+        assert said[:2] == (merge.strips, boxes)
+        near = dict(zip(boxes, said[2], strict=True))
+        assert [near[box] for box in boxes] == said[2], "one mailbox, one place in the index"

@@ -56,6 +56,59 @@ def test_P07_an_address_suppressed_after_the_audience_was_frozen_keeps_its_perso
     assert merged.rows("SELECT address_key FROM messages WHERE aliases IS NOT NULL") == []
 
 
+def test_P07_a_suppression_counts_for_its_mailbox_and_number_whether_or_not_they_are_contacts(
+    people: People, run: Run
+) -> None:
+    people.tenant(
+        "acme",
+        people="email,phone\nkim+x@people.example,\nann+news@people.example,\nsue@people.example,+436641112223\n"
+        f"bob@people.example,\ndan@people.example,{OTHER}\neva@people.example,\n",
+    )
+    rule = '{"merge": {"plus_tags": true, "dots": ["gmail.com"], "phone": true}}'
+    people.rows("UPDATE tenants SET spec = spec || %s::jsonb", rule)
+    people.do("ingest", "acme/inbox")
+    (people.mill.project / "kim.csv").write_text("email,phone\nkim@people.example,\n,+436641112223\n")
+    (people.mill.project / "old.yaml").write_text("kind: source\ntenant: acme\nslug: old\ntype: csv\n")
+    people.do("apply", str(people.mill.project / "old.yaml"))
+    people.do("ingest", "acme/old", "--file", str(people.mill.project / "kim.csv"))
+    for address, reason in (("kim@people.example", "complained"), (ANN, "manual"), ("+436641112223", "complained")):
+        people.do("suppress", "add", address, "--tenant", "acme", "--reason", reason)
+    people.do("sources", "delete", "acme/old", "--contacts", "remove")
+    people.do("contacts", "publish", "acme")
+    assert people.rows("SELECT count(*) FROM contacts") == [(6,)]
+    shown = people.ask("segment", "preview", "acme/everyone")
+    assert (shown["recipients"], shown["exclusions"]) == (3, {"complained": 2, "manual": 1})
+    assert ANN in people.do("explain", NEWS), "it names the suppression of an address that is no contact"
+    people.do("campaign", "start", "acme/spring")
+    people.mill.tick(by="test")
+    people.do("suppress", "add", "bob+old@people.example", "--tenant", "acme")  # while it runs
+    people.do("suppress", "add", OTHER, "--all")
+    run()
+    found = "SELECT split_part(address, '@', 1), reason FROM messages WHERE state = 'suppressed' ORDER BY id"
+    assert people.rows(found) == [("bob", "manual"), ("dan", "manual")]
+
+
+def test_who_is_forgotten_is_so_by_every_spelling_of_the_mailbox_published_or_not(people: People) -> None:
+    rows = "ann+news@people.example", "jo@people.example", "jo+news@people.example", "joe@people.example"
+    people.tenant("acme", people="email\n" + "".join(f"{row}\n" for row in rows))
+    people.do("ingest", "acme/inbox")
+    people.do("suppress", "add", "ann+old@people.example", "--tenant", "acme")
+    people.rows("""UPDATE tenants SET spec = spec || '{"merge": {"plus_tags": true}}'""")
+    assert people.ask("forget", ANN)["tenants"][0]["contacts"] == 1
+    assert people.ask("forget", "jo@people.example")["tenants"][0]["contacts"] == 2
+    assert "ann+" not in people.texts(1) and "jo+" not in people.texts(1)
+    (people.mill.project / "acme" / "late.csv").write_text("email\njo+promo@people.example\njoe+a@people.example\n")
+    assert people.ask("ingest", "acme/inbox")["reasons"] == {"forgotten": 1}
+    assert people.rows("SELECT match_key FROM contacts ORDER BY id") == [
+        ("joe@people.example",), ("joe+a@people.example",),
+    ]  # fmt: skip
+    people.rows("UPDATE tenants SET spec = spec - 'merge'")
+    people.do("suppress", "add", "jo+else@people.example", "--tenant", "acme")  # nobody's, without the rule
+    assert people.mill.forgetter.replay() == []
+    people.rows("""UPDATE tenants SET spec = spec || '{"merge": {"plus_tags": true}}'""")
+    assert [one.tenant for one in people.mill.forgetter.replay()] == ["acme"]
+
+
 def test_P07_an_audience_that_is_overtaken_by_a_suppression_of_an_alias_is_taken_again(
     merged: People, monkeypatch: pytest.MonkeyPatch
 ) -> None:

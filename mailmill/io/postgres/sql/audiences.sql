@@ -1,8 +1,8 @@
 -- name: suppressions
 -- Who of a tenant may not be mailed now, by its own word or the operator's; what is suppressed for one campaign only
--- counts for that one.
+-- counts for that one. A number keeps out whoever is known by it (contacts.aliases).
 COPY (SELECT address_key, reason FROM suppressions
-       WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND channel = 'email'
+       WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND (channel = 'email' OR position('@' IN address_key) = 0)
          AND (scope_campaign_id IS NULL OR scope_campaign_id = %(campaign_id)s)
          AND (expires_at IS NULL OR expires_at > clock_timestamp())) TO STDOUT (FORMAT csv);
 

@@ -40,6 +40,20 @@ SELECT match_key FROM contacts
 -- name: ids_of
 SELECT id FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = ANY(%(keys)s);
 
+-- name: of_mailboxes
+-- By what else a tenant knows these mailboxes, as contacts.match_key, in any place that is asked by an address. Each is read
+-- from end to end, as the search afterwards does.
+SELECT DISTINCT key FROM (
+  SELECT match_key AS key, coalesce(lower(email), match_key) AS said FROM contacts WHERE tenant_id = %(tenant_id)s
+  UNION ALL SELECT address_key, address_key FROM messages WHERE tenant_id = %(tenant_id)s AND address IS NOT NULL
+  UNION ALL SELECT address_key, address_key FROM consents WHERE tenant_id = %(tenant_id)s AND address_key IS NOT NULL
+  UNION ALL SELECT address_key, address_key FROM suppressions
+             WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason <> 'forgotten'
+  UNION ALL SELECT address_key, address_key FROM suppression_removals
+             WHERE tenant_id = %(tenant_id)s OR tenant_id IS NULL) k
+ WHERE said LIKE ANY(%(likely)s::text[]) AND mailbox_of(said, mailbox_rule(%(tenant_id)s)) = ANY(%(mailboxes)s)
+ ORDER BY key;
+
 -- name: shared_phones
 -- Numbers that other contacts have as well.
 SELECT DISTINCT phone FROM contacts
@@ -150,7 +164,7 @@ UPDATE batches SET key = %(new)s WHERE tenant_id = %(tenant_id)s AND source_id =
 SELECT match_key FROM contacts WHERE tenant_id = %(tenant_id)s
 UNION SELECT lower(email) FROM contacts WHERE tenant_id = %(tenant_id)s AND email IS NOT NULL
 UNION SELECT address_key FROM messages WHERE tenant_id = %(tenant_id)s AND address IS NOT NULL
-UNION SELECT unnest(aliases) FROM messages WHERE tenant_id = %(tenant_id)s AND aliases IS NOT NULL
+UNION SELECT k FROM messages, unnest(aliases) k WHERE tenant_id = %(tenant_id)s AND aliases IS NOT NULL AND position('@' IN k) > 0
 UNION SELECT address_key FROM suppressions WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND reason <> 'forgotten'
 UNION SELECT address_key FROM suppression_removals WHERE tenant_id = %(tenant_id)s OR tenant_id IS NULL
 UNION SELECT address_key FROM consents WHERE tenant_id = %(tenant_id)s AND address_key IS NOT NULL;

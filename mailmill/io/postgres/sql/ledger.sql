@@ -57,7 +57,13 @@ SELECT m.id FROM (SELECT unnest(%(ids)s::bigint[]) AS id OFFSET 0) asked
       AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id))
     OR m.aliases IS NOT NULL AND EXISTS (
    SELECT FROM suppressions s
-    WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = ANY(m.aliases)
+    WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL) AND s.channel = ANY('{email,phone}') AND s.address_key = ANY(m.aliases)
+      AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
+      AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id))
+    OR mailbox_rule(m.tenant_id) IS NOT NULL AND EXISTS (
+   SELECT FROM unnest(array_append(m.aliases, m.address_key)) k JOIN suppressions s ON s.near = near_mailbox(k)
+    WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL)
+      AND mailbox_of(s.address_key, mailbox_rule(m.tenant_id)) = mailbox_of(k, mailbox_rule(m.tenant_id))
       AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
       AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id));
 
@@ -79,7 +85,9 @@ UPDATE budgets SET used = greatest(0, used - %(n)s)
 -- name: claim
 -- Take the next due rows of a running campaign whose transport is not held; other workers skip them. The predicate is on
 -- the locked row itself. Who was suppressed since the planning, or has been deferred too long, is settled instead.
-WITH due AS MATERIALIZED (
+-- The tenant's rule is asked for once; without one nothing more is looked up.
+WITH rule AS MATERIALIZED (SELECT mailbox_rule(%(tenant_id)s) AS merge),
+due AS MATERIALIZED (
   SELECT m.id, m.address_key, m.aliases, m.attempt, m.address IS NULL AS forgotten FROM messages m
    WHERE m.campaign_id = %(campaign_id)s AND m.queued AND m.due_at <= now()
      AND EXISTS (SELECT FROM campaigns c JOIN transports t ON t.id = c.transport_id
@@ -94,9 +102,15 @@ judged AS MATERIALIZED (
              AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1),
            -- few have aliases, and for all others this costs nothing
            CASE WHEN d.aliases IS NOT NULL THEN (SELECT s.reason FROM suppressions s
-             WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = ANY(d.aliases)
+             WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = ANY('{email,phone}') AND s.address_key = ANY(d.aliases)
                AND (s.expires_at IS NULL OR s.expires_at > now())
-               AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END) END AS suppressed,
+               AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END,
+           CASE WHEN (SELECT merge FROM rule) IS NOT NULL THEN (
+             SELECT s.reason FROM unnest(array_append(d.aliases, d.address_key)) k JOIN suppressions s ON s.near = near_mailbox(k)
+              WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL)
+                AND mailbox_of(s.address_key, (SELECT merge FROM rule)) = mailbox_of(k, (SELECT merge FROM rule))
+                AND (s.expires_at IS NULL OR s.expires_at > now())
+                AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s) LIMIT 1) END) END AS suppressed,
          -- Of who was tried: whether the time is up, and the attempts that ended at MAIL, for those said nothing of the
          -- recipient. Who was not tried lately, for a hold, a pause, an outage or a doubt, is tried once more whenever that
          -- ended. One array, so that it is one look-up by the key, and none for a first attempt.

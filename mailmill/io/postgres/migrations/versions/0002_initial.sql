@@ -232,6 +232,24 @@ CREATE INDEX manifest_dataset ON manifest (tenant_id, dataset, part);
 
 -- ---------------------------------------------------------------- suppression
 
+-- What makes several addresses one mailbox, as a tenant's `merge:` says; null where nothing does.
+CREATE FUNCTION mailbox_rule(tenant int) RETURNS jsonb LANGUAGE sql STABLE AS $$
+  SELECT spec -> 'merge' FROM tenants
+   WHERE id = tenant AND (spec #>> '{merge,plus_tags}' = 'true' OR spec #> '{merge,dots,0}' IS NOT NULL)
+$$;
+-- By what a rule tells mailboxes apart (pipelines/ingest/persons.py: mailbox); a number, and what is in quotes, is its own.
+CREATE FUNCTION mailbox_of(key text, rule jsonb) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN key NOT LIKE '%@%' OR key LIKE '%@%@%' OR key LIKE '"%' THEN key
+    ELSE coalesce(nullif(translate(split_part(split_part(key, '@', 1), CASE WHEN rule ->> 'plus_tags' = 'true' THEN '+' ELSE '@' END, 1),
+                                   CASE WHEN rule -> 'dots' ? split_part(key, '@', 2) THEN '.' ELSE '' END, ''), ''),
+                  split_part(key, '@', 1)) || '@' || split_part(key, '@', 2) END
+$$;
+-- The same for all addresses that any rule makes one mailbox, and for some that it does not: an index's first sieve.
+CREATE FUNCTION near_mailbox(key text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT coalesce(nullif(split_part(replace(split_part(key, '@', 1), '.', ''), '+', 1), ''),
+                  replace(split_part(key, '@', 1), '.', '')) || '@' || split_part(key, '@', 2)
+$$;
+
 CREATE TABLE suppressions (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id int REFERENCES tenants,             -- null: the operator's, for every tenant; ingress and stats do not see it
@@ -243,12 +261,14 @@ CREATE TABLE suppressions (
   note text,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   expires_at timestamptz,
+  near text NOT NULL GENERATED ALWAYS AS (near_mailbox(address_key)) STORED,
   CHECK (expires_at IS NULL OR reason NOT IN ('unsubscribed', 'complained', 'forgotten')),
   CHECK (scope_campaign_id IS NULL OR tenant_id IS NOT NULL AND reason <> 'forgotten'),
   -- the address leads: it is asked for by (tenant or the operator, address), and few tenants share one
   UNIQUE NULLS NOT DISTINCT (channel, address_key, tenant_id, reason, scope_campaign_id)
 );
 CREATE INDEX suppressions_tenant ON suppressions (tenant_id);
+CREATE INDEX suppressions_near ON suppressions (near);
 CREATE INDEX suppressions_forgotten ON suppressions (tenant_id, id) WHERE reason = 'forgotten';
 
 -- Suppressions that were taken back or replaced, so that a contact's history can be read.
