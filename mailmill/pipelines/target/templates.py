@@ -16,6 +16,7 @@ from jinja2 import Template, TemplateSyntaxError, Undefined, UndefinedError, nod
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.send.mime import breaks_header
 from mailmill.pipelines.target import grammar, names
 from mailmill.pipelines.target.anchors import Anchor, anchors
 from mailmill.pipelines.target.plain import plain_text
@@ -187,7 +188,7 @@ def check_size(part: str, source: str) -> None:
     limit = MAX_SUBJECT if part == "subject" else MAX_CHARACTERS
     if len(source) > limit:
         raise _refused(f"has {len(source):,} characters, {limit:,} are allowed", part)
-    if part == "subject" and any(ord(c) < 32 or ord(c) == 127 for c in source):
+    if part == "subject" and breaks_header(source):
         raise _refused("line breaks and control characters are not allowed", part)
     if "\x00" in source or "\x1f" in source:
         raise _refused("control characters are not allowed", part)
@@ -195,8 +196,13 @@ def check_size(part: str, source: str) -> None:
 
 def _parsed(kind: Kind, source: str, part: str) -> nodes.Template:
     tree = parse(kind, source, place=part)
+    for line, begins, _ in environment(kind).lex(source):
+        if begins == "raw_begin":  # what stands in it would be taken for links and merge fields
+            raise _refused("{% raw %} is not allowed in a template; braces are written {{ '{{' }}", f"{part}:{line}")
     wrong = grammar.forbidden(tree, filters=FILTERS, tests=TESTS, methods=METHODS)
     wrong = wrong or grammar.changed(tree, "unsubscribe_url")
+    if part == "subject" and any(breaks_header(str(one.value)) for one in tree.find_all(nodes.Const)):
+        raise _refused("holds a text with a line break or a control character", part)
     if wrong is not None:
         raise _refused(wrong.message, f"{part}:{wrong.line}")
     return tree
