@@ -83,10 +83,11 @@ class PostgresCampaigns:
         locked = conn.execute(campaigns.SQL["try_planner"], parameters).fetchone()
         if locked is None or not locked[0]:
             return None
-        if conn.execute(campaigns.SQL["is_due"], parameters).fetchone() is None:
+        due = conn.execute(campaigns.SQL["is_due"], parameters).fetchone()
+        if due is None:
             return None
-        with conn.transaction():
-            campaigns.move(conn, campaign_id, "plan", by=by)  # no step when a planning was left
+        with conn.transaction():  # no step when a planning was left
+            campaigns.move(conn, campaign_id, "plan", by=by, scheduled_at=due[0])
         with conn.cursor(row_factory=class_row(Draft)) as cursor:
             return cursor.execute(campaigns.SQL["draft"], {**parameters, "any_state": False}).fetchone()
 
@@ -119,7 +120,11 @@ class PostgresCampaigns:
         ended = due.ends_at is not None and due.now >= due.ends_at
         reason = "its end has passed" if ended else f"later than the grace of {due.misfire_grace_s} s"
         with self.database.transaction() as conn:
-            return campaigns.move(conn, due.campaign_id, "miss", by=by, reason=reason) is not None
+            free = conn.execute(campaigns.SQL["no_planner"], {"campaign_id": due.campaign_id}).fetchone()
+            if free is None or not free[0]:  # a planning that was begun in time may take long
+                return False
+            before = campaigns.move(conn, due.campaign_id, "miss", by=by, reason=reason, scheduled_at=due.scheduled_at)
+            return before is not None
 
     def settle(self, *, by: str) -> list[str]:
         campaigns.settle_cancelled(self.database)

@@ -81,9 +81,17 @@ def draft(conn: psycopg.Connection, campaign: Campaign) -> Draft:
 
 
 def move(
-    conn: psycopg.Connection, campaign_id: int, step: Move, *, by: str, reason: str | None = None
+    conn: psycopg.Connection,
+    campaign_id: int,
+    step: Move,
+    *,
+    by: str,
+    reason: str | None = None,
+    scheduled_at: datetime | None = None,
 ) -> CampaignState | None:
     """Take one step of a campaign's life. Out: the state before; None when it was in none that allows the step.
+
+    In: scheduled_at, for a step that was decided by the campaign's time: none is taken once it has another.
 
     Raises the change number, which locks until the commit: call it last.
     """
@@ -96,6 +104,7 @@ def move(
             "target": transition.target,
             "by": by,
             "reason": reason,
+            "scheduled_at": scheduled_at,
         },
     ).fetchone()
     if row is None:

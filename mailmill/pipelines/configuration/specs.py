@@ -19,6 +19,7 @@ from mailmill.pipelines.configuration.words import (
     Day,
     DomainName,
     FieldName,
+    Grace,
     LawfulBasis,
     Line,
     SecretReference,
@@ -211,14 +212,13 @@ class CampaignSpec(TenantOwned):
     name: str = ""
     segment: Slug
     template: Slug | None = None
-    # A/B instead of template: template -> its share
-    split: dict[Slug, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)
+    split: dict[Slug, Annotated[int, Field(ge=1, le=1000)]] = Field(default_factory=dict)  # A/B: template -> its share
     identity: Slug
     transport: Slug
     start: AwareTime | None = None  # none: started by hand (`mailmill campaign start`)
     ends: AwareTime | None = None  # nothing starts after it
     window: WindowSpec | None = None
-    misfire_grace_s: int = Field(default=3600, ge=0)  # how late a start may be before the campaign counts as missed
+    misfire_grace_s: Grace = 3600  # how late a start may be before the campaign counts as missed
     doubt: Literal["hold", "resend"] = "hold"
     max_attempts: int = Field(default=24, ge=1, le=50)
     give_up_after_s: int = Field(default=72 * 3600, ge=60)  # a recipient still deferred then has expired

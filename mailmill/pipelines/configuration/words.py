@@ -59,6 +59,15 @@ def _aware(at: datetime) -> datetime:
     return at
 
 
+def _leaves_time_for_a_tick(seconds: int) -> int:
+    if seconds < 120:
+        raise ValueError(
+            "at least 120: what is due is looked for once a minute, so with less a start that nothing is in the way of "
+            "could count as missed"
+        )
+    return seconds
+
+
 def _known_country(code: str) -> str:
     if code not in countries().values():
         raise ValueError(f"{code!r} is no country of ISO 3166-1, such as US or DE")
@@ -68,6 +77,7 @@ def _known_country(code: str) -> str:
 Tag = Annotated[str, AfterValidator(_tag)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 Country = Annotated[str, AfterValidator(_known_country)]
+Grace = Annotated[int, AfterValidator(_leaves_time_for_a_tick)]
 AwareTime = Annotated[datetime, AfterValidator(_aware)]
 # GDPR article 6 (1) a-f
 LawfulBasis = Literal[

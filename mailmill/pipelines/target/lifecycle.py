@@ -47,7 +47,7 @@ TRANSITIONS: dict[Move, Transition] = {
     "finish_empty": Transition(("planning",), "finished"),
     "cancel": Transition(("draft", "scheduled", "planning", "running", "paused"), "cancelled"),
     "fail": Transition(("planning",), "failed"),
-    "miss": Transition(("scheduled",), "missed"),
+    "miss": Transition(("scheduled", "planning"), "missed"),
     "reopen": Transition(("finished",), "running"),  # doubts are sent again, at a person's word
 }
 

@@ -143,7 +143,10 @@ class Schedule(Protocol):
         ...
 
     def miss(self, due: Due, *, by: str) -> bool:
-        """scheduled -> missed, with how late it would have been. Out: False when it is not scheduled any more."""
+        """To missed, with how late it would have been; also a planning that was left.
+
+        Out: False when it is planned at this moment, has been given another time, or is neither scheduled nor planning.
+        """
         ...
 
     def settle(self, *, by: str) -> Sequence[str]:

@@ -39,11 +39,11 @@ def start_due(
     public_url: str,
     by: str,
 ) -> Planned | None:
-    """Plan one campaign, or call it missed when its time passed longer ago than its grace."""
+    """Plan one campaign, or call it missed when its time passed longer ago than its grace; also one that was left."""
     when = timeliness(
         scheduled_at=due.scheduled_at, now=due.now, misfire_grace_s=due.misfire_grace_s, ends_at=due.ends_at
     )
-    if due.state == "scheduled" and when == "missed":
+    if when == "missed":
         if not schedule.miss(due, by=by):
             return None
         reason = f"was due at {due.scheduled_at.isoformat()} and is too late; schedule it again or start it by hand"

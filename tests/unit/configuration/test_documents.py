@@ -40,6 +40,9 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
         (CAMPAIGN + "window:\n  dayz: [mon]\n", 9,
          "window.dayz: is unknown (did you mean days?); allowed: days, start, end, time_zone"),
         (CAMPAIGN + "doubt: maybe\n", 8, "doubt: 'maybe' is not allowed; allowed: 'hold' or 'resend'"),
+        (CAMPAIGN + "misfire_grace_s: 60\n", 8,
+         "misfire_grace_s: at least 120: what is due is looked for once a minute, so "
+         "with less a start that nothing is in the way of could count as missed"),
         ("kind: tenent\n", 1, f"kind: 'tenent' is unknown (did you mean tenant?); allowed: {KINDS}"),
         ("slug: a\n", 1, f"kind: is missing; allowed: {KINDS}"),
         ("- a\n", 1, "a document is a list of `field: value`, beginning with `kind:`"),

@@ -1,10 +1,12 @@
 -- name: move
--- One step of a campaign by compare-and-set, with its audit row. No row: it was not in one of the states.
+-- One step of a campaign by compare-and-set, with its audit row. No row: it was not in one of the states, or it has been
+-- given another time than the one that was looked at (null: the step is not about its time).
 WITH moved AS (
   UPDATE campaigns SET state = %(target)s::campaign_state,
          finished_at = CASE WHEN %(target)s IN ('finished', 'failed', 'missed') THEN clock_timestamp() END,
          started_at = CASE WHEN %(target)s = 'running' THEN coalesce(started_at, clock_timestamp()) ELSE started_at END
    WHERE id = %(campaign_id)s AND state = ANY (%(sources)s::campaign_state[])
+     AND (%(scheduled_at)s::timestamptz IS NULL OR scheduled_at = %(scheduled_at)s)
   RETURNING id, tenant_id, old.state AS before, new.state AS after),
 noted AS (
   INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
@@ -45,8 +47,12 @@ SELECT c.id AS campaign_id, c.tenant_id, t.slug || '/' || c.slug AS name, c.stat
 -- One planner a campaign. Held by the session, so a planner that is killed lets go of it.
 SELECT pg_try_advisory_lock(hashtext('mailmill:plan'), %(campaign_id)s);
 
+-- name: no_planner
+-- Nobody plans it, and nobody begins to before this transaction ends.
+SELECT pg_try_advisory_xact_lock(hashtext('mailmill:plan'), %(campaign_id)s);
+
 -- name: is_due
-SELECT true FROM campaigns
+SELECT scheduled_at FROM campaigns
  WHERE id = %(campaign_id)s AND (state = 'planning' OR (state = 'scheduled' AND scheduled_at <= clock_timestamp()));
 
 -- name: draft
