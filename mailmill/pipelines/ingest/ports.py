@@ -217,14 +217,20 @@ class BatchStore(Protocol):
         ...
 
 
+class Load(Protocol):
+    """Validated batches in one transaction, with what each says of deletions. Out: None, somebody else had loaded one.
+
+    What batches said when they were loaded before, by other rules, is taken back, unless others say so too.
+    """
+
+    def __call__(self, batches: Sequence[BatchRow]) -> LoadCounts | None: ...
+
+
 class ContactStore(Protocol):
     """Takes validated batches into the contacts, and shows the contacts as a generation."""
 
-    def load(self, source: SourceRow, batches: Sequence[BatchRow]) -> LoadCounts | None:
-        """Validated batches in one transaction, with what each says of deletions. None: somebody else had loaded one.
-
-        What batches said when they were loaded before, by other rules, is taken back, unless others say so too.
-        """
+    def loading(self, source: SourceRow) -> AbstractContextManager[Load]:
+        """For the source's validated batches, one call after the other."""
         ...
 
     def walk(self, source: SourceRow) -> list[BatchRow]:

@@ -21,6 +21,7 @@ from mailmill.pipelines.ingest.ports import (
     BatchStore,
     ContactStore,
     Feed,
+    Load,
     LoadCounts,
     RawBatch,
     RawStore,
@@ -205,18 +206,19 @@ def load(
     counts = LoadCounts()
     withheld: list[BatchRow] = []
     again: list[BatchRow] = []
-    for batch in store.batches(source, "validated"):
-        if batch.rules != rules:  # nor can those of today read it
-            continue
-        if not force and too_many_rejected(source, batch):
-            withheld.append(batch)
-            progress(f"withheld {batch.origin}: {batch.refused:,} of {batch.shown:,} rows were rejected")
-        elif batch.loaded_before:
-            again.append(batch)
-        else:
-            counts += _load(source, contacts, [batch], progress)
-    if again:  # together: who is doubted because of several of them is made anew once
-        counts += _load(source, contacts, again, progress)
+    with contacts.loading(source) as into:
+        for batch in store.batches(source, "validated"):
+            if batch.rules != rules:  # nor can those of today read it
+                continue
+            if not force and too_many_rejected(source, batch):
+                withheld.append(batch)
+                progress(f"withheld {batch.origin}: {batch.refused:,} of {batch.shown:,} rows were rejected")
+            elif batch.loaded_before:
+                again.append(batch)
+            else:
+                counts += _load(into, [batch], progress)
+        if again:  # together: who is doubted because of several of them is made anew once
+            counts += _load(into, again, progress)
     if counts.left:
         who, stay, them = ("contact", "stays", "it") if counts.left == 1 else ("contacts", "stay", "them")
         notes.append(
@@ -226,12 +228,12 @@ def load(
     return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=(*notes, *said))
 
 
-def _load(source: SourceRow, contacts: ContactStore, batches: Sequence[BatchRow], progress: Progress) -> LoadCounts:
+def _load(into: Load, batches: Sequence[BatchRow], progress: Progress) -> LoadCounts:
     what = batches[0].origin if len(batches) == 1 else f"{len(batches)} batches again"
     rows = sum(batch.rows_accepted for batch in batches)
     if rows >= TOLD_EVERY:
         progress(f"loading {what}: {rows:,} rows")
-    loaded = contacts.load(source, batches)
+    loaded = into(batches)
     if loaded is None:
         return LoadCounts()
     removed = f", {loaded.removed:,} removed" if loaded.removed else ""
