@@ -25,6 +25,7 @@ PURE = {
     "jinja2",
     "markupsafe",
     "cryptography",
+    "nacl",
     "css_inline",
     "idna",
     "phonenumbers",
