@@ -20,6 +20,8 @@ DENIED = frozenset({
 })  # fmt: skip
 DENIED_PREFIXES = ("content-", "arc-", "resent-", "x-mailmill-")
 MAX_CUSTOM = 20
+# fields of addresses, ids and words that programs read: no encoded words stand in them (RFC 2369, RFC 2047 section 5)
+_STRUCTURED = re.compile(r"list-.+|.+-to|references|auto-submitted|importance|(?:x-)?priority", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,59}")  # RFC 5322 allows more; nobody else does
 
 
@@ -33,6 +35,9 @@ def problem(name: str, value: str) -> str | None:
         return f"{name} holds a line break or a control character"
     if not value.strip() or len(value) > mime.MAX_HEADER:
         return f"{name} is empty or longer than {mime.MAX_HEADER} characters"
+    if _STRUCTURED.fullmatch(name) and not value.isascii():
+        beyond = next(character for character in value if not character.isascii())
+        return f"{name} holds {beyond!r}: programs read this field, and nothing beyond ASCII stands in it"
     return None
 
 
@@ -54,7 +59,8 @@ def fixed(content: Mapping[str, Any], *, tenant: int, campaign: int, boundary: s
         wrong = problem(name, value)
         if wrong:
             raise ValueError(wrong)
-        lines.append(mime.unstructured(name, value))
+        programs = _STRUCTURED.fullmatch(name) is not None
+        lines.append(mime.structured(name, value) if programs else mime.unstructured(name, value, mime.LONGEST))
     lines.append(f'MIME-Version: 1.0\r\nContent-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n'.encode())
     return b"".join(lines)
 

@@ -13,6 +13,7 @@ from email.utils import format_datetime
 import idna
 
 LINE = 76
+LONGEST = 998  # octets of any line (RFC 5322 2.1.1)
 MAX_HEADER = 900  # characters of a value; the line they make is folded
 _ROOM = 72  # of a wrapped line: leaves place for the soft break and for =2E in front
 _SAFE = bytes(set(range(0x20, 0x7F)) - {0x3D})
@@ -74,14 +75,22 @@ def breaks_header(text: str) -> bool:
     return _BREAKS_HEADER.search(text) is not None
 
 
-def unstructured(name: str, text: str) -> bytes:
+def structured(name: str, text: str) -> bytes:
+    """A header line `name: text` with its CRLF, folded, as a field has it that knows no encoded words (RFC 2047 5).
+
+    In: printable ASCII of MAX_HEADER characters at most, as is the name's line with them.
+    """
+    return _folded(f"{name}: {text.strip()}")
+
+
+def unstructured(name: str, text: str, longest: int = LINE) -> bytes:
     """A header line `name: text` with its CRLF, folded, in encoded words where it has to be.
 
-    In: text without control characters (breaks_header).
+    In: text without control characters (breaks_header); longest: of a line, that a word of ASCII may make.
     """
     if text.isascii() and "=?" not in text and text == text.strip() and text:
         folded = _folded(f"{name}: {text}")
-        if folded is not None:
+        if max(map(len, folded.split(b"\r\n"))) <= longest:
             return folded
     if not text:
         return f"{name}:\r\n".encode()  # an encoded word holds at least one character (RFC 2047 section 2)
@@ -90,15 +99,15 @@ def unstructured(name: str, text: str) -> bytes:
     return start + b"\r\n ".join(words) + b"\r\n"
 
 
-def _folded(line: str) -> bytes | None:
-    """Folded before single spaces; None when a word is too long for a line."""
+def _folded(line: str) -> bytes:
+    """Folded before single spaces; a word that is too long for a line has one of its own."""
     lines = [""]
     for word in re.findall(r" *[^ ]+", line):
         if lines[-1] and len(lines[-1]) + len(word) > LINE:
             lines.append(word)
         else:
             lines[-1] += word
-    return "\r\n".join([*lines, ""]).encode() if all(len(one) <= LINE for one in lines) else None
+    return "\r\n".join([*lines, ""]).encode()
 
 
 def _encoded_words(text: str) -> list[bytes]:
