@@ -40,7 +40,7 @@ up: $(STAMP)  ## servers and user interface over what the demo made; Ctrl-C stop
 test: $(STAMP)  ## unit, contract and flow tests over real services; those that carry a fault's number are `make faults`'
 	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m "not system and not faults and not numbered"
 
-test-system: $(STAMP)  ## whole installations: deploy/, mailmill up, pages in a real browser
+test-system: $(STAMP)  ## whole installations: deploy/, mailmill up, pages in a real browser, every command of docs/
 	@scripts/debian.sh chromium=chromium
 	@$(BIN)/python -m pytest -q -m system
 

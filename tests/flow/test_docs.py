@@ -53,6 +53,7 @@ def acme(tmp_path: Path, server: EmbeddedServer, database: Database) -> Iterator
     kill(reader.servers.values())
 
 
+@pytest.mark.system  # some two hundred processes, one after the other
 @pytest.mark.parametrize("document", RUN, ids=lambda document: document.stem)
 def test_the_commands_of_a_document_run_as_they_stand(document: Path, acme: Reader) -> None:
     rules = [block for block in blocks(document, "yaml") if block.startswith("rules:")]
