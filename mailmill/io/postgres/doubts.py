@@ -55,8 +55,10 @@ def replay(conn: psycopg.Connection, left: Left, *, at: datetime) -> Replayed:
         return Replayed()
     transport_id = int(lease[0])
     known = doubts = 0
-    if left.answered:
-        known = record(conn, token=left.token, transport_id=transport_id, lines=left.answered)
+    if left.answered:  # also doubts: links that were lost after the final dot
+        known = record(
+            conn, token=left.token, transport_id=transport_id, lines=left.answered, resend_after_s=RESEND_AFTER_S
+        )
     if left.attempted:
         lines = [_doubt(id, at) for id in left.attempted]
         doubts = record(conn, token=left.token, transport_id=transport_id, lines=lines, resend_after_s=RESEND_AFTER_S)

@@ -146,7 +146,7 @@ def record(
     token: int,
     transport_id: int,
     lines: Sequence[bytes],
-    resend_after_s: int | None = None,
+    resend_after_s: int | None,
 ) -> int:
     """Results with their attempts and events. Out: how many rows changed; the others' lease was lost.
 
@@ -154,11 +154,11 @@ def record(
     """
     text = LINE.join(lines).decode("utf-8", "replace")
     arguments = {"token": token, "transport_id": transport_id, "lines": text, "hard": sorted(bounces.HARD)}
-    changed = int(_row(conn.execute(SQL["record"], arguments))[0])
-    doubts = [int(line.split(b"\x1f", 1)[0]) for line in lines if b"\x1fin_doubt\x1f" in line]
-    if doubts and resend_after_s is not None:
-        conn.execute(SQL["resend"], {"ids": doubts, "after_s": resend_after_s})
-    return changed
+    changed, doubtful = _row(conn.execute(SQL["record"], arguments))
+    if doubtful and resend_after_s is not None:  # but not what was sent again before, and is refused now
+        new = {int(line.split(b"\x1f", 1)[0]) for line in lines if b"\x1fin_doubt\x1f" in line}
+        conn.execute(SQL["resend"], {"ids": [id for id in doubtful if id in new], "after_s": resend_after_s})
+    return int(changed)
 
 
 def recorded_before(conn: psycopg.Connection, lines: Sequence[bytes]) -> int:

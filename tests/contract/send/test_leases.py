@@ -14,8 +14,9 @@ from mailmill.io.journal import Left
 from mailmill.io.postgres import doubts, ledger
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.situation import situations
+from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.obstacles import obstacles
-from mailmill.pipelines.send.orders import FIELD, LINE, Claimed, Order
+from mailmill.pipelines.send.orders import FIELD, LINE, Claimed, Order, Outcome
 
 
 @pytest.fixture
@@ -71,9 +72,9 @@ def ids(claimed: Claimed) -> list[int]:
     return [int(row.split(FIELD, 1)[0]) for row in claimed.rows.split(LINE)]
 
 
-@pytest.mark.parametrize("lost", ["machine", "power"])
-def test_P09_the_policy_for_doubts_holds_also_where_no_journal_tells_of_them(world: World, lost: str) -> None:
-    """A machine lost with its disk; a journal that may be incomplete."""
+@pytest.mark.parametrize("lost", ["machine", "power", "links"])
+def test_P09_the_policy_for_doubts_holds_however_they_are_learnt_of(world: World, lost: str) -> None:
+    """A machine lost with its disk; a journal that may be incomplete; links lost behind the final dot."""
     campaigns = {doubt: world.campaign(4, slug=doubt, doubt=doubt, max_attempts=24) for doubt in ("hold", "resend")}
     for token, campaign in enumerate(campaigns.values(), 1):
         leases = Leases.of(world, campaign)
@@ -81,6 +82,10 @@ def test_P09_the_policy_for_doubts_holds_also_where_no_journal_tells_of_them(wor
         with world.database.transaction("sender") as conn:
             if lost == "machine":
                 assert doubts.lose(conn, token) == 4
+            elif lost == "links":
+                lines = [Outcome(id, "in_doubt", "no_answer", answer=Answer("dot", 0, "lost")).line() for id in rows]
+                left = Left(Path("/nowhere"), token, answered=lines, attempted=[], incomplete=False)
+                assert doubts.replay(conn, left, at=datetime.now(UTC)) == doubts.Replayed(recorded=4)
             else:
                 left = Left(Path("/nowhere"), token, answered=[], attempted=rows[:1], incomplete=True)
                 assert doubts.replay(conn, left, at=datetime.now(UTC)) == doubts.Replayed(in_doubt=4)
@@ -94,6 +99,12 @@ def test_P09_the_policy_for_doubts_holds_also_where_no_journal_tells_of_them(wor
     with world.database.transaction("sender") as conn:
         assert doubts.lose(conn, 9) == 4
     assert world.account(campaigns["resend"]) == {"queued": 1, "in_doubt": 3}, "copies have a bound"
+    world.sql("UPDATE messages SET attempt = 1")
+    with world.database.transaction("sender") as conn:
+        lines = [Outcome(id, "in_doubt", "no_answer").line() for (id,) in world.sql("SELECT id FROM messages")]
+        transport = leases.order.transport_id
+        assert ledger.record(conn, token=9, transport_id=transport, lines=lines, resend_after_s=0) == 0
+    assert world.account(campaigns["resend"]) == {"queued": 1, "in_doubt": 3}, "nor is it done for what was told before"
 
 
 WHEN = "SELECT state::text, extract(epoch FROM due_at - clock_timestamp())::float8 FROM messages ORDER BY id"

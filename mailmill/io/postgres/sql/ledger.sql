@@ -241,7 +241,7 @@ logged AS (
          || ',"link":null,"user_agent":null,"ip":null,"code":' || t.code || ',"reason":' || to_json(t.reason)
          || ',"attempt":' || t.attempt || ',"transport":' || %(transport_id)s::int || '}', 'UTF8')
     FROM told t JOIN heads h ON h.part = t.part)
-SELECT count(*) FROM changed;
+SELECT count(*), coalesce(array_agg(id) FILTER (WHERE state = 'in_doubt'), '{}') FROM changed;
 
 -- name: recorded_before
 -- Of results whose commit was not acknowledged: those that were written all the same.
