@@ -10,6 +10,7 @@ import polars as pl
 import psycopg
 from psycopg.rows import dict_row
 
+from mailmill.io.postgres import bigints
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import suppress
 from mailmill.pipelines.configuration.words import LawfulBasis
@@ -48,15 +49,42 @@ def add(
     return row[0]  # type: ignore[no-any-return]
 
 
-def record(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, rows: Iterable[pl.DataFrame]) -> None:
-    """What a batch says of consent: one row where its source vouches for all, one a row that says it of itself.
+def vouch(conn: psycopg.Connection, source: SourceRow, batch: BatchRow) -> None:
+    """One row for all of a batch, where its source vouches for all. Call it before the sightings move."""
+    if (policy := source.spec.consent) is not None:
+        facts = {"tenant_id": source.tenant_id, "source_id": source.id, "batch_id": batch.id, "at": batch.seen_at}
+        conn.execute(SQL["of_batch"], {**facts, "basis": policy.basis, "proof": policy.proof})
 
-    In: rows, its accepted ones in pieces, where they have one of ROW_FIELDS.
+
+def keep_vouched(conn: psycopg.Connection, batch_id: int, before: pl.DataFrame, after: pl.DataFrame) -> None:
+    """What batches vouched for that a person's sighting names no longer is written for the person.
+
+    Not so where the last batch vouches for the same, as that of a list does that comes again: this costs no row then.
+    In: a source's sightings, SIGHTINGS_SCHEMA, before a batch (null: none) and after it, of the same contacts in order.
     """
+    was, now = before.select(first="first_batch", last="last_batch"), after.select("id", "first_batch", "last_batch")
+    batches = {batch_id, *was["first"].unique(), *was["last"].unique()} - {None}
+    rows = conn.execute(SQL["vouched"], {"batch_ids": sorted(batches)}).fetchall()
+    words = {batch: (basis, proof) for batch, basis, proof in rows}
+    if not words or (len(set(words.values())) == 1 and words.keys() == batches):
+        return
+    numbers = {word: n for n, word in enumerate(words.values())}
+    said = {batch: numbers[word] for batch, word in words.items()}
+    both = pl.concat([was, now], how="horizontal").with_columns(this=pl.lit(batch_id, pl.Int64))
+    for name in was.columns + ["this"]:
+        word, last = (pl.col(column).replace_strict(said, default=None, return_dtype=pl.Int64)
+                      for column in (name, "last_batch"))  # fmt: skip
+        unnamed = (pl.col(name) != pl.col("first_batch")) & (pl.col(name) != pl.col("last_batch"))
+        left = both.filter(unnamed & word.is_not_null() & word.ne_missing(last))
+        for part in left.iter_slices(_PIECE):
+            ids, named = bigints.text(part["id"]), bigints.text(part[name])
+            conn.execute(SQL["of_each"], {"ids": ids, "batch_ids": named})
+
+
+def record(conn: psycopg.Connection, source: SourceRow, batch: BatchRow, rows: Iterable[pl.DataFrame]) -> None:
+    """What a batch's rows say of themselves, one row for each. In: its accepted rows that have one of ROW_FIELDS."""
     facts = {"tenant_id": source.tenant_id, "source_id": source.id, "batch_id": batch.id}
     policy = source.spec.consent
-    if policy is not None:
-        conn.execute(SQL["of_batch"], {**facts, "basis": policy.basis, "proof": policy.proof, "at": batch.seen_at})
     for piece in rows:
         for part in said(piece, policy.basis if policy else "consent", batch.seen_at).iter_slices(_PIECE):
             columns = {"keys": "match_key", "bases": "basis", "proofs": "proof", "ats": "at", "dated": "dated"}

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import psycopg
 
-from mailmill.io.postgres import copying, sightings
+from mailmill.io.postgres import consents, copying, sightings
 from mailmill.io.postgres.again import Doubted
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest import contacts as rules
@@ -101,7 +101,9 @@ def _take_in(
     changed = 0
     for part in asked.iter_slices(MERGED_AT_ONCE):
         changed += _merge(conn, tenant_id, origin, part, before.sightings)
-    sightings.write(conn, tenant_id, origin.source_id, before, moved(seen, origin.source_id, origin.batch_id))
+    after = moved(seen, origin.source_id, origin.batch_id)
+    consents.keep_vouched(conn, origin.batch_id, seen, after)
+    sightings.write(conn, tenant_id, origin.source_id, before, after)
     within = int(rows["copies"].sum()) - rows.height
     counts = LoadCounts(
         accepted=rows.height + within, new=new.height, changed=changed, duplicates_within=within,

@@ -218,6 +218,7 @@ class IngestStore:
         self, conn: psycopg.Connection, source: SourceRow, batch: BatchRow, doubted: Doubted
     ) -> contacts.Taken:
         files = batch_files.listed(conn, source, batch, "validated")
+        consents.vouch(conn, source, batch)
         taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files), doubted)
         said = any(consents.ROW_FIELDS & set(facts["columns"]) for _, facts in files)
         consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())

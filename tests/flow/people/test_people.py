@@ -57,21 +57,29 @@ def _empty(people: People, slug: str) -> Path:
 def test_a_persons_own_word_is_taken_back_only_with_a_reason_and_the_history_keeps_both(people: People) -> None:
     people.planned("acme", source=POLICY)
     of = ("--tenant", "acme")
-    people.do("suppress", "add", BOB, *of, "--reason", "unsubscribed")
+    people.do("suppress", "add", BOB, *of, "--reason", "unsubscribed", "--note", "by mail")
+    people.do("suppress", "add", CID, *of, "--reason", "unsubscribed", "--campaign", "spring")
+    [of_one] = people.ask("contacts", "history", CID)
+    assert of_one["consent"] == "consent" and "consent withdrawn" not in {row["what"] for row in of_one["history"]}
     with pytest.raises(Misconfigured, match="own word"):
         people.do("suppress", "remove", BOB, *of)
     assert people.ask("suppress", "remove", BOB, *of, "--reason", "asked back, ticket 81") == {"removed": 1}
     assert people.ask("contacts", "history", BOB)[0]["consent"] == "withdrawn", "the list does not take it back"
     people.do("contacts", "publish", "acme")
     assert people.ask("segment", "preview", "acme/everyone")["exclusions"] == {"consent_withdrawn": 1}
-    people.do("contacts", "consent", BOB, "grant", "--basis", "consent", "--proof", "ticket 81")
+    at = ("--at", datetime.now(UTC).isoformat())
+    people.do("contacts", "consent", BOB, "grant", "--basis", "consent", "--proof", "ticket 81", *at)
+    people.do("contacts", "consent", BOB, "grant", "--basis", "contract", "--proof", "order 5", *at)
     [told] = people.ask("contacts", "history", BOB)
-    assert told["consent"] == "consent"
+    assert told["consent"] == "contract", "of one time, what was recorded last"
     assert [row["what"] for row in told["history"] if row["detail"] != "of the whole batch"] == [
-        "created", "suppressed", "suppression removed", "consent granted",
+        "created", "consent withdrawn", "suppressed", "suppression removed", "consent granted", "consent granted",
     ]  # fmt: skip
+    assert next(row["proof"] for row in told["history"] if row["what"] == "suppressed") == "by mail"
     said = [[row[name] for name in ("basis", "proof", "source")] for row in told["history"] if row["basis"]]
-    assert said == [["consent", "form of 2025", "inbox"], ["consent", "ticket 81", None]]
+    assert sorted(said) == [
+        ["consent", "form of 2025", "inbox"], ["consent", "ticket 81", None], ["contract", "order 5", None],
+    ]  # fmt: skip
     assert all(row["at"] for row in told["history"]) and told["history"][-1]["by"]
     with pytest.raises(Misconfigured, match="lawful basis and a proof"):
         people.do("contacts", "consent", BOB, "grant")
@@ -99,6 +107,27 @@ def test_consent_comes_from_the_source_or_from_each_row_and_shows_in_the_generat
     assert people.ask("contacts", "history", CID)[0]["consent"] == "withdrawn", "what is yet to come is not said"
     by_list = "SELECT address_key, basis FROM consents WHERE recorded_by = 'ingest' ORDER BY 1 NULLS LAST"
     assert people.rows(by_list) == [(BOB, "legitimate_interests"), (None, "consent")]
+
+
+def test_what_a_list_once_vouched_for_stays_in_force_and_in_the_history(people: People) -> None:
+    policies = ["", POLICY, "consent: {basis: contract, proof: contract 2026}\n", ""]
+    found = []
+    for round, policy in enumerate(policies):
+        rows = f"email,name\n{CID},Cid {round}\n" + (f"{BOB},Bob\n" if round < 3 else "")
+        people.tenant("acme", source=policy, people=rows)
+        people.do("ingest", "acme/inbox")
+        [told] = people.ask("contacts", "history", CID)
+        found.append((told["consent"], [row["proof"] for row in told["history"] if row["basis"]]))
+    old, new = "form of 2025", "contract 2026"
+    assert found == [(None, []), ("consent", [old]), ("contract", [old, new]), ("contract", [old, new])]
+    assert {key: consent for key, (_, consent, _) in shown(people).items()} == {CID: "contract", BOB: "contract"}
+    people.do("suppress", "add", BOB, "--tenant", "acme", "--reason", "complained")
+    people.tenant("acme", source=POLICY, people=f"email,name\n{BOB},Bob\n")
+    people.do("ingest", "acme/inbox")
+    [told] = people.ask("contacts", "history", BOB)
+    assert [row["proof"] for row in told["history"] if row["basis"]] == [old, new, old]
+    assert told["consent"] == "withdrawn"
+    assert people.rows("SELECT count(*) FROM consents WHERE address_key IS NOT NULL") == [(4,)]
 
 
 def test_a_list_grants_only_what_it_says_and_never_against_who_withdrew(people: People) -> None:

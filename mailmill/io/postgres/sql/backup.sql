@@ -64,8 +64,9 @@ merged AS (
 INSERT INTO restored_facts SELECT 'suppressions_kept', count(*) FROM merged WHERE id IS NULL;
 -- What has been taken back since counts again: rather one mail too few. But the history tells of it.
 WITH kept AS (
-  INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, suppressed_at, removed_at, removed_by, why)
-  SELECT t.id, r.channel, r.address_key, r.reason, c.id, r.suppressed_at, r.removed_at, r.removed_by, r.why
+  INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, suppressed_at,
+    removed_at, removed_by, why)
+  SELECT t.id, r.channel, r.address_key, r.reason, c.id, r.event_id, r.note, r.suppressed_at, r.removed_at, r.removed_by, r.why
     FROM mailmill_replaced.suppression_removals r LEFT JOIN kept_tenants o ON o.id = r.tenant_id LEFT JOIN tenants t ON t.slug = o.slug
     LEFT JOIN mailmill_replaced.campaigns oc ON oc.id = r.scope_campaign_id
     LEFT JOIN campaigns c ON c.tenant_id = t.id AND c.slug = oc.slug
@@ -74,15 +75,16 @@ WITH kept AS (
                         AND k.reason = r.reason AND k.removed_at = r.removed_at)
   RETURNING 1)
 INSERT INTO restored_facts SELECT 'removals_kept', count(*) FROM kept;
--- Each person's own words. What a list vouched for as a whole comes again with the list.
+-- Each person's own words, and what lists once said of them. What a list vouches for as a whole comes again with the list.
 WITH kept AS (
-  INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, source_id, at, recorded_at, recorded_by)
-  SELECT t.id, w.channel, w.address_key, w.status, w.basis, w.proof, s.id, w.at, w.recorded_at, w.recorded_by
+  INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, source_id, at, recorded_at, recorded_by, of_list)
+  SELECT t.id, w.channel, w.address_key, w.status, w.basis, w.proof, s.id, w.at, w.recorded_at, w.recorded_by, w.of_list
     FROM mailmill_replaced.consents w JOIN kept_tenants o ON o.id = w.tenant_id JOIN tenants t ON t.slug = o.slug
     LEFT JOIN mailmill_replaced.sources os ON os.id = w.source_id LEFT JOIN sources s ON s.tenant_id = t.id AND s.slug = os.slug
    WHERE w.address_key IS NOT NULL
      AND NOT EXISTS (SELECT FROM consents k WHERE k.tenant_id = t.id AND k.address_key = w.address_key AND k.channel = w.channel
-                        AND k.status = w.status AND k.at = w.at)
+                        AND k.status = w.status AND k.at = w.at AND k.of_list = w.of_list
+                        AND (k.basis, k.proof) IS NOT DISTINCT FROM (w.basis, w.proof))
   ON CONFLICT DO NOTHING RETURNING 1)
 INSERT INTO restored_facts SELECT 'consents_kept', count(*) FROM kept;
 UPDATE api_keys a SET revoked_at = k.revoked_at FROM mailmill_replaced.api_keys k

@@ -10,8 +10,20 @@ UNION SELECT lower(email) FROM contacts WHERE tenant_id = %(tenant_id)s AND matc
 
 -- name: of_batch
 -- One row for a list whose source vouches for all of it; a batch that is loaded again says it once.
-INSERT INTO consents (tenant_id, address_key, status, basis, proof, source_id, batch_id, at, recorded_by)
-VALUES (%(tenant_id)s, NULL, 'granted', %(basis)s, %(proof)s, %(source_id)s, %(batch_id)s, %(at)s, 'ingest')
+INSERT INTO consents (tenant_id, address_key, status, basis, proof, source_id, batch_id, at, recorded_by, of_list)
+VALUES (%(tenant_id)s, NULL, 'granted', %(basis)s, %(proof)s, %(source_id)s, %(batch_id)s, %(at)s, 'ingest', true)
+ON CONFLICT DO NOTHING;
+
+-- name: vouched
+SELECT batch_id, basis, proof FROM consents WHERE address_key IS NULL AND batch_id = ANY(%(batch_ids)s::bigint[]);
+
+-- name: of_each
+-- What a batch vouched for, for each of these contacts.
+INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, source_id, batch_id, at, recorded_by, of_list)
+SELECT b.tenant_id, CASE WHEN c.match_key LIKE '%%@%%' THEN 'email' ELSE 'phone' END, c.match_key, b.status, b.basis, b.proof,
+       b.source_id, b.batch_id, b.at, b.recorded_by, true
+  FROM unnest(%(ids)s::bigint[], %(batch_ids)s::bigint[]) x (id, batch_id)
+  JOIN consents b ON b.batch_id = x.batch_id AND b.address_key IS NULL JOIN contacts c ON c.id = x.id AND c.tenant_id = b.tenant_id
 ON CONFLICT DO NOTHING;
 
 -- name: of_rows
@@ -31,36 +43,37 @@ ON CONFLICT DO NOTHING;
 
 -- name: history
 -- What became of a contact, by time: first seen, consents given and withdrawn, suppressed and taken back.
+WITH words AS (
+  SELECT *, CASE WHEN tenant_id IS NULL THEN 'for every tenant' WHEN scope_campaign_id IS NOT NULL THEN 'for one campaign' END AS scope
+    FROM (SELECT tenant_id, reason, scope_campaign_id, event_id, note, created_at AS at, expires_at, NULL::timestamptz AS removed_at,
+                 NULL AS removed_by, NULL AS why
+            FROM suppressions WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)
+          UNION ALL
+          SELECT tenant_id, reason, scope_campaign_id, event_id, note, suppressed_at, NULL, removed_at, removed_by, why
+            FROM suppression_removals WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)) s)
 SELECT at, what, detail, basis, proof, source, by FROM (
   SELECT c.created_at AS at, 'created' AS what, NULL AS detail, NULL AS basis, NULL AS proof, NULL AS source, NULL AS by
     FROM contacts c WHERE c.id = %(contact_id)s AND c.tenant_id = %(tenant_id)s
   UNION ALL
-  SELECT k.at, 'consent ' || k.status, NULL, k.basis, k.proof, s.slug, k.recorded_by
+  SELECT k.at, 'consent ' || k.status, CASE WHEN k.of_list THEN 'of the whole batch' END, k.basis, k.proof, s.slug, k.recorded_by
     FROM consents k LEFT JOIN sources s ON s.id = k.source_id
    WHERE k.tenant_id = %(tenant_id)s AND k.address_key = ANY(%(keys)s)
-  UNION ALL
+  UNION
   SELECT k.at, 'consent ' || k.status, 'of the whole batch', k.basis, k.proof, s.slug, k.recorded_by
     FROM consents k JOIN sources s ON s.id = k.source_id
     JOIN contact_sources x ON x.source_id = k.source_id AND k.batch_id IN (x.first_batch_id, x.last_batch_id)
    WHERE k.tenant_id = %(tenant_id)s AND k.address_key IS NULL AND x.tenant_id = %(tenant_id)s
      AND x.block = %(contact_id)s::bigint >> 6 AND x.contact_id = %(contact_id)s
   UNION ALL
-  SELECT created_at, 'suppressed', concat_ws(', ', reason, scope, CASE WHEN expires_at IS NOT NULL THEN 'until ' || expires_at END),
-         NULL, note, NULL, NULL
-    FROM (SELECT *, CASE WHEN tenant_id IS NULL THEN 'for every tenant' WHEN scope_campaign_id IS NOT NULL THEN 'for one campaign' END AS scope
-            FROM suppressions WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)) p
+  SELECT at, 'suppressed', concat_ws(', ', reason, scope, 'until ' || expires_at), NULL, note, NULL, NULL FROM words
   UNION ALL
-  SELECT created_at, 'consent withdrawn', reason, NULL, event_id, NULL, NULL FROM suppressions
-   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s) AND reason IN ('unsubscribed', 'complained')
+  SELECT at, 'consent withdrawn', reason, NULL, event_id, NULL, NULL FROM words
+   WHERE scope IS DISTINCT FROM 'for one campaign' AND reason IN ('unsubscribed', 'complained')
   UNION ALL
-  SELECT expires_at, 'active again', reason, NULL, NULL, NULL, NULL FROM suppressions
-   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s) AND expires_at <= clock_timestamp()
+  SELECT expires_at, 'active again', concat_ws(', ', reason, scope), NULL, NULL, NULL, NULL FROM words WHERE expires_at <= clock_timestamp()
   UNION ALL
-  SELECT suppressed_at, 'suppressed', reason, NULL, NULL, NULL, NULL FROM suppression_removals
-   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)
-  UNION ALL
-  SELECT removed_at, 'suppression removed', reason, NULL, why, NULL, removed_by FROM suppression_removals
-   WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)) h
+  SELECT removed_at, 'suppression removed', concat_ws(', ', reason, scope), NULL, why, NULL, removed_by FROM words
+   WHERE removed_at IS NOT NULL) h
  ORDER BY at, what;
 
 -- name: current

@@ -5,8 +5,9 @@ WITH ended AS (
    WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND channel = %(channel)s AND address_key = ANY(%(address_keys)s::text[])
      AND reason = %(reason)s AND scope_campaign_id IS NOT DISTINCT FROM %(scope_campaign_id)s AND expires_at <= clock_timestamp()
   RETURNING *)
-INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, suppressed_at, removed_at, removed_by)
-SELECT tenant_id, channel, address_key, reason, scope_campaign_id, created_at, expires_at, 'its end' FROM ended;
+INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, suppressed_at,
+  removed_at, removed_by)
+SELECT tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, created_at, expires_at, 'its end' FROM ended;
 
 -- name: prolong
 -- An end is put off or lifted by a later word, and never brought nearer.
@@ -54,5 +55,6 @@ WITH removed AS (
   DELETE FROM suppressions
    WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND address_key = ANY(%(address_keys)s) AND reason <> 'forgotten'
   RETURNING *)
-INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, suppressed_at, removed_by, why)
-SELECT tenant_id, channel, address_key, reason, scope_campaign_id, created_at, %(by)s, %(why)s FROM removed;
+INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, suppressed_at,
+  removed_by, why)
+SELECT tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, created_at, %(by)s, %(why)s FROM removed;

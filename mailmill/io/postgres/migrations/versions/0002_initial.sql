@@ -279,6 +279,8 @@ CREATE TABLE suppression_removals (
   address_key text NOT NULL,
   reason text NOT NULL,
   scope_campaign_id int,
+  event_id text,
+  note text,
   suppressed_at timestamptz NOT NULL,
   removed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   removed_by text NOT NULL,
@@ -289,7 +291,9 @@ CREATE INDEX suppression_removals_address ON suppression_removals (address_key, 
 
 -- ---------------------------------------------------------------- consent
 -- Append only. Of one person where address_key names it; of every row of a batch where it is null, so that a list whose
--- source vouches for all of it costs one row. A list never takes back what a person withdrew (consents_of below).
+-- source vouches for all of it costs one row. That counts for whom a sighting names the batch as first or last; once it does
+-- so no longer, and the last one says something else, it is written for each person (of_list). A list never takes back what
+-- a person withdrew (consents_of below).
 CREATE TABLE consents (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   tenant_id int NOT NULL REFERENCES tenants,
@@ -303,10 +307,14 @@ CREATE TABLE consents (
   at timestamptz NOT NULL,                      -- when it was given or withdrawn
   recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   recorded_by text NOT NULL,                    -- a person, or 'ingest'
+  of_list boolean NOT NULL DEFAULT false,       -- a source's word for all of a batch
   CHECK (address_key IS NOT NULL OR batch_id IS NOT NULL AND status = 'granted'),
-  CHECK (status = 'withdrawn' OR basis IS NOT NULL),
-  UNIQUE NULLS NOT DISTINCT (batch_id, address_key, channel, status, at, tenant_id)
+  CHECK (status = 'withdrawn' OR basis IS NOT NULL)
 );
+-- what a batch says it says once, however often it is loaded; people may say several things at one time
+CREATE UNIQUE INDEX consents_batch ON consents (batch_id) WHERE address_key IS NULL;
+CREATE UNIQUE INDEX consents_row ON consents (batch_id, address_key, status, at, basis, hashtextextended(proof, 0), of_list, tenant_id)
+  NULLS NOT DISTINCT WHERE address_key IS NOT NULL AND batch_id IS NOT NULL;
 CREATE INDEX consents_address ON consents (address_key, tenant_id) WHERE address_key IS NOT NULL;
 
 -- ---------------------------------------------------------------- tags and custom fields
@@ -699,21 +707,26 @@ CREATE FUNCTION consents_of(tenant int, first bigint, last bigint) RETURNS TABLE
 LANGUAGE sql STABLE AS $$
   SELECT coalesce(own.id, list.id), coalesce(own.consent, list.basis)
     FROM (SELECT DISTINCT ON (c.id) c.id, CASE WHEN w.status = 'withdrawn' THEN 'withdrawn' ELSE w.basis END AS consent
-            FROM (SELECT address_key, status, basis, at FROM consents WHERE tenant_id = tenant AND address_key IS NOT NULL
+            FROM (SELECT address_key, status, basis, at, recorded_at FROM consents
+                   WHERE tenant_id = tenant AND address_key IS NOT NULL AND NOT of_list
                      AND (status = 'withdrawn' OR at <= statement_timestamp())
-                  UNION ALL SELECT address_key, 'withdrawn', NULL, created_at FROM suppressions
+                  UNION ALL SELECT address_key, 'withdrawn', NULL, created_at, created_at FROM suppressions
                    WHERE (tenant_id = tenant OR tenant_id IS NULL) AND scope_campaign_id IS NULL
                      AND reason IN ('unsubscribed', 'complained')
-                  UNION ALL SELECT address_key, 'withdrawn', NULL, suppressed_at FROM suppression_removals
+                  UNION ALL SELECT address_key, 'withdrawn', NULL, suppressed_at, suppressed_at FROM suppression_removals
                    WHERE (tenant_id = tenant OR tenant_id IS NULL) AND scope_campaign_id IS NULL
                      AND reason IN ('unsubscribed', 'complained')) w
             JOIN contacts c ON c.tenant_id = tenant AND c.match_key = w.address_key AND c.id BETWEEN first AND last
-           ORDER BY c.id, w.at DESC, w.status DESC) own
-    FULL JOIN (SELECT DISTINCT ON (s.contact_id) s.contact_id AS id, b.basis
-            FROM consents b JOIN contact_sources s ON s.source_id = b.source_id AND b.batch_id IN (s.first_batch_id, s.last_batch_id)
-           WHERE b.tenant_id = tenant AND b.address_key IS NULL AND s.tenant_id = tenant
-             AND s.block BETWEEN first >> 6 AND last >> 6 AND s.contact_id BETWEEN first AND last
-           ORDER BY s.contact_id, b.at DESC, b.id DESC) list ON list.id = own.id
+           ORDER BY c.id, w.at DESC, w.status DESC, w.recorded_at DESC) own
+    FULL JOIN (SELECT DISTINCT ON (l.id) l.id, l.basis
+            FROM (SELECT s.contact_id AS id, b.basis, b.at, b.id AS word
+                    FROM consents b JOIN contact_sources s ON s.source_id = b.source_id AND b.batch_id IN (s.first_batch_id, s.last_batch_id)
+                   WHERE b.tenant_id = tenant AND b.address_key IS NULL AND s.tenant_id = tenant
+                     AND s.block BETWEEN first >> 6 AND last >> 6 AND s.contact_id BETWEEN first AND last
+                  UNION ALL SELECT c.id, k.basis, k.at, k.id FROM consents k
+                    JOIN contacts c ON c.tenant_id = tenant AND c.match_key = k.address_key AND c.id BETWEEN first AND last
+                   WHERE k.tenant_id = tenant AND k.address_key IS NOT NULL AND k.of_list) l
+           ORDER BY l.id, l.at DESC, l.word DESC) list ON list.id = own.id
 $$;
 
 -- ---------------------------------------------------------------- who may what
