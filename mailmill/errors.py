@@ -15,7 +15,8 @@ MailmillError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class MailmillError(Exception):
@@ -79,3 +80,24 @@ class Misconfigured(TerminalError):
 def listed(names: Sequence[str], most: int) -> str:
     """The first of them for a sentence, and … where there are more."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+_AT = "mailmill was at "
+
+
+@contextmanager
+def at(what: str) -> Iterator[None]:
+    """What nobody foresaw is noted with what it befell, for `unforeseen`."""
+    try:
+        yield
+    except MailmillError:
+        raise
+    except Exception as error:
+        error.add_note(_AT + what)
+        raise
+
+
+def unforeseen(error: BaseException) -> str:
+    """An error's kind and what it befell, for a person. Its own words may hold a row or a secret: they are left out."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_AT)]
+    return f"an unexpected error, {type(error).__name__}" + "".join(f", at {note.removeprefix(_AT)}" for note in notes)

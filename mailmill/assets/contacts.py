@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mailmill.assets import partitions, reports
 from mailmill.assets.resources import Mill
-from mailmill.errors import MailmillError, SourceUnavailable, StoreUnavailable, TransientError
+from mailmill.errors import MailmillError, SourceUnavailable, StoreUnavailable, TransientError, unforeseen
 from mailmill.pipelines.ingest import batches, stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
@@ -42,7 +42,8 @@ class LoadConfig(dg.Config):
 def _work(context: dg.AssetExecutionContext, mill: Mill) -> Iterator[SourceRow]:
     """The source of this partition. What goes wrong is remembered with it, and said without a stack trace.
 
-    Of what nobody foresaw the kind alone is remembered: its text may hold a row. The run has it, with its trace.
+    Of what nobody foresaw the kind alone is said, and what it befell: its text may hold a row. The run has it, with its
+    trace.
     """
     source = mill.source("/".join(partitions.parts(context.partition_key)))
     try:
@@ -54,8 +55,9 @@ def _work(context: dg.AssetExecutionContext, mill: Mill) -> Iterator[SourceRow]:
         _remember(context, mill, source, str(error), wait)
         raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from error
     except Exception as error:
-        _remember(context, mill, source, f"an unexpected error, {type(error).__name__}: see run {context.run_id}")
-        raise
+        text = f"{unforeseen(error)}: see run {context.run_id}"
+        _remember(context, mill, source, text)
+        raise dg.Failure(text, allow_retries=False) from error
 
 
 def _remember(

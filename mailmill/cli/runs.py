@@ -93,20 +93,17 @@ def _plain(value: Any) -> Any:
 
 
 def _failure(result: Any, found: Found) -> BaseException:
-    """What stopped the run, in the words of whoever raised it."""
+    """What stopped the run, in the words of whoever raised it where that was one of us."""
     for event in result.all_events:
         if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data is not None and data.user_failure_data.description:
-                return RunFailed(data.user_failure_data.description, found)
-            error = data.error
-            while error.cause is not None:
-                error = error.cause
-            if _interrupted(error):
+            errors = [event.step_failure_data.error]
+            while errors[-1].cause is not None:
+                errors.append(errors[-1].cause)
+            if _interrupted(errors[-1]):
                 return KeyboardInterrupt()
-            if error.cls_name == "DagsterAssetCheckFailedError":
+            if errors[-1].cls_name == "DagsterAssetCheckFailedError":
                 break
-            return RunFailed(error.message.strip(), found)
+            return RunFailed(_words(event, errors, result.run_id), found)
     for event in result.all_events:
         if event.event_type_value == "ASSET_CHECK_EVALUATION" and not event.asset_check_evaluation_data.passed:
             check = event.asset_check_evaluation_data
@@ -114,6 +111,20 @@ def _failure(result: Any, found: Found) -> BaseException:
         if event.is_job_failure and event.job_failure_data.error and _interrupted(event.job_failure_data.error):
             return KeyboardInterrupt()
     return MailmillError("the run failed")
+
+
+def _words(event: Any, errors: Sequence[Any], run_id: str) -> str:
+    """Of what nobody foresaw the kind alone, as its own words may hold a row. In: errors, each before its cause."""
+    failure = event.step_failure_data.user_failure_data
+    ours = [error.message.partition(": ")[2].strip() for error in errors if error.message.startswith(_OURS)]
+    said = failure.description if failure is not None else next(iter(ours), None)
+    if said and (ours or len(errors) == 1):
+        return str(said)
+    said = said or f"an unexpected error, {errors[-1].cls_name}, in {event.step_key}: see run {run_id}"
+    return f"{said}\n  Its stack trace is kept with that run, in Dagster's user interface (`mailmill up`)."
+
+
+_OURS = f"{MailmillError.__module__}."  # begins what Dagster keeps of an error of this module
 
 
 def _interrupted(error: Any) -> bool:

@@ -6,11 +6,13 @@ import os
 import sys
 from importlib import import_module
 
+import dagster as dg
 import pytest
 import typer
 
-from mailmill.cli import VERBS, main
+from mailmill.cli import VERBS, main, runs
 from mailmill.cli.app import app
+from mailmill.errors import Misconfigured
 
 
 def test_every_verb_is_found_in_the_module_that_the_table_names() -> None:
@@ -31,3 +33,20 @@ def test_an_argument_that_is_not_UTF_8_is_refused_in_a_sentence(monkeypatch, cap
         main()
     assert ended.value.code == 2
     assert "is not UTF-8" in ascii(capsys.readouterr().err)
+
+
+def test_what_a_run_failed_of_is_told_in_our_words_or_by_its_kind_alone():
+    @dg.asset
+    def ours() -> None:
+        try:
+            raise ValueError("ann@x.org")
+        except ValueError as error:
+            raise Misconfigured("bad: worse", remedy="Correct it.") from error
+
+    @dg.asset
+    def foreign() -> None:
+        raise ValueError("ann@x.org")
+
+    told = [str(runs._failure(dg.materialize([one], raise_on_error=False), {})) for one in (ours, foreign)]
+    assert told[0] == "bad: worse\n  Correct it."
+    assert told[1].startswith("an unexpected error, ValueError, in foreign: see run ") and "ann@x.org" not in told[1]

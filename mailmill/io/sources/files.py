@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, at
 from mailmill.io.sources.contents import BROKEN, Blocks, Workbook, contents, shown
 from mailmill.pipelines.ingest.csv import read_csv
 from mailmill.pipelines.ingest.decoding import Survey
@@ -47,7 +47,8 @@ class CsvFiles:
             if not path.is_file():
                 raise Misconfigured("there is no such file", place=str(path))
         for path in [*self.paths, *self.dropped()]:
-            yield from self._of(path)
+            with at(shown(path.name)):
+                yield from self._of(path)
 
     def dropped(self) -> list[Path]:
         """The files of the folder that are read, or refused, in the order of their names."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 
+from mailmill.errors import listed
 from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.validation import BatchFacts
@@ -31,3 +33,8 @@ def batch_facts(source: SourceRow, batch: BatchRow) -> BatchFacts:
 def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
     """Whether so much of a batch was rejected that a person should look first. Nothing accepted is nothing to hold."""
     return batch.rows_accepted > 0 and batch.refused > source.spec.max_reject_share * batch.shown
+
+
+def named(batches: Sequence[BatchRow]) -> str:
+    """A few of them, as a person finds them again."""
+    return listed([f"batch {batch.id} ({batch.origin})" for batch in batches], 5)

@@ -9,9 +9,9 @@ from datetime import datetime
 
 import polars as pl
 
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, at
 from mailmill.pipelines.ingest import outcomes, validation, walks
-from mailmill.pipelines.ingest.batches import batch_facts, rules_of, too_many_rejected
+from mailmill.pipelines.ingest.batches import batch_facts, named, rules_of, too_many_rejected
 from mailmill.pipelines.ingest.columns import changed, mapped
 from mailmill.pipelines.ingest.duplicates import Buckets
 from mailmill.pipelines.ingest.generations import Published
@@ -69,7 +69,8 @@ def receive(
             hold = surprise is not None and source.spec.on_change == "hold" and not accept_columns
             try:
                 table = replace(said.table, frames=_told(said.table.frames, f"reading {said.origin}", progress))
-                kept = store.keep(source, replace(said, table=table), surprise=surprise, hold=hold)
+                with at(said.origin):
+                    kept = store.keep(source, replace(said, table=table), surprise=surprise, hold=hold)
             except Misconfigured as error:
                 if said.cursor is not None:
                     raise
@@ -169,7 +170,7 @@ def _validated(source: SourceRow, store: BatchStore, batches: Iterable[BatchRow]
 
     for batch in batches:
         try:
-            with store.spool(source) as spool:
+            with at(named([batch])), store.spool(source) as spool:
                 buckets = Buckets(spool, rows=batch.rows_read)
                 raw = _told(store.raw(source, batch), f"validating {batch.origin}", progress)
                 pieces = validation.divided(raw, batch_facts(source, batch), buckets)
@@ -233,7 +234,8 @@ def _load(into: Load, batches: Sequence[BatchRow], progress: Progress) -> LoadCo
     rows = sum(batch.rows_accepted for batch in batches)
     if rows >= TOLD_EVERY:
         progress(f"loading {what}: {rows:,} rows")
-    loaded = into(batches)
+    with at(named(batches)):
+        loaded = into(batches)
     if loaded is None:
         return LoadCounts()
     removed = f", {loaded.removed:,} removed" if loaded.removed else ""

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from datetime import UTC, datetime
 
 import polars as pl
@@ -346,19 +347,21 @@ def test_a_run_whose_process_is_gone_is_called_failed(mill, installed, mailmill)
             assert lost_runs.end(instance, installed.database) == []
 
 
-def test_what_nobody_foresaw_is_remembered_with_the_source_by_its_kind_alone(mill, mailmill):
+def test_what_nobody_foresaw_is_told_with_its_batch_and_its_run_and_no_row(mill, mailmill, capfd):
     mill.source()
-    file = mill.file("email\nann@x.org\n")
+    file, other = mill.file("email,name\nann@x.org,Ann\n"), mill.file("email\n", "b.csv")
     with mill.database.transaction() as conn:
-        conn.execute("ALTER TABLE batches RENAME COLUMN rows_read TO rows_red")
+        conn.execute("ALTER TABLE contacts ADD CONSTRAINT nobody CHECK (name <> 'Ann')")
     try:
-        with pytest.raises(AssertionError, match="rows_read"):
-            mailmill("ingest", "acme/list", "--file", str(file))
+        with pytest.raises(Misconfigured) as told:
+            mailmill("ingest", "acme/list", "--file", str(file), "--file", str(other))
     finally:
         with mill.database.transaction() as conn:
-            conn.execute("ALTER TABLE batches RENAME COLUMN rows_red TO rows_read")
-    error = json.loads(mailmill("sources", "--json"))[0]["last_error"]
-    assert error.startswith("an unexpected error, UndefinedColumn: see run ") and "rows_read" not in error
+            conn.execute("ALTER TABLE contacts DROP CONSTRAINT nobody")
+    first, second = str(told.value).splitlines()
+    assert re.fullmatch(r"an unexpected error, CheckViolation, at batch 1 \(list\.csv\): see run [-0-9a-f]{36}", first)
+    assert "Dagster" in second and "ann@x.org" not in capfd.readouterr().err
+    assert json.loads(mailmill("sources", "--json"))[0]["last_error"] == first
 
 
 def test_an_error_that_quotes_what_postgresql_cannot_hold_is_remembered(mill):
