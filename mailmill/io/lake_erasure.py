@@ -14,7 +14,7 @@ from mailmill.io.lake import Lake, LakeFile
 from mailmill.io.lake_writer import LakeWriter
 from mailmill.io.postgres import erasure, ingest, manifest
 from mailmill.io.postgres.database import Database
-from mailmill.pipelines.ingest import erasure as persons
+from mailmill.pipelines.ingest import erasure_rows
 from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.erasure_raw import numbered_rows, raw_rows
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
@@ -65,10 +65,10 @@ def _without(
     """A file's rows without the person, None when it does not hold them."""
     if dataset == "raw":
         lines = [*lines, *raw_rows(who, frame, columns), *numbered_rows(numbers, frame, columns)]
-        if not lines and not persons.touched(who, dataset, frame):
+        if not lines and not erasure_rows.touched(who, dataset, frame):
             return None
-        return persons.without(who, dataset, frame, pl.col("line").is_in(lines))
-    return persons.without(who, dataset, frame) if persons.touched(who, dataset, frame) else None
+        return erasure_rows.without(who, dataset, frame, pl.col("line").is_in(lines))
+    return erasure_rows.without(who, dataset, frame) if erasure_rows.touched(who, dataset, frame) else None
 
 
 def _swap(

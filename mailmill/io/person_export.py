@@ -12,7 +12,7 @@ import psycopg
 from mailmill.io.lake import Lake
 from mailmill.io.lake_erasure import scan
 from mailmill.io.postgres import aliases, consents, erasure, explain, ingest, manifest, suppressions
-from mailmill.pipelines.ingest import erasure as persons
+from mailmill.pipelines.ingest import erasure_rows
 from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.erasure_raw import raw_rows
 from mailmill.pipelines.ingest.raw import CELL
@@ -91,7 +91,7 @@ def _rows(conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person, dat
             continue
         frame = scan(lake, file.file)
         schema = frame.collect_schema()
-        theirs = persons.own_rows(who, dataset, schema)
+        theirs = erasure_rows.own_rows(who, dataset, schema)
         if dataset == "events":
             theirs = pl.col("message").is_in(list(who.message_ids))
         rows += frame.filter(theirs).collect(engine="streaming").to_dicts()

@@ -20,9 +20,6 @@ from mailmill.pipelines.ingest.formats import ENDINGS
 
 Channel = Literal["email", "phone"]
 MASK = "***"
-OWN_KEYS = ("match_key", "address_key", "email", "address")  # columns that say whose row it is
-# datasets whose rows are counted and name nobody: they stay, what they tell of a person does not
-COUNTED: Mapping[str, tuple[str, ...]] = {"messages": (), "attempts": ("reply",), "events": ("ip", "user_agent")}
 _GAP = r"[\s./()\x{a0}-]{0,3}"
 _WORD = r"\p{L}\p{N}"
 
@@ -188,62 +185,3 @@ def text_mentions(person: Person, text: str) -> bool:
     """Whether a text mentions the person."""
     frame = pl.DataFrame({"text": [text]}, schema={"text": pl.String})
     return bool(frame.select(mentions(person, frame.schema)).item())
-
-
-# ---------------------------------------------------------------- rows
-
-
-def own_rows(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-    """Whether a row of a dataset is the person's, raw batches aside: those are told by their columns (raw_rows)."""
-    if dataset in COUNTED:
-        return pl.lit(False)
-    if dataset == "rejected":
-        return _rejected(person, schema)
-    tests = []
-    if person.contact_ids and "contact_id" in schema:
-        tests.append(pl.col("contact_id").is_in(list(person.contact_ids)))
-    keys = list(person.keys)
-    tests += [pl.col(name).str.to_lowercase().is_in(keys) for name in OWN_KEYS if schema.get(name) == pl.String]
-    if "aliases" in schema and dataset == "contacts":  # a row of several contacts: the next publication has the others
-        tests.append(pl.col("aliases").list.set_intersection(keys).list.len() > 0)
-    if schema.get("phone") == pl.String:  # others may share it
-        alone = pl.col("email").is_null() if "email" in schema else pl.lit(True)
-        tests.append(pl.col("phone").is_in(keys) & alone)
-    return pl.any_horizontal(*tests).fill_null(False) if tests else pl.lit(False)
-
-
-def _rejected(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-    """A rejected row is one text, so any mention makes it theirs; its reader may have typed the number anyhow."""
-    found = mentions(person, schema)
-    if person.numbers and "raw" in schema:
-        found |= pl.col("raw").str.contains(person.numbers).fill_null(False)
-    return found
-
-
-def told(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
-    """What the counted rows of a dataset tell of the person, as nulls."""
-    if not person.message_ids or not COUNTED.get(dataset):
-        return []
-    which = next((name for name in ("message", "message_id") if name in schema), None)
-    if which is None:
-        return []
-    theirs = pl.col(which).is_in(list(person.message_ids))
-    return [pl.when(~theirs).then(pl.col(name)).alias(name) for name in COUNTED[dataset] if name in schema]
-
-
-def without(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr | None = None) -> pl.LazyFrame:
-    """A dataset's rows without the person: their own rows left out, mentions in those of others masked."""
-    schema = frame.collect_schema()
-    kept = frame.filter(~(own if own is not None else own_rows(person, dataset, schema)))
-    blanked = kept.with_columns(told(person, dataset, schema))
-    return blanked.with_columns(masked(person, schema))
-
-
-def touched(person: Person, dataset: str, frame: pl.LazyFrame) -> bool:
-    """Whether a file has anything of the person. Raw batches are touched by raw_rows as well."""
-    schema = frame.collect_schema()
-    found = own_rows(person, dataset, schema) | mentions(person, schema)
-    for blank in told(person, dataset, schema):
-        name = blank.meta.output_name()
-        found |= pl.col(name).is_not_null() & blank.is_null()
-    return bool(frame.select(found.any()).collect(engine="streaming").item())

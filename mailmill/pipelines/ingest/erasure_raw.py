@@ -9,7 +9,8 @@ import polars as pl
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.columns import mapped
-from mailmill.pipelines.ingest.erasure import Person, mentions
+from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure_rows import text_rows
 from mailmill.pipelines.ingest.raw import CELL
 from mailmill.pipelines.ingest.wordlists import countries
 
@@ -22,7 +23,7 @@ def raw_rows(person: Person, frame: pl.LazyFrame, columns: Mapping[str, str]) ->
     """
     schema = frame.collect_schema()
     names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
-    unread = frame.filter(pl.col("problem").is_not_null() & mentions(person, {"raw": pl.String()})).select("line")
+    unread = frame.filter(pl.col("problem").is_not_null() & text_rows(person, {"raw": pl.String()})).select("line")
     lines = unread.collect(engine="streaming")["line"].to_list()
     try:
         known = mapped(names, columns, place="").known if names else {}

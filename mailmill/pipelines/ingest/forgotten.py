@@ -10,13 +10,13 @@ import polars as pl
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.erasure import digest, hashed_text
+from mailmill.pipelines.ingest.erasure_rows import ADDRESSES
 from mailmill.pipelines.ingest.persons import EACH, mailbox
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
 from mailmill.pipelines.ingest.validation import Checked
 
 REASON = "forgotten"
-# what may be one, in the text of a rejected row; a number shows by its + there, others are read in their own cell
-_ADDRESSES = r"[^\s,;|\"'<>()\[\]]+@[^\s,;|\"'<>()\[\]]+"
+# what may be one in the text of a rejected row: it shows by its + there, others are read in their own cell
 _NUMBERS = r"\+[0-9][0-9 \x{a0}().\-/]{6,24}"
 
 
@@ -88,7 +88,7 @@ def _silenced(
     rejected = checked.rejected
     mails, numbers = (
         rejected.select("line", typed=pl.col("raw").str.extract_all(pattern)).explode("typed").drop_nulls()
-        for pattern in (_ADDRESSES, _NUMBERS)
+        for pattern in (ADDRESSES, _NUMBERS)
     )
     mails = mails.select("line", key=addresses.examine(mails["typed"])["address_key"])
     mails = pl.concat([mails, checked.named.select("line", key="address_key")]).drop_nulls()

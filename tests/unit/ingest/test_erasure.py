@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailmill.io.person_search import bytes_hold
-from mailmill.pipelines.ingest import erasure, formats
+from mailmill.pipelines.ingest import erasure, erasure_rows, formats
 from mailmill.pipelines.ingest.addresses import check
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_raw import numbered_rows, raw_rows
@@ -29,8 +29,8 @@ def test_after_it_no_text_mentions_the_person_and_others_are_as_they_were(parts:
     frame = pl.LazyFrame(
         {"name": [text], "tags": [[text, "vip"]]}, schema={"name": pl.String, "tags": pl.List(pl.String)}
     )
-    rows = erasure.without(ANN, "contacts", frame).collect()
-    assert not erasure.touched(ANN, "contacts", rows.lazy())
+    rows = erasure_rows.without(ANN, "contacts", frame).collect()
+    assert not erasure_rows.touched(ANN, "contacts", rows.lazy())
     assert rows["tags"][0].to_list() == [rows["name"][0], "vip"]
     for other in OTHERS:
         assert rows["name"][0].count(other) >= sum(middle == other for _, middle, _ in parts)
@@ -88,13 +88,16 @@ def test_a_file_of_any_kind_that_a_folder_is_looked_through_for_mentions_whom_it
 def test_counted_rows_stay_and_tell_nothing() -> None:
     who = Person(keys=("ann@x.org",), message_ids=(5,))
     frame = pl.LazyFrame({"message": [5, 6], "kind": ["opened", "opened"], "ip": ["1.2.3.0", "4.5.6.0"]})
-    assert erasure.touched(who, "events", frame)
-    assert erasure.without(who, "events", frame).collect().rows() == [(5, "opened", None), (6, "opened", "4.5.6.0")]
+    assert erasure_rows.touched(who, "events", frame)
+    assert erasure_rows.without(who, "events", frame).collect().rows() == [
+        (5, "opened", None),
+        (6, "opened", "4.5.6.0"),
+    ]
 
 
 def test_a_row_of_somebody_else_who_shares_the_number_stays_without_it() -> None:
     rows = {"email": ["mum@x.org", None], "phone": ["+4315337031"] * 2, "name": ["Mum", "Ann"]}
-    assert erasure.without(ANN, "validated", pl.LazyFrame(rows)).collect().rows() == [("mum@x.org", None, "Mum")]
+    assert erasure_rows.without(ANN, "validated", pl.LazyFrame(rows)).collect().rows() == [("mum@x.org", None, "Mum")]
 
 
 def test_a_hash_is_of_its_key_and_its_channel() -> None:
@@ -112,3 +115,20 @@ def test_a_number_alone_says_whose_row_it_is_only_where_there_is_no_address() ->
     )  # fmt: skip
     assert numbered_rows(["+4315337031"], frame, {}) == [3, 4]
     assert numbered_rows([], frame, {}) == numbered_rows(["+4315337032"], frame, {}) == []
+
+
+def test_a_text_is_theirs_by_a_number_only_where_no_other_address_can_be_read_in_it() -> None:
+    texts = {
+        "ann@x.org,Ann,+4315337031,old": True,
+        "max@x.org,Max,+4315337031,old": False,  # who shares the line at home
+        "max@x.org,Max,01 5337031,old": False,
+        "ole@x.org,Ole,,see 15337031": False,
+        "bad@@x,Zed,01 5337031,old": True,
+        ",Nobody,+4315337031,old": True,
+        "max@x.org,Max,,ask ann@x.org": True,
+    }
+    rejected = pl.LazyFrame({"line": range(len(texts)), "raw": list(texts)})
+    left = erasure_rows.without(ANN, "rejected", rejected).collect()["raw"].to_list()
+    assert left == [text.replace("+4315337031", "***") for text, theirs in texts.items() if not theirs]
+    unread = rejected.with_columns(problem=pl.lit("ragged_line"))
+    assert raw_rows(ANN, unread, {}) == [line for line, theirs in enumerate(texts.values()) if theirs]

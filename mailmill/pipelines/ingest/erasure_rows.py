@@ -1,0 +1,87 @@
+"""Rows of the lake: whose they are, and what is left of them without a person. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import partial
+
+import polars as pl
+
+from mailmill.pipelines.ingest import addresses
+from mailmill.pipelines.ingest.erasure import Person, channel_of, masked, mentions
+
+OWN_KEYS = ("match_key", "address_key", "email", "address")  # columns that say whose row it is
+# datasets whose rows are counted and name nobody: they stay, what they tell of a person does not
+COUNTED: Mapping[str, tuple[str, ...]] = {"messages": (), "attempts": ("reply",), "events": ("ip", "user_agent")}
+# what may be an address in the text of a rejected row
+ADDRESSES = r"[^\s,;|\"'<>()\[\]]+@[^\s,;|\"'<>()\[\]]+"
+
+
+def own_rows(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    """Whether a row of a dataset is the person's, raw batches aside: those are told by their columns (raw_rows)."""
+    if dataset in COUNTED:
+        return pl.lit(False)
+    if dataset == "rejected":
+        return text_rows(person, schema)
+    tests = []
+    if person.contact_ids and "contact_id" in schema:
+        tests.append(pl.col("contact_id").is_in(list(person.contact_ids)))
+    keys = list(person.keys)
+    tests += [pl.col(name).str.to_lowercase().is_in(keys) for name in OWN_KEYS if schema.get(name) == pl.String]
+    if "aliases" in schema and dataset == "contacts":  # a row of several contacts: the next publication has the others
+        tests.append(pl.col("aliases").list.set_intersection(keys).list.len() > 0)
+    if schema.get("phone") == pl.String:  # others may share it
+        alone = pl.col("email").is_null() if "email" in schema else pl.lit(True)
+        tests.append(pl.col("phone").is_in(keys) & alone)
+    return pl.any_horizontal(*tests).fill_null(False) if tests else pl.lit(False)
+
+
+def text_rows(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
+    """Whether a row that is one text, `raw`, is theirs: any mention of an address makes it so. A number does, however
+    it was typed, where no address says that the row is somebody else's, who shares it."""
+    numbers = [key for key in person.keys if channel_of(key) == "phone"]
+    mails = [key for key in person.keys if channel_of(key) == "email"]
+    found, numbered = mentions(Person(tuple(mails), person.spellings), schema), mentions(Person(tuple(numbers)), schema)
+    if person.numbers:
+        numbered |= pl.col("raw").str.contains(person.numbers).fill_null(False)
+    likely = pl.when(numbered & ~found).then("raw")
+    others = likely.map_batches(partial(_of_others, own=mails), return_dtype=pl.Boolean)
+    return found | (numbered & ~others)
+
+
+def _of_others(texts: pl.Series, own: Collection[str]) -> pl.Series:
+    """Whether a text holds an address that can be read and is not among their own."""
+    typed = texts.to_frame("text").with_row_index("row").with_columns(pl.col("text").str.extract_all(ADDRESSES))
+    typed = typed.explode("text").drop_nulls()
+    keys = addresses.examine(typed["text"])["address_key"]
+    others = typed.filter(keys.is_not_null() & ~keys.is_in(list(own)))["row"]
+    return pl.int_range(texts.len(), dtype=pl.UInt32, eager=True).is_in(others.implode()).alias(texts.name)
+
+
+def told(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """What the counted rows of a dataset tell of the person, as nulls."""
+    if not person.message_ids or not COUNTED.get(dataset):
+        return []
+    which = next((name for name in ("message", "message_id") if name in schema), None)
+    if which is None:
+        return []
+    theirs = pl.col(which).is_in(list(person.message_ids))
+    return [pl.when(~theirs).then(pl.col(name)).alias(name) for name in COUNTED[dataset] if name in schema]
+
+
+def without(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr | None = None) -> pl.LazyFrame:
+    """A dataset's rows without the person: their own rows left out, mentions in those of others masked."""
+    schema = frame.collect_schema()
+    kept = frame.filter(~(own if own is not None else own_rows(person, dataset, schema)))
+    blanked = kept.with_columns(told(person, dataset, schema))
+    return blanked.with_columns(masked(person, schema))
+
+
+def touched(person: Person, dataset: str, frame: pl.LazyFrame) -> bool:
+    """Whether a file has anything of the person. Raw batches are touched by raw_rows as well."""
+    schema = frame.collect_schema()
+    found = own_rows(person, dataset, schema) | mentions(person, schema)
+    for blank in told(person, dataset, schema):
+        name = blank.meta.output_name()
+        found |= pl.col(name).is_not_null() & blank.is_null()
+    return bool(frame.select(found.any()).collect(engine="streaming").item())
