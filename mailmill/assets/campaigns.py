@@ -111,11 +111,11 @@ def deliveries(
 
 
 def _watch(campaign: stored.Campaign, mill: Mill, deadline: float) -> bool:
-    """Look on while workers live and something is open. Out: whether any lived."""
+    """Look on while workers live that may send it and something is open. Out: whether any lived."""
     watched = False
     while time.monotonic() < deadline and mill.account(campaign.campaign_id).open:
         with mill.database.transaction() as conn:
-            if not control.live_workers(conn):
+            if not control.live_workers(conn, campaign.name):
                 break
         watched = True
         time.sleep(WATCH_S)

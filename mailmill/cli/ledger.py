@@ -97,7 +97,7 @@ def workers(json: Json = False) -> None:
         found = conn.execute(SQL["workers"]).fetchall()
     names = (
         "worker", "host", "pid", "started_at", "seen_at", "silent_s", "leases", "expired", "rate", "in_flight",
-        "bound_by", "ended_at", "last_error"
+        "bound_by", "ended_at", "last_error", "campaigns"
     )  # fmt: skip
     rows = [dict(zip(names, row, strict=True)) for row in found]
     for row in rows:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def journal_of(root: Path, worker: str | None) -> tuple[str, FolderJournal]:
     raise Misconfigured(f"{_MOST_WORKERS} workers run on this machine already")
 
 
-def recover(session: SenderSession, journal: FolderJournal, name: str, root: Path) -> Replayed:
-    """Own the name, settle what was left behind, be known."""
+def recover(
+    session: SenderSession, journal: FolderJournal, name: str, root: Path, *, only: Collection[str] | None
+) -> Replayed:
+    """Own the name, settle what was left behind, be known as who sends these campaigns alone (None: all)."""
     deadline = time.monotonic() + _NAME_WAIT_S
     while True:
         try:
@@ -60,10 +63,8 @@ def recover(session: SenderSession, journal: FolderJournal, name: str, root: Pat
         for token in doubts.orphaned(conn, name, []):
             replayed += Replayed(in_doubt=doubts.lose(conn, token))
         conn.execute(ledger.SQL["forget_ended"])
-        conn.execute(
-            ledger.SQL["register"],
-            {"worker": name, "host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid()},
-        )
+        me = {"worker": name, "host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid()}
+        conn.execute(ledger.SQL["register"], {**me, "campaigns": None if only is None else sorted(only)})
     rescue = Rescue(session, root, name)
     rescue()
     return replayed + rescue.found

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
 from mailmill.io.postgres import keys, ledger
@@ -22,7 +23,7 @@ from mailmill.io.postgres.ledger_ports import PostgresFollower, PostgresLedger, 
 from mailmill.io.recovery import Rescue, journal_of, recover
 from mailmill.io.transports.smtp import SmtpRelay
 from mailmill.io.transports.smtp_config import SmtpConfig
-from mailmill.pipelines.send.calls import LONGEST_TROUBLE, Report
+from mailmill.pipelines.send.calls import Report
 from mailmill.pipelines.send.claiming import Terms
 from mailmill.pipelines.send.dkim import load
 from mailmill.pipelines.send.loop import Sender
@@ -67,7 +68,7 @@ def run_worker(
     session = SenderSession(database, owns=name)
     follow = SenderSession(database)
     try:
-        replayed = recover(session, journal, name, journal_root)
+        replayed = recover(session, journal, name, journal_root, only=campaigns)
         with session.use() as conn:
             signing_keys(conn)  # without them nothing is begun
         rescue = Rescue(session, journal_root, name)
@@ -85,9 +86,9 @@ def run_worker(
         )  # fmt: skip
         with watch(name, sender):
             report = _run(sender, own_process=own_process)
-        _say_goodbye(session, name, report.trouble)
+        _say_goodbye(session, name, report.troubles)
     except Exception as error:
-        _say_goodbye(session, name, str(error) if isinstance(error, MailmillError) else repr(error))
+        _say_goodbye(session, name, {"worker": str(error) if isinstance(error, MailmillError) else repr(error)})
         raise
     finally:
         session.close()
@@ -114,12 +115,12 @@ def _run(sender: Sender, *, own_process: bool) -> Report:
     return uvloop.run(main())
 
 
-def _say_goodbye(session: SenderSession, name: str, trouble: str | None) -> None:
+def _say_goodbye(session: SenderSession, name: str, troubles: Mapping[str, str]) -> None:
     """One that ended well is forgotten, one in trouble is shown for a day."""
     with suppress(StoreUnavailable), session.use() as conn:
-        if trouble is None:
+        if not troubles:
             conn.execute(ledger.SQL["forget_worker"], {"worker": name})
-        conn.execute(ledger.SQL["note_end"], {"worker": name, "error": trouble and trouble[:LONGEST_TROUBLE]})
+        conn.execute(ledger.SQL["note_end"], {"worker": name, "troubles": Jsonb(dict(troubles))})
 
 
 # ------------------------------------------------------------ parts

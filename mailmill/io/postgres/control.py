@@ -99,9 +99,9 @@ def campaigns_with_work(conn: psycopg.Connection) -> list[Thing]:
     return _things(conn, "campaigns_with_work")
 
 
-def live_workers(conn: psycopg.Connection) -> int:
-    """Send workers that were heard of in the last 30 seconds."""
-    row = conn.execute(SQL["live_workers"]).fetchone()
+def live_workers(conn: psycopg.Connection, campaign: str) -> int:
+    """Send workers that were heard of in the last 30 seconds and may send this campaign (tenant/slug)."""
+    row = conn.execute(SQL["live_workers"], {"campaign": campaign}).fetchone()
     return int(row[0]) if row else 0
 
 

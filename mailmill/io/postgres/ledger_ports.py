@@ -149,10 +149,10 @@ class PostgresLedger:
     def pause(self, campaign_id: int, reason: str) -> None:
         self._run(lambda conn: campaigns.move(conn, campaign_id, "pause", by=self._worker, reason=reason[:500]))
 
-    def note(self, worker: str, trouble: str | None, doing: Mapping[str, Any]) -> None:
-        words = "; ".join(one for one in (trouble, self._left) if one)[:LONGEST_TROUBLE]
-        facts = {"worker": worker, "error": words or None, "doing": Jsonb(dict(doing))}
-        self._run(lambda conn: conn.execute(ledger.SQL["note_error"], facts))
+    def note(self, worker: str, troubles: Mapping[str, str], doing: Mapping[str, Any]) -> None:
+        left = {"journals": self._left[:LONGEST_TROUBLE]} if self._left else {}
+        facts = {"worker": worker, "troubles": Jsonb({**troubles, **left}), "doing": Jsonb(dict(doing))}
+        self._run(lambda conn: conn.execute(ledger.SQL["note"], facts))
 
     def settle(self, worker: str) -> Sequence[str]:
         self._left = self._rescue()

@@ -27,12 +27,9 @@ class Report:
     failed: bool = False  # ended by a fault of ours: the journal or an error nobody foresaw
 
     @property
-    def trouble(self) -> str | None:
-        """The problems in one line; None without any."""
-        return (
-            "; ".join(f"{what}: {' '.join(why.split())}" for what, why in self.problems.items())[:LONGEST_TROUBLE]
-            or None
-        )
+    def troubles(self) -> dict[str, str]:
+        """The problems as others are told of them: a line of bounded length each."""
+        return {what: " ".join(why.split())[:LONGEST_TROUBLE] for what, why in self.problems.items()}
 
 
 class Calls:

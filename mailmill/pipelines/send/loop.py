@@ -172,4 +172,4 @@ class Sender:
             self.report.finished += await self._calls.write(lambda: self._ledger.settle(self._terms.worker))
             doing = self.doing = self._gauge()
             said = {"rate": doing.rate, "in_flight": doing.in_flight, "bound_by": doing.bound_by}
-            await self._calls.write(lambda: self._ledger.note(self._terms.worker, self.report.trouble, said))
+            await self._calls.write(lambda: self._ledger.note(self._terms.worker, self.report.troubles, said))

@@ -33,7 +33,8 @@ class Situation:
     leased: int = 0  # under leases of workers that live
     orphaned: int = 0  # leases of workers that do not
     spent: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # minute, day -> used, cap
-    workers: int = 0  # that live
+    workers: int = 0  # that live and may send it
+    elsewhere: int = 0  # that live and were started for other campaigns
     held_for: Mapping[str, str] = field(default_factory=dict)  # provider -> why the transport is held for it
     held_back: bool = False  # some wait for such a provider's release
     trouble: str | None = None  # what a worker says of the transport
@@ -109,6 +110,8 @@ def _road(now: Situation) -> list[Obstacle]:
 def _hands(now: Situation) -> list[Obstacle]:
     if now.workers == 0:
         words = "no send worker runs"
+        if now.elsewhere:
+            words = f"no send worker runs that may send it: {now.elsewhere:,} were started for other campaigns alone"
         return [Obstacle(what=words, remedy="Start `mailmill send --forever`, or let `mailmill up` run.")]
     if now.unusable is not None:
         remedy = "Mend it where that worker runs (`mailmill workers`); it looks again by itself."

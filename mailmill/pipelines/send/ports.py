@@ -120,8 +120,8 @@ class Results(Protocol):
         """The campaign waits until a person resumes it."""
         ...
 
-    def note(self, worker: str, trouble: str | None, doing: Mapping[str, Any]) -> None:
-        """That this worker lives, what keeps it from sending (None: nothing), and what it is doing."""
+    def note(self, worker: str, troubles: Mapping[str, str], doing: Mapping[str, Any]) -> None:
+        """That this worker lives, what keeps it from sending and why (see Report), and what it is doing."""
         ...
 
     def settle(self, worker: str) -> Sequence[str]:

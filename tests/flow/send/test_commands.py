@@ -104,7 +104,7 @@ def test_a_worker_says_no_more_of_a_route_that_nothing_goes_by(world: World, run
         world.campaign(1, port=closed.port)
         told = threading.Event()
         with thread(lambda: run(until=told.is_set)) as result:
-            says = "SELECT last_error FROM workers"
+            says = "SELECT troubles FROM workers"
             until(lambda: world.sql("TABLE workers") and world.sql(says)[0][0])
             assert mailmill("campaign", "cancel", "acme/spring").code == 0
             until(lambda: not world.sql(says)[0][0])
@@ -116,7 +116,7 @@ def test_a_worker_that_lives_says_why_nothing_goes_out(world: World, run: Run, m
     world.campaign(5, port=1)
     told = threading.Event()
     with thread(lambda: run(until=told.is_set)) as result:
-        until(lambda: world.sql("SELECT last_error FROM workers")[0][0] if world.sql("TABLE workers") else None)
+        until(lambda: world.sql("SELECT troubles FROM workers")[0][0] if world.sql("TABLE workers") else None)
         assert "waits: acme/relay-1: the relay 127.0.0.1:1 does not answer" in mailmill("account", "acme/spring").out
         told.set()
         result()

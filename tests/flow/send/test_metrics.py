@@ -36,7 +36,7 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(
 
     def work() -> object:
         return run_worker(world.database, tmp_path / "journal", lambda reference: "", worker="w1", until_idle=True,
-                          patience_s=0, grace_s=5, watch=watch)  # fmt: skip
+                          patience_s=0, grace_s=5, watch=watch, campaigns=frozenset({"acme/spring"}))  # fmt: skip
 
     def scraped() -> dict[tuple[str, str], float]:
         text = httpx.get(f"http://127.0.0.1:{ports[0]}/metrics").text
@@ -62,6 +62,7 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(
                 "connections",
             )
             assert shown["in_flight"] >= 1 and shown["rate"] >= 0 and shown["silent_s"] < 60 and not shown["last_error"]
+            assert shown["campaigns"] == ["acme/spring"]
             assert scraped()["mailmill_send_results_total", "failed"] == 0  # there before the first one
             found = until(lambda: scraped() if scraped().get(("mailmill_send_results_total", "sent")) else None)
             assert found["mailmill_send_results_total", "sent"] >= 7

@@ -12,6 +12,7 @@ from send_fixtures import Run
 from send_world import Sink, World, by_address, thread, until
 from verbs import Verb
 
+from mailmill.io.postgres import control
 from mailmill.io.postgres.situation import situations
 from mailmill.pipelines.send.obstacles import Obstacle, obstacles
 
@@ -62,9 +63,26 @@ def test_F52_a_held_route_is_named_with_its_reason_and_how_to_release_it(world: 
 def test_a_relay_that_is_away_is_told_by_a_worker(world: World) -> None:
     world.campaign(2, port=9)
     lives(world)
-    world.sql("UPDATE workers SET last_error = 'acme/relay-9: the relay does not answer'")
+    world.sql("""UPDATE workers SET troubles = '{"acme/relay-9": "the relay does not answer"}'""")
     (found,) = why(world)
-    assert "does not answer" in found.what and "transport test" in found.remedy
+    assert "acme/relay-9: the relay does not answer" in found.what and "transport test" in found.remedy
+    world.sql("UPDATE workers SET ended_at = clock_timestamp()")
+    said, missing = why(world)
+    assert "does not answer" in said.what and "no send worker runs" in missing.what
+    world.sql("INSERT INTO workers (name, host, boot_id, pid) VALUES ('w2', 'h', 'b', 2)")
+    assert why(world) == [], "who sends now has nothing to say of the relay"
+
+
+def test_workers_that_were_started_for_other_campaigns_are_no_hands(world: World) -> None:
+    world.campaign(3)
+    world.campaign(3, slug="later")
+    lives(world)
+    world.sql("UPDATE workers SET campaigns = '{acme/spring}'")
+    assert why(world) == []
+    (found,) = why(world, "acme/later")
+    assert "1 were started for other campaigns" in found.what and "mailmill send --forever" in found.remedy
+    with world.database.transaction() as conn:
+        assert [control.live_workers(conn, f"acme/{slug}") for slug in ("spring", "later")] == [1, 0]
 
 
 def test_a_content_that_a_worker_cannot_use_is_told_by_it(world: World, run: Run, mailmill: Verb) -> None:
@@ -74,7 +92,7 @@ def test_a_content_that_a_worker_cannot_use_is_told_by_it(world: World, run: Run
         (found,) = until(lambda: world.sql("TABLE workers") and why(world))
         (trouble,) = json.loads(mailmill("account", "acme/spring", "--json").out)["troubles"]
         assert mailmill("campaign", "cancel", "acme/spring").code == 0
-        until(lambda: not world.sql("SELECT last_error FROM workers")[0][0])  # it is nobody's trouble any more
+        until(lambda: not world.sql("SELECT troubles FROM workers")[0][0])  # it is nobody's trouble any more
         over.set()
         result()
     assert "cannot be used" in found.what and "NOBODY_SET_THIS" in found.what and "mailmill workers" in found.remedy

@@ -17,7 +17,7 @@ async def test_F18_a_database_that_is_away_is_asked_more_and_more_slowly_and_its
 
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
-        assert "away" in str(report.trouble)
+        assert "away" in str(report.troubles)
 
     def call() -> str:
         if len(pauses) < 9:
@@ -28,4 +28,4 @@ async def test_F18_a_database_that_is_away_is_asked_more_and_more_slowly_and_its
     calls = Calls(report)
     assert await calls.until_written(call) == "written"
     calls.close()
-    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0] and report.trouble is None
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0] and not report.troubles

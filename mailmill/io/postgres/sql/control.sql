@@ -49,8 +49,9 @@ SELECT t.slug AS tenant, c.slug
  ORDER BY c.scheduled_at NULLS LAST, c.id;
 
 -- name: live_workers
--- A worker that ended in trouble leaves its row for a day.
-SELECT count(*) FROM workers WHERE seen_at > clock_timestamp() - interval '30 s' AND ended_at IS NULL;
+-- Those that may send a campaign. A worker that ended in trouble leaves its row for a day.
+SELECT count(*) FROM workers WHERE seen_at > clock_timestamp() - interval '30 s' AND ended_at IS NULL
+   AND (campaigns IS NULL OR %(campaign)s = ANY(campaigns));
 
 -- name: audience
 SELECT c.state::text, coalesce(c.planned, 0) AS planned,

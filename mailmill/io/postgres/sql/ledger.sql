@@ -26,9 +26,10 @@ SELECT pg_terminate_backend(l.pid, 5000) FROM pg_locks l, k
    AND l.classid = ((k.key >> 32) & 4294967295)::oid AND l.objid = (k.key & 4294967295)::oid;
 
 -- name: register
-INSERT INTO workers (name, host, boot_id, pid) VALUES (%(worker)s, %(host)s, %(boot_id)s, %(pid)s)
+INSERT INTO workers (name, host, boot_id, pid, campaigns)
+VALUES (%(worker)s, %(host)s, %(boot_id)s, %(pid)s, %(campaigns)s::text[])
 ON CONFLICT (name) DO UPDATE SET host = excluded.host, boot_id = excluded.boot_id, pid = excluded.pid,
-  started_at = clock_timestamp(), seen_at = clock_timestamp(), ended_at = NULL, last_error = NULL;
+  campaigns = excluded.campaigns, started_at = clock_timestamp(), seen_at = clock_timestamp(), ended_at = NULL, troubles = '{}';
 
 -- name: look
 SELECT n, clock_timestamp() FROM change_number;
@@ -389,18 +390,20 @@ SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name) AS leases,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name AND l.until < clock_timestamp()) AS expired,
        (w.doing ->> 'rate')::float8 AS rate, (w.doing ->> 'in_flight')::int AS in_flight, w.doing ->> 'bound_by' AS bound_by,
-       w.ended_at, w.last_error
+       w.ended_at, (SELECT string_agg(key || ': ' || value, '; ' ORDER BY key) FROM jsonb_each_text(w.troubles)) AS last_error,
+       w.campaigns
   FROM workers w
  WHERE w.ended_at IS NULL OR w.ended_at > clock_timestamp() - interval '1 day'
     OR EXISTS (SELECT FROM leases l WHERE l.worker = w.name)
  ORDER BY w.name;
 
 -- name: troubles
--- What workers say of a campaign or its transport, as `campaign tenant/slug: why` and `tenant/slug: why`.
-SELECT w.name, w.ended_at, w.last_error
+-- What workers say of a campaign or its transport.
+SELECT w.name, w.ended_at, said.key || ': ' || said.value
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id JOIN transports r ON r.id = c.transport_id
-  JOIN workers w ON w.last_error ~ ('(^|; )(' || t.slug || '/' || r.slug || '|campaign ' || t.slug || '/' || c.slug || '): ')
+ CROSS JOIN workers w CROSS JOIN LATERAL jsonb_each_text(w.troubles) said
  WHERE c.id = %(campaign_id)s AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 day'
+   AND said.key IN (t.slug || '/' || r.slug, 'campaign ' || t.slug || '/' || c.slug)
  ORDER BY coalesce(w.ended_at, w.seen_at) DESC, w.name;
 
 -- name: forget_worker
@@ -410,8 +413,8 @@ DELETE FROM workers WHERE name = %(worker)s AND NOT EXISTS (SELECT FROM leases W
 DELETE FROM workers w WHERE w.ended_at < clock_timestamp() - interval '1 day'
    AND NOT EXISTS (SELECT FROM leases l WHERE l.worker = w.name);
 
--- name: note_error
-UPDATE workers SET last_error = %(error)s, doing = %(doing)s, seen_at = clock_timestamp() WHERE name = %(worker)s;
+-- name: note
+UPDATE workers SET troubles = %(troubles)s, doing = %(doing)s, seen_at = clock_timestamp() WHERE name = %(worker)s;
 
 -- name: note_end
-UPDATE workers SET last_error = %(error)s, doing = '{}', ended_at = clock_timestamp() WHERE name = %(worker)s;
+UPDATE workers SET troubles = %(troubles)s, doing = '{}', ended_at = clock_timestamp() WHERE name = %(worker)s;

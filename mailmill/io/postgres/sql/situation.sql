@@ -6,9 +6,13 @@ SELECT c.id FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
  ORDER BY t.slug, c.id;
 
 -- name: situation
--- What keeps a campaign's messages, as pipelines/send/obstacles.py asks. A worker lives that was heard of lately.
+-- What keeps a campaign's messages, as pipelines/send/obstacles.py asks. A worker lives that was heard of lately; those may
+-- send that were not started for other campaigns.
 WITH live AS (
-  SELECT name FROM workers WHERE ended_at IS NULL AND seen_at > clock_timestamp() - make_interval(secs => %(heard_s)s))
+  SELECT w.name, w.seen_at, w.troubles, w.campaigns IS NULL OR n.name = ANY(w.campaigns) AS may_send
+    FROM workers w, (SELECT t.slug || '/' || c.slug AS name FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+                      WHERE c.id = %(campaign_id)s) n
+   WHERE w.ended_at IS NULL AND w.seen_at > clock_timestamp() - make_interval(secs => %(heard_s)s))
 SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS now, t.slug || '/' || r.slug AS transport,
        r.kind, CASE WHEN r.held_at IS NOT NULL THEN coalesce(r.held_reason, 'held') END AS held, coalesce(r.held_for, '{}') AS held_for,
        c.scheduled_at, c.ends_at,
@@ -26,13 +30,16 @@ SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS 
        coalesce((SELECT jsonb_object_agg(b.period, jsonb_build_array(b.used, (r.spec ->> ('per_' || b.period))::bigint))
                    FROM budgets b WHERE b.transport_id = r.id AND r.spec ->> ('per_' || b.period) IS NOT NULL
                     AND b.starts_at = date_trunc(b.period, clock_timestamp(), 'UTC')), '{}') AS spent,
-       (SELECT count(*) FROM live)::int AS workers,
-       -- what is held for a provider is told by held_for, to those who have somebody there
-       (SELECT w.last_error FROM workers w WHERE w.last_error ~ ('(^|; )' || t.slug || '/' || r.slug || ': (?!held for )')
-           AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 hour'
+       (SELECT count(*) FROM live WHERE may_send)::int AS workers, (SELECT count(*) FROM live WHERE NOT may_send)::int AS elsewhere,
+       -- What is held for a provider is told by held_for, to those who have somebody there. Who ended says nothing of a relay
+       -- that somebody else sends by.
+       (SELECT said.key || ': ' || said.value FROM workers w CROSS JOIN LATERAL jsonb_each_text(w.troubles) said
+         WHERE said.key = t.slug || '/' || r.slug AND NOT starts_with(said.value, 'held for ')
+           AND (w.name IN (SELECT name FROM live) OR NOT EXISTS (SELECT FROM live WHERE may_send)
+                AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 hour')
          ORDER BY coalesce(w.ended_at, w.seen_at) DESC LIMIT 1) AS trouble,
-       (SELECT w.last_error FROM workers w WHERE w.last_error ~ ('(^|; )campaign ' || t.slug || '/' || c.slug || ': ')
-           AND w.name IN (SELECT name FROM live) ORDER BY w.seen_at DESC LIMIT 1) AS unusable
+       (SELECT said.key || ': ' || said.value FROM live l CROSS JOIN LATERAL jsonb_each_text(l.troubles) said
+         WHERE said.key = 'campaign ' || t.slug || '/' || c.slug ORDER BY l.seen_at DESC LIMIT 1) AS unusable
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
   LEFT JOIN transports r ON r.id = coalesce(c.transport_id,
     (SELECT id FROM transports o WHERE o.tenant_id = c.tenant_id AND o.slug = c.spec ->> 'transport'))

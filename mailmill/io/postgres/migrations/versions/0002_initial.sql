@@ -486,7 +486,8 @@ CREATE TABLE workers (
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   ended_at timestamptz,                         -- in trouble: who ended well leaves no row
-  last_error text,                              -- what keeps it from sending, or did when it ended
+  campaigns text[],                             -- tenant/campaign of those that it is to send; null: all
+  troubles jsonb NOT NULL DEFAULT '{}',         -- what (tenant/transport, 'campaign tenant/campaign' …) -> why; at its end, if it ended
   doing jsonb NOT NULL DEFAULT '{}'             -- rate, in_flight, bound_by: what it said last, about once a second
 );
 
