@@ -6,7 +6,9 @@ Jinja2 in the source stays where it stands, so that the text is a template too.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 from mailmill.pipelines.target import attributes, inserts
 
@@ -22,7 +24,8 @@ _UNSEEN = frozenset({"head", "title", "style", "script", "template", "noscript",
 _VOID = frozenset({
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
 })  # fmt: skip
-_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d]*[1-9])", re.IGNORECASE)
+_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_SIZE = re.compile(r"(?<![\w-])font-size\s*:\s*(\d+\.?\d*|\.\d+)?\s*([a-z%]*)", re.IGNORECASE)
 
 
 def plain_text(html: str) -> str:
@@ -39,19 +42,42 @@ def plain_text(html: str) -> str:
     return _HELD.sub(lambda found: held.get(found[0], found[0]), text)
 
 
+def _tiny(style: str, around: bool) -> bool:
+    """Whether an element's letters have no size. Layouts give it to a cell and take it back within (MJML, say)."""
+    tiny = around
+    for number, unit in _SIZE.findall(style):
+        if number and not float(number):
+            tiny = True
+        elif unit.lower() not in ("em", "%", "inherit"):
+            tiny = False
+    return tiny
+
+
+def _shown(href: str) -> str:
+    """What of a link's address a reader can use: of a mailto the mailbox, of a place in the message nothing."""
+    scheme, colon, rest = href.partition(":")
+    if colon and scheme.lower() in ("mailto", "tel", "sms"):
+        return unquote(rest.partition("?")[0])
+    return "" if href.startswith("#") else href
+
+
 class _Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.out: list[str] = []
-        self._hidden: list[str] = []  # open elements from the first that is hidden on
+        self._open: list[tuple[str, bool, bool]] = []  # elements, whether hidden, whether their letters have no size
+        self._opened: Counter[str] = Counter()  # how often each stands in it
         self._links: list[tuple[str, int]] = []  # address, and where its words begin
         self._kept = 0  # depth of <pre>
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = attributes.read(self.get_starttag_text() or "")  # the library resolves `&region` in attributes too
-        hidden = tag in _UNSEEN or "hidden" in found or _HIDDEN.search(found.get("style", "")) is not None
-        if self._hidden or hidden:
-            self._hidden += [tag] if tag not in _VOID else []
+        style, (_, hidden, tiny) = found.get("style", ""), self._inner()
+        hidden = hidden or tag in _UNSEEN or "hidden" in found or _HIDDEN.search(style) is not None
+        if tag not in _VOID:
+            self._open.append((tag, hidden, _tiny(style, tiny)))
+            self._opened[tag] += 1
+        if hidden:
             return
         if tag in _BLOCKS:
             self._break(2 if tag in _APART else 1)
@@ -71,15 +97,20 @@ class _Reader(HTMLParser):
                 self._kept += 1
 
     def handle_endtag(self, tag: str) -> None:
-        if self._hidden:
-            if tag in self._hidden:
-                del self._hidden[len(self._hidden) - 1 - self._hidden[::-1].index(tag) :]
+        _, hidden, _ = self._inner()
+        while self._opened[tag]:  # what was left open in it ends with it
+            name, hidden, _ = self._open.pop()
+            self._opened[name] -= 1
+            if name == tag:
+                break
+        if hidden:
             return
         if tag == "a" and self._links:
             href, begin = self._links.pop()
             words = " ".join("".join(self.out[begin:]).split())
-            if href and not href.startswith(("#", "mailto:")) and href != words:
-                self.out.append(f": {href}" if words else href)
+            shown = _shown(href)
+            if shown and shown not in words.split():
+                self.out.append(f": {shown}" if words else shown)
             if href:
                 self.out.append(" ")
         elif tag == "pre":
@@ -87,8 +118,11 @@ class _Reader(HTMLParser):
         if tag in _BLOCKS:
             self._break(2 if tag in _APART else 1)
 
+    def _inner(self) -> tuple[str, bool, bool]:
+        return self._open[-1] if self._open else ("", False, False)
+
     def handle_data(self, data: str) -> None:
-        if self._hidden:
+        if any(self._inner()[1:]):
             return
         if self._kept:
             self.out.append(data)

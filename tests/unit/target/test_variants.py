@@ -42,6 +42,22 @@ def template(**changed: object) -> dict[str, object]:
         ("<p>Fish &amp; {{ chips | default('<x>') }}</p>", "Fish & {{ chips | default('<x>') }}\n"),
         ("{% if name %}<p>Hi {{ name }}</p>{% endif %}", "{% if name %}\n\nHi {{ name }}\n\n{% endif %}\n"),
         ("<p>&#123;&#123; name }}</p>", "{ { name }}\n"),
+        ("<a href='MAILTO:help%2Bus@a.example?subject=Hi'>Write</a>.", "Write: help+us@a.example .\n"),
+        ("<a href='mailto:h@a.example'>h@a.example</a> <a href='tel:+43-1'>Call</a>", "h@a.example Call: +43-1\n"),
+        ("<a href='#top'>up</a><a href='mailto:?subject=x'>tell</a>", "up tell\n"),
+        ("<a href='https://a.example/'>https://a.example/b</a>", "https://a.example/b: https://a.example/\n"),
+        ("<p hidden>no<p>nor</p></p><div>yes</div></b>", "yes\n"),
+        ("<div><p hidden>no</div>yes", "yes\n"),
+        (
+            "<a href='https://a.example'><i hidden></a><a href='https://b.example'>b</a>",
+            "https://a.example b: https://b.example\n",
+        ),
+        ("<td style='font-size:0px'>no<div style='font-size: 13px'>yes</div>no</td>", "yes\n"),
+        (
+            "<td style='FONT-SIZE:.0em'>no<b style='font-size:120%'>no<i style='font-size:1rem'>yes</i></b></td>",
+            "yes\n",
+        ),
+        ("<p style='font-size:0.5em;mso-ansi-font-size:0'>yes</p>", "yes\n"),
     ],
 )
 def test_the_text_of_html_is_what_a_reader_sees(html, text):
@@ -84,6 +100,7 @@ def test_inlining_reads_no_file_and_no_address():
         "<title>{}</title>",
         "<p hidden>{}</p>",
         "<img alt='' title='{}'>",
+        "<td style='font-size:0px'>{}<p style='font-size:1px'>x</p></td>",
     ],
 )
 def test_M6_a_hidden_unsubscribe_link_is_none(hidden):
