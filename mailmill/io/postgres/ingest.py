@@ -61,6 +61,12 @@ def source(conn: psycopg.Connection, name: str, *, deleted: bool = False) -> Sou
     )
 
 
+def keep_standing(conn: psycopg.Connection, row: SourceRow) -> None:
+    """Nobody deletes it until the transaction ends. Raises: Misconfigured when somebody has."""
+    if conn.execute(SQL["keep_standing"], {"tenant_id": row.tenant_id, "source_id": row.id}).fetchone() is None:
+        source(conn, row.name)
+
+
 def of_batch(conn: psycopg.Connection, batch_id: int, *, deleted: bool = False) -> SourceRow:
     """The source a batch is of; deleted: also one that is. Raises: Misconfigured when there is no such batch."""
     row = conn.execute(SQL["of_batch"], {"batch_id": batch_id}).fetchone()

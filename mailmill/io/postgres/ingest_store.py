@@ -58,14 +58,14 @@ class IngestStore:
     # ------------------------------------------------------------ RawStore
 
     @contextmanager
-    def importing(self, source: SourceRow) -> Iterator[Cursor | None]:
+    def importing(self, source: SourceRow) -> Iterator[tuple[SourceRow, Cursor | None]]:
         with driver_errors(), self.database.connect(autocommit=True) as conn:
             self._be_patient(conn)
             try:
                 conn.execute(ingest.SQL["hold_source"], {"source_id": source.id})
             except psycopg.errors.LockNotAvailable as error:
                 raise StoreUnavailable(f"another import of {source.name} is still running") from error
-            yield ingest.cursor_of(conn, source)
+            yield ingest.source(conn, source.name), ingest.cursor_of(conn, source)
 
     def _be_patient(self, conn: psycopg.Connection) -> None:
         conn.execute(ingest.SQL["lock_timeout"], {"milliseconds": str(int(self.patience_s * 1000))})
@@ -99,6 +99,7 @@ class IngestStore:
             for frame in prefetched(batch.table.frames):
                 writer.add(frame)
         with lake_erasure.taking_in(self.database, self.lake, source.tenant_id, number, writer) as conn:
+            ingest.keep_standing(conn, source)
             batch_id = ingest.add_batch(conn, source, batch, rows=writer.rows, hold=hold)
             new = batch_id is not None
             if batch_id is not None:
@@ -182,12 +183,13 @@ class IngestStore:
     # ------------------------------------------------------------ ContactStore
 
     def _be_alone(self, conn: psycopg.Connection, source: SourceRow) -> None:
-        """Hold the tenant's contacts until the transaction ends."""
+        """Hold the tenant's contacts until the transaction ends. Raises: Misconfigured when the source was deleted."""
         self._be_patient(conn)
         try:
             contacts.lock(conn, source.tenant_id)
         except psycopg.errors.LockNotAvailable as error:
             raise StoreUnavailable(f"another import into {source.tenant} is still running") from error
+        ingest.source(conn, source.name)
 
     @contextmanager
     def loading(self, source: SourceRow) -> Iterator[Load]:

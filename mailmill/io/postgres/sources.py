@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import ingest, sightings
+from mailmill.io.postgres import contacts, ingest, sightings
 from mailmill.io.postgres.ingest import source
 from mailmill.io.postgres.recompute import Recomputed, recompute
 from mailmill.io.postgres.sql import statements
@@ -41,13 +41,15 @@ def overview(conn: psycopg.Connection) -> list[dict[str, Any]]:
 
 
 def hold(conn: psycopg.Connection, row: SourceRow) -> None:
-    """Keep imports of it off until the transaction ends.
+    """Keep imports of it off until the transaction ends: what is loaded into the tenant just now is waited for.
 
-    Raises: StoreUnavailable when one is running.
+    Raises: StoreUnavailable when an import is running, Misconfigured when it was deleted meanwhile.
     """
-    found = conn.execute(SQL["hold"], {"source_id": row.id}).fetchone()
+    found = conn.execute(SQL["hold"], _facts(row)).fetchone()
     if not (found and found[0]):
         raise StoreUnavailable(f"an import of {row.name} is running; try again when it is done")
+    contacts.lock(conn, row.tenant_id)
+    ingest.keep_standing(conn, row)
 
 
 def contacts_of(conn: psycopg.Connection, row: SourceRow) -> int:
@@ -65,8 +67,8 @@ def remove_contacts(conn: psycopg.Connection, lake: Lake, row: SourceRow) -> Rec
     """What it gave goes, its kept rows and rejects too; lake_erasure.clear takes their files off the disk."""
     ids = sightings.of_source(conn, row.tenant_id, row.id)["id"]
     done = recompute(conn, lake, row.tenant_id, ids, without=row.id)
+    conn.execute(SQL["remove_batches"], _facts(row))  # first, so that one that is just divided lists no file afterwards
     conn.execute(SQL["remove_files"], _facts(row))
-    conn.execute(SQL["remove_batches"], _facts(row))
     return done
 
 

@@ -152,10 +152,10 @@ class LoadCounts:
 class RawStore(Protocol):
     """Keeps what sources said, as they said it."""
 
-    def importing(self, source: SourceRow) -> AbstractContextManager[Cursor | None]:
-        """Hold the source: one import of it at a time, others wait. Gives the cursor as it stands now.
+    def importing(self, source: SourceRow) -> AbstractContextManager[tuple[SourceRow, Cursor | None]]:
+        """Hold the source: one import of it at a time, others wait. Gives it and its cursor as they stand now.
 
-        Raises: StoreUnavailable when another import takes too long.
+        Raises: StoreUnavailable when another import takes too long, Misconfigured when it was deleted meanwhile.
         """
         ...
 

@@ -46,7 +46,8 @@ def receive(
     A batch whose columns do not say where an address is, is refused before anything of it is kept. One whose columns
     are not those of the last time is reported and, where the source says `on_change: hold`, kept and not taken in,
     until its columns are accepted or the source's mapping is another.
-    Raises: SourceUnavailable (what was kept stays kept), Misconfigured when a source with a cursor must not go on.
+    Raises: SourceUnavailable (what was kept stays kept), Misconfigured when a source with a cursor must not go on, or
+            was deleted.
     """
     new: list[int] = []
     refused: list[Refusal] = []
@@ -54,7 +55,7 @@ def receive(
     known = rows = 0
     if isinstance(feed, ReportingFeed):
         feed.report_to(progress)
-    with store.importing(source) as cursor:
+    with store.importing(source) as (source, cursor):
         if released := store.release(source, accept=accept_columns):
             progress(f"let in {released} batches that were held")
         columns = store.columns(source)

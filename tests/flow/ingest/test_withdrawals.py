@@ -18,9 +18,10 @@ from fastapi import FastAPI, Request, Response
 from mailmill.cli import imports
 from mailmill.cli.sources import waiting
 from mailmill.errors import Misconfigured, SourceUnavailable, StoreUnavailable
-from mailmill.io.postgres import batch_files, contacts, control, sources
+from mailmill.io.postgres import batch_files, contacts, control, ingest, sources
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.sources import http_answers
+from mailmill.io.sources.files import CsvFiles
 from mailmill.io.sources.http_json import HttpFeed, HttpSource
 from mailmill.pipelines.ingest import stage
 
@@ -230,7 +231,7 @@ def test_P02_a_walk_is_compared_with_all_that_was_loaded_meanwhile_or_not_at_all
     assert {status for status, _ in standing(mill).values()} == {"active"}
     api.changed = [{"email": "fay@x.org"}]
     config = HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",))
-    with mill.store.importing(source) as cursor:
+    with mill.store.importing(source) as (_, cursor):
         [batch] = HttpFeed(config).batches(cursor)
         both = mill.store.walk(source)
         with mill.database.transaction() as conn:
@@ -495,6 +496,50 @@ def test_P01_rejects_of_a_source_that_was_deleted_are_shown(mill, mailmill) -> N
     for what in ("acme/list", "1"):
         with pytest.raises(Misconfigured, match="no source 'acme/list'"):
             mailmill("rejects", "retry", what)
+
+
+def test_P02_an_import_that_waited_while_its_source_was_deleted_brings_nothing_back(mill, mailmill) -> None:
+    source = mill.source("list")
+    mill.read(source, "email,name\nann@x.org,Ann\n")
+    mill.run_until_validated(source, "email,name\nbob@x.org,Bob\n")  # not loaded yet
+    [late] = CsvFiles(paths=[mill.file("email,name\ncy@x.org,Cy\n", "late.csv")]).batches(None)
+    mailmill("sources", "delete", "acme/list", "--contacts", "withdraw")
+    for step in (  # each goes on with the source as it was before
+        lambda: stage.receive(source, CsvFiles(paths=[]), mill.store),
+        lambda: mill.store.keep(source, late),
+        lambda: stage.load(source, mill.store, mill.store),
+    ):
+        with pytest.raises(Misconfigured, match="no source 'acme/list'"):
+            step()
+    assert standing(mill) == {"ann@x.org": ("withdrawn", ())}
+    assert mill.rows("SELECT count(*) n FROM batches") == [{"n": 2}]
+
+
+def test_P02_a_batch_that_is_divided_while_its_source_is_removed_leaves_no_row(mill, monkeypatch) -> None:
+    source = mill.source("list")
+    text = "email,name\nann@x.org,Ann\nbad,Bad\n"
+    stage.receive(source, CsvFiles(paths=[mill.file(text)]), mill.store)
+
+    def remove() -> None:
+        with mill.database.transaction() as conn:
+            sources.hold(conn, source)
+            sources.remove_contacts(conn, mill.lake, source)
+            sources.delete(conn, source)
+
+    removing = threading.Thread(target=remove)
+    real, waits = ingest.withdraw, "SELECT FROM pg_locks WHERE NOT granted"
+
+    def withdraw(conn, **batch) -> None:  # the batch is marked as divided, in a transaction that goes on
+        removing.start()
+        deadline = time.monotonic() + 60
+        while not mill.rows(waits) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        real(conn, **batch)
+
+    monkeypatch.setattr(ingest, "withdraw", withdraw)
+    stage.validate(source, mill.store)
+    removing.join(60)
+    assert mill.rows("SELECT dataset FROM manifest WHERE dataset <> 'erased'") == []
 
 
 def in_files(mill) -> set[str]:

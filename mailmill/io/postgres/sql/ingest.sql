@@ -19,6 +19,9 @@ SELECT set_config('lock_timeout', %(milliseconds)s, false);
 -- One import of a source at a time; released with the session, also when its process is killed.
 SELECT pg_advisory_lock(hashtextextended('mailmill:source:' || %(source_id)s::text, 0));
 
+-- name: keep_standing
+SELECT id FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND deleted_at IS NULL FOR NO KEY UPDATE;
+
 -- name: cursor
 SELECT cursor FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
@@ -29,7 +32,7 @@ UPDATE sources SET cursor = %(cursor)s,
     ELSE %(batch_id)s END,
   walk_absent = CASE WHEN %(compare)s AND (%(full)s::text IS NULL OR cursor ->> 'full' = 'open') THEN walk_absent END,
   walk_until = CASE %(full)s::text WHEN 'done' THEN %(batch_id)s WHEN 'open' THEN NULL ELSE walk_until END
- WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
+ WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND deleted_at IS NULL;
 
 -- name: remember
 -- Whatever an API asks for, it is tried again within a week.
