@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,15 +12,13 @@ import polars as pl
 import psycopg
 import typer
 
-from mailmill.cli import targeting
+from mailmill.cli import suppression_files
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import key_of
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import campaigns, erasure, suppressions
 from mailmill.pipelines.ingest import addresses, phones
-from mailmill.pipelines.ingest.erasure import channel_of
 from mailmill.pipelines.ingest.forgotten import recognised
-from mailmill.pipelines.ingest.rejects import defused
 from mailmill.pipelines.target import windows
 
 group = typer.Typer(no_args_is_help=True, help="Addresses that are not mailed again.")
@@ -37,12 +35,16 @@ Note = Annotated[str | None, typer.Option("--note")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suppressed:
-    """What became of the addresses: new, known before, forgotten persons (kept out anyway), lines without any."""
+    """What became of the addresses: new, known before, forgotten persons (kept out anyway), lines without any.
+
+    skipped: rows of an exported file that are not for whom they were imported, by why.
+    """
 
     added: int
     known: int
     forgotten: int
     unreadable_lines: list[int]
+    skipped: dict[str, int]
 
 
 def whose(conn: psycopg.Connection, tenant: str | None, all: bool) -> int | None:
@@ -53,27 +55,29 @@ def whose(conn: psycopg.Connection, tenant: str | None, all: bool) -> int | None
 
 
 def suppress(
-    conn: psycopg.Connection, tenant_id: int | None, typed: list[str], reason: Reason, campaign: int | None = None,
-    until: datetime | None = None, note: str | None = None,
+    conn: psycopg.Connection, tenant_id: int | None, asked: pl.DataFrame, *, campaign: int | None = None,
+    skipped: dict[str, int] | None = None,
 ) -> Suppressed:  # fmt: skip
-    """Suppress what is an address or a number; what is none keeps nobody else from being suppressed."""
-    texts = pl.Series([text.strip().removeprefix("'") for text in typed], dtype=pl.String)  # as our export writes it
+    """Suppress what is an address or a number; what is none keeps nobody else from it. In: asked, ASKED_SCHEMA."""
+    texts = asked["text"].str.strip_chars().str.strip_prefix("'")  # as our export writes it
     mails = addresses.examine(texts)["address_key"]
     numbers = phones.examine(texts, pl.Series([None] * len(texts), dtype=pl.String))
-    found = mails.zip_with(mails.is_not_null(), numbers)
-    unreadable = [n for n, (key, text) in enumerate(zip(found, texts, strict=True), 1) if key is None and text]
-    keys = found.drop_nulls().unique(maintain_order=True)
+    found = asked.with_columns(text=texts, key=mails.zip_with(mails.is_not_null(), numbers))
+    unreadable = found.filter(pl.col("key").is_null() & (pl.col("text") != ""))["line"].to_list()
+    found = found.drop_nulls("key").unique(["key", "reason"], keep="first", maintain_order=True)
     erasure.keep_away(conn, tenant_id)
     known = erasure.forgotten(conn, tenant_id or 0)
-    gone = recognised(keys, known.secrets, known.hashes, known.rule) if known else []
-    added, kept = 0, [key for key in keys if key not in set(gone)]
-    for channel in ("email", "phone"):
-        if theirs := [key for key in kept if channel_of(key) == channel]:
-            added += suppressions.suppress(
-                conn, tenant_id=tenant_id, address_keys=theirs, reason=reason, channel=channel,
-                scope_campaign_id=campaign, expires_at=until, note=note,
-            )  # fmt: skip
-    return Suppressed(added=added, known=len(kept) - added, forgotten=len(gone), unreadable_lines=unreadable)
+    gone = recognised(found["key"].unique(), known.secrets, known.hashes) if known else []
+    added, kept = 0, found.filter(~pl.col("key").is_in(list(gone)))
+    by = kept.with_columns(mail=pl.col("key").str.contains("@", literal=True))
+    for (mail, reason, until, note), theirs in by.group_by("mail", "reason", "until", "note", maintain_order=True):
+        added += suppressions.suppress(
+            conn, tenant_id=tenant_id, address_keys=theirs["key"].to_list(), reason=reason,
+            channel="email" if mail else "phone", scope_campaign_id=campaign, expires_at=until, note=note,
+        )  # fmt: skip
+    return Suppressed(
+        added=added, known=kept.height - added, forgotten=len(gone), unreadable_lines=unreadable, skipped=skipped or {},
+    )  # fmt: skip
 
 
 @group.command("add")
@@ -84,31 +88,47 @@ def add(
     """Never mail these addresses again. Running campaigns leave them out within a second."""
     if until is not None and reason in ("unsubscribed", "complained"):
         raise Misconfigured("an unsubscription or complaint has no end", place="--until")
+    end = None if until is None else windows.moment(until, "UTC")
+    if end is not None and end <= datetime.now(UTC):
+        raise Misconfigured("a suppression that has ended keeps nobody out", place="--until")
+    asked = suppression_files.asked(address).with_columns(
+        reason=pl.lit(reason), until=pl.lit(end, pl.Datetime("us", "UTC")), note=pl.lit(note, pl.String)
+    )
     with installation().database.transaction() as conn:
         tenant_id = whose(conn, tenant, all)
-        scope = None
-        if campaign is not None:
-            if tenant is None:
-                raise Misconfigured("a campaign belongs to a tenant", place="--campaign")
-            scope = campaigns.find(conn, f"{tenant}/{campaign}").campaign_id
-        done = suppress(conn, tenant_id, address, reason, scope, _moment(until), note)
+        done = suppress(conn, tenant_id, asked, campaign=_scope(conn, tenant, campaign))
     _say(done, json)
 
 
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else windows.moment(text, "UTC")
+def _scope(conn: psycopg.Connection, tenant: str | None, campaign: str | None) -> int | None:
+    if campaign is None:
+        return None
+    if tenant is None:
+        raise Misconfigured("a campaign belongs to a tenant", place="--campaign")
+    return campaigns.find(conn, f"{tenant}/{campaign}").campaign_id
 
 
 @group.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="One address a line, or the first column of a CSV.")],
+    file: Annotated[
+        Path, typer.Argument(help="One address a line, the first column of a CSV, or what `list --csv` wrote.")
+    ],
     tenant: TenantOption = None, all: All = False,
-    reason: Annotated[Reason, typer.Option()] = "imported", note: Note = None, json: Json = False,
+    reason: Annotated[Reason, typer.Option(help="Where the file says none.")] = "imported",
+    note: Note = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """Never mail the addresses of a file again."""
-    typed = targeting.lines(file)
+    """Never mail the addresses of a file again.
+
+    A row that `suppress list --csv` wrote keeps its reason, end and note. Rows of other tenants, for one campaign, or
+    that have ended are counted and left out.
+    """
     with installation().database.transaction() as conn:
-        done = suppress(conn, whose(conn, tenant, all), typed, reason, note=note)
+        tenant_id = whose(conn, tenant, all)
+        asked, skipped = suppression_files.read(file, tenant, datetime.now(UTC))
+        given = asked.with_columns(
+            pl.col("reason").fill_null(reason), pl.col("note").fill_null(pl.lit(note, pl.String))
+        )
+        done = suppress(conn, tenant_id, given, skipped=skipped)
     _say(done, json)
 
 
@@ -117,6 +137,8 @@ def _say(done: Suppressed, json: bool) -> None:
         answer_json(done)
     else:
         print(f"{done.added:,} suppressed, {done.known:,} were already")
+        for why, n in done.skipped.items():
+            print(f"{n:,} left out: {why}")
     if done.unreadable_lines:
         places = ", ".join(map(str, done.unreadable_lines[:10]))
         some = f"{n:,} hold" if (n := len(done.unreadable_lines)) > 1 else "1 holds"
@@ -146,30 +168,29 @@ def list_(
     if csv is None and json:
         answer_json(rows)
         return
-    shown = [row | {"tenant": "every tenant"} if row["scope"] == "all" else row for row in rows]
+    shown = [row | {"tenant": suppression_files.EVERY_TENANT} if row["scope"] == "all" else row for row in rows]
     if csv is None:
         answer_table(shown, title="suppressions")
         return
-    names = ("address", "channel", "reason", "scope", "tenant", "campaign", "created_at", "expires_at", "note")
-    cells = {name: [None if row[name] is None else str(row[name]) for row in shown] for name in names}
-    frame = pl.DataFrame(cells, schema=dict.fromkeys(names, pl.String)).with_columns(defused(pl.col(pl.String)))
-    try:
-        csv.write_bytes(b"\xef\xbb\xbf" + frame.write_csv(line_terminator="\r\n").encode())
-    except OSError as error:
-        raise Misconfigured(f"cannot be written: {error.strerror}", place=str(csv)) from None
-    answer_json({"file": csv, "rows": frame.height}) if json else print(f"{frame.height:,} suppressions in {csv}")
+    n = suppression_files.write(csv, shown)
+    answer_json({"file": csv, "rows": n}) if json else print(f"{n:,} suppressions in {csv}")
 
 
 @group.command("remove")
 def remove(
     address: Typed, tenant: TenantOption = None, all: All = False,
+    campaign: Annotated[str | None, typer.Option("--campaign", help="Only what is for this campaign.")] = None,
     reason: Annotated[str | None, typer.Option(help="Why; without it a person's own word stays.")] = None,
     json: Json = False,
 ) -> None:  # fmt: skip
-    """Take suppressions back. What was unsubscribed or complained of needs a --reason; the history keeps both."""
+    """Take suppressions back, a tenant's with those for its campaigns, or one campaign's alone.
+
+    What was unsubscribed or complained of needs a --reason; the history keeps both. The consent stays withdrawn.
+    """
     keys = [key_of(text) for text in address]
     with installation().database.transaction() as conn:
         removed = suppressions.remove(
-            conn, tenant_id=whose(conn, tenant, all), address_keys=keys, by=person(), why=reason
-        )
+            conn, tenant_id=whose(conn, tenant, all), address_keys=keys, by=person(), why=reason,
+            scope_campaign_id=_scope(conn, tenant, campaign),
+        )  # fmt: skip
     answer_json({"removed": removed}) if json else print(f"{removed:,} removed")

@@ -71,13 +71,16 @@ def listed(
 
 
 def remove(
-    conn: psycopg.Connection, *, tenant_id: int | None, address_keys: Sequence[str], by: str, why: str | None
-) -> int:
+    conn: psycopg.Connection, *, tenant_id: int | None, address_keys: Sequence[str], by: str, why: str | None,
+    scope_campaign_id: int | None = None,
+) -> int:  # fmt: skip
     """Take suppressions back; what they were stays readable as history. Out: how many.
 
+    In: scope_campaign_id, to take back those for this campaign alone; None, all of the tenant's.
     Raises: Misconfigured when a person's own word, an unsubscription or complaint, is to be taken back without a why.
     """
-    which = {"tenant_id": tenant_id, "address_keys": list(address_keys), "by": by, "why": why}
+    which = {"tenant_id": tenant_id, "address_keys": list(address_keys), "by": by, "why": why,
+             "campaign_id": scope_campaign_id}  # fmt: skip
     row = conn.execute(SQL["own_words"], which).fetchone()
     if row and row[0] and not why:
         raise Misconfigured(

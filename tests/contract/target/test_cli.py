@@ -143,7 +143,7 @@ def test_a_file_of_addresses_is_suppressed_and_its_bad_lines_are_named(run, tmp_
     file.write_text('email;name\nP1@X1.example;One\n\nbroken\n"p2@x0.example",Two\n', encoding="utf-8-sig")
     found = CliRunner().invoke(app, ["suppress", "import", str(file), "--tenant", "acme", "--json"])
     assert found.exit_code == 1
-    assert json.loads(found.stdout) == {"added": 2, "known": 0, "forgotten": 0, "unreadable_lines": [4]}
+    assert json.loads(found.stdout) == {"added": 2, "known": 0, "forgotten": 0, "unreadable_lines": [4], "skipped": {}}
     assert "1 holds no address (number 4)" in found.stderr
     rows = world.rows("SELECT address_key, reason FROM suppressions ORDER BY 1")
     assert rows == [("p1@x1.example", "imported"), ("p2@x0.example", "imported")]

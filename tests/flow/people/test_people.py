@@ -39,13 +39,39 @@ def test_P07_a_suppression_for_every_tenant_keeps_out_of_each_audience_and_ingre
         assert conn.execute("SELECT count(*) FROM suppressions").fetchone() == (0,)
     [listed] = people.ask("suppress", "list", "--tenant", "acme")
     assert (listed["address"], listed["scope"], listed["tenant"]) == (BOB, "all", None)
+    for words in ([CID, "--tenant", "other", "--reason", "complained"],
+                  [ANN, "--tenant", "acme", "--campaign", "spring"],
+                  ["+4315337031", "--tenant", "acme", "--until", "2031-01-01", "--note", "+1, call"],
+                  ["eve@people.example", "--tenant", "acme", "--reason", "unsubscribed"]):  # fmt: skip
+        people.do("suppress", "add", *words)
+    people.rows(
+        "INSERT INTO suppressions (tenant_id, address_key, reason, expires_at) VALUES (1, 'x@y.z', 'bounced', now())"
+    )
     file = people.mill.project / "list.csv"
     people.do("suppress", "list", "--csv", str(file))
     assert "'=cmd()" in (written := file.read_text("utf-8-sig")) and "every tenant" in written
     assert "every tenant" in people.do("suppress", "list", "--tenant", "acme")
-    assert people.ask("suppress", "import", str(file), "--tenant", "acme") == {
-        "added": 1, "known": 0, "forgotten": 0, "unreadable_lines": [],
-    }  # fmt: skip
+    people.rows("DELETE FROM suppressions WHERE tenant_id = 1")
+    skipped = {"ended": 1, "for every tenant": 1, "for one campaign": 1, "of another tenant": 1}
+    for added, known in ((2, 0), (0, 2)):
+        assert people.ask("suppress", "import", str(file), "--tenant", "acme") == {
+            "added": added, "known": known, "forgotten": 0, "unreadable_lines": [], "skipped": skipped,
+        }  # fmt: skip
+    terms = "SELECT channel, address_key, reason, expires_at::date::text, note FROM suppressions WHERE tenant_id = 1"
+    assert people.rows(terms + " ORDER BY 1") == [
+        ("email", "eve@people.example", "unsubscribed", None, None),
+        ("phone", "+4315337031", "manual", "2031-01-01", "+1, call"),
+    ]
+    file.write_text(file.read_text("utf-8-sig").replace("2031-01-01", "next year"))
+    with pytest.raises(Misconfigured, match="is no time"):
+        people.do("suppress", "import", str(file), "--tenant", "acme")
+    with pytest.raises(Misconfigured, match="has ended"):
+        people.do("suppress", "add", ANN, "--tenant", "acme", "--until", "2020-01-01")
+    for scope in ((), ("--campaign", "spring")):
+        people.do("suppress", "add", CID, "--tenant", "other", *scope)
+    asked = ("suppress", "remove", CID, "--tenant", "other")
+    assert people.ask(*asked, "--campaign", "spring") == {"removed": 1}
+    assert people.ask(*asked, "--reason", "asked back") == {"removed": 2}, "complained and manual, for the tenant"
 
 
 def _empty(people: People, slug: str) -> Path:

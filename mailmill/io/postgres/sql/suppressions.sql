@@ -48,12 +48,14 @@ SELECT t.slug AS tenant, s.channel, CASE WHEN s.reason <> 'forgotten' THEN s.add
 -- What a person said themselves; it is taken back only with a reason.
 SELECT count(*) FROM suppressions
  WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND address_key = ANY(%(address_keys)s)
+   AND (%(campaign_id)s::int IS NULL OR scope_campaign_id = %(campaign_id)s)
    AND reason IN ('unsubscribed', 'complained');
 
 -- name: remove
 WITH removed AS (
   DELETE FROM suppressions
-   WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND address_key = ANY(%(address_keys)s) AND reason <> 'forgotten'
+   WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND address_key = ANY(%(address_keys)s)
+     AND (%(campaign_id)s::int IS NULL OR scope_campaign_id = %(campaign_id)s) AND reason <> 'forgotten'
   RETURNING *)
 INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, suppressed_at,
   removed_by, why)
