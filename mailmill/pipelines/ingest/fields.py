@@ -52,16 +52,19 @@ def _read(text: pl.Expr, spec: FieldSpec) -> pl.Expr:
 
 
 def number(text: pl.Expr) -> pl.Expr:
-    """`1234.5` of 1234.50, 1,234.50, 1.234,50 and 1 234,5. A single comma before three digits separates thousands."""
+    """`1234.5` of 1234.50, 1,234.50, 1.234,50 and 1 234,5. A single comma before three digits separates thousands,
+    but for 0,001."""
     bare = text.str.replace_all("[\u0020\u00a0\u202f']", "")
-    commas = bare.str.contains(r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$")
-    points = bare.str.contains(r"^[+-]?\d{1,3}(\.\d{3})+,\d+$|^[+-]?\d{1,3}(\.\d{3}){2,}$|^[+-]?\d+,\d+$")
+    commas = bare.str.contains(r"^[+-]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?$")
+    points = bare.str.contains(
+        r"^[+-]?[0-9]{1,3}(\.[0-9]{3})+,[0-9]+$|^[+-]?[0-9]{1,3}(\.[0-9]{3}){2,}$|^[+-]?[0-9]+,[0-9]+$"
+    )
     plain = (
         pl.when(commas).then(bare.str.replace_all(",", "", literal=True))
         .when(points).then(bare.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True))
         .otherwise(bare)
     )  # fmt: skip
-    fits = plain.str.contains(r"^[+-]?\d+(\.\d+)?$")
+    fits = plain.str.contains(r"^[+-]?[0-9]+(\.[0-9]+)?$")
     short = plain.str.strip_prefix("+").str.replace(r"^(-?)0+(\d)", "${1}${2}")
     short = pl.when(short.str.contains(".", literal=True)).then(
         short.str.strip_chars_end("0").str.strip_suffix(".")
@@ -71,8 +74,10 @@ def number(text: pl.Expr) -> pl.Expr:
 
 def date(text: pl.Expr) -> pl.Expr:
     """`2026-05-02` of 2026-05-02 (with or without a time), 2026/5/2 and 2.5.2026. With slashes the year comes first:
-    what 5/2/2026 means depends on who wrote it."""
-    forms = (text.str.extract(r"^(\d{4}-\d{1,2}-\d{1,2})(?:[T ].*)?$"), text.str.replace_all("/", "-", literal=True))
-    read = [form.str.to_date("%Y-%m-%d", strict=False) for form in forms]
-    read.append(text.str.replace_all(" ", "", literal=True).str.to_date("%d.%m.%Y", strict=False))
-    return pl.coalesce(read).dt.strftime("%Y-%m-%d")
+    what 5/2/2026 means depends on who wrote it. The year has four digits: 2.5.26 is none."""
+    iso = text.str.extract("^([0-9]{4}[-/][0-9]{1,2}[-/][0-9]{1,2})(?:[T ].*)?$").str.replace_all(
+        "/", "-", literal=True
+    )
+    other = text.str.replace_all(" ", "", literal=True).str.extract(r"^([0-9]{1,2}\.[0-9]{1,2}\.[0-9]{4})$")
+    read = pl.coalesce(iso.str.to_date("%Y-%m-%d", strict=False), other.str.to_date("%d.%m.%Y", strict=False))
+    return pl.when(read.dt.year() > 0).then(read.dt.strftime("%Y-%m-%d"))

@@ -20,8 +20,9 @@ def spec(type: str, **more: object) -> FieldSpec:
 @pytest.mark.parametrize(
     ("of", "given", "kept"),
     [
-        (spec("number"), ["1234.50", "1,234.5", "1.234,50", "1\u00a0234,5", "+007", "-0", "1.234", None],
-         ["1234.5", "1234.5", "1234.5", "1234.5", "7", "0", "1.234", None]),
+        (spec("number"), ["1234.50", "1,234.5", "1.234,50", "1\u00a0234,5", "+007", "-0", "1.234", "1,234", "0,001",
+                          None],
+         ["1234.5", "1234.5", "1234.5", "1234.5", "7", "0", "1.234", "1234", "0.001", None]),
         (spec("date"), ["2026-05-02", "2026-05-02T10:00:00Z", "2.5.2026", "2026/5/2", None],
          ["2026-05-02"] * 4 + [None]),
         (spec("boolean"), ["Yes", "0", "wahr"], ["true", "false", "true"]),
@@ -42,6 +43,7 @@ def test_what_fits_is_written_in_one_form(of: FieldSpec, given: list[str | None]
 @pytest.mark.parametrize(
     ("of", "given"),
     [(spec("number"), "12a"), (spec("number"), "1,23,4"), (spec("date"), "5/2/2026"), (spec("date"), "2026-02-30"),
+     (spec("date"), "2.5.26"), (spec("date"), "0000-01-01"), (spec("date"), "-2026/1/1"), (spec("number"), "٣"),
      (spec("boolean"), "maybe"), (spec("choice", values=["a"]), "b")],
 )  # fmt: skip
 def test_what_does_not_fit_rejects_its_row(of: FieldSpec, given: str) -> None:
