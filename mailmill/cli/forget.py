@@ -71,7 +71,7 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="Write it to this file, which only you may read.")] = None,
     json: Json = False,
 ) -> None:
-    """Everything that is held about a person: contact, sources, raw rows, consents, messages, events, suppressions."""
+    """Everything that is held about a person: contact, sources, rows, consents, suppressions, messages, events."""
     from mailmill.io.person_export import held
 
     key = key_of(address)
@@ -91,7 +91,7 @@ def export(
     if json:
         answer_json(found if out is None else {"file": out, "tenants": [one.tenant for one in found]})
         return
-    counted = ("explained", "consents", "suppressions", "raw_rows", "rejected_rows", "events")
+    counted = ("explained", "consents", "suppressions", "raw_rows", "rejected_rows", "messages", "events")
     rows = [{"tenant": one.tenant, "consent": one.consent, **{name: len(getattr(one, name)) for name in counted}}
             for one in found]  # fmt: skip
     answer_table(rows, title="held; --json or --out shows all of it" if rows else "held")
@@ -137,6 +137,13 @@ def _staying(done: list[Forgot]) -> list[str]:
     ]
 
 
+def _operators(done: list[Forgot]) -> list[str]:
+    """What one tenant's forget leaves as it is."""
+    names = any(one.operators for one in done)
+    where = "the operator's list, which is for every tenant, names them and stays"
+    return [f"{where}; --all forgets them in every tenant and leaves a hash there"] if names else []
+
+
 def show(done: list[Forgot], json: bool) -> None:
     """Say what was done and what the search found. Exit 1 where the person still is."""
     proved = all(one.proved for one in done)
@@ -153,7 +160,7 @@ def show(done: list[Forgot], json: bool) -> None:
         rows = [{"tenant": tenant, "store": found.store, "searched": found.looked_at, "hits": len(found.hits)}
                 for tenant, found in searched]  # fmt: skip
         answer_table(rows, title="searched afterwards")
-        for note in _staying(done):
+        for note in (*_staying(done), *_operators(done)):
             print(f"note: {note}")
     if not proved:
         for where in (hit for one in done for found in one.searched for hit in found.hits):

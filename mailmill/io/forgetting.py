@@ -44,6 +44,7 @@ class Forgot:
     messages: int = 0
     lake_files: int = 0
     folder_files: int = 0
+    operators: int = 0  # rows of the list for every tenant that name them, and stay unless all tenants forget them
     others: list[str] = field(default_factory=list)  # who were shown as one with them for a number alone, and stay
     masked: dict[str, int] = field(default_factory=dict)  # table -> rows of others that mentioned the person
     searched: list[Searched] = field(default_factory=list)
@@ -110,7 +111,7 @@ class Forgetter:
                 files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
                 done.lake_files += lake_erasure.rewrite(conn, self.lake, tenant_id, who, files, sources)
                 self._look(conn, who, sources, folders)
-                erasure.erase(conn, tenant_id, who, everywhere=everywhere)
+                done.operators = erasure.erase(conn, tenant_id, who, everywhere=everywhere)
                 _, found = erasure.search(conn, tenant_id, who)
                 erasure.mask(conn, tenant_id, who, found)
         except BaseException:

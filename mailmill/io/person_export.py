@@ -33,11 +33,16 @@ class Held:
     suppressions: Sequence[dict[str, Any]]
     raw_rows: Sequence[dict[str, Any]]  # as the sources said it
     rejected_rows: Sequence[dict[str, Any]]
+    messages: Sequence[dict[str, Any]]  # address and merge values of the ledger
+    audience_rows: Sequence[dict[str, Any]]  # the same as it was frozen
+    chosen: Sequence[dict[str, Any]]  # campaigns that they were added to or taken out of by hand
+    engagement: Sequence[dict[str, Any]]  # when they last had a mail, opened, clicked
     events: Sequence[dict[str, Any]]
 
     @property
     def anything(self) -> bool:
-        return bool(self.explained or self.suppressions or self.raw_rows or self.rejected_rows or self.consents)
+        rows = self.raw_rows or self.rejected_rows or self.messages or self.audience_rows
+        return bool(self.explained or self.suppressions or self.consents or rows)
 
 
 def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held:
@@ -49,6 +54,8 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
     found = [
         explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one, same=same) for one in who.keys
     ]
+    which = {"tenant_id": tenant.id, "ids": list(who.contact_ids), "keys": list(who.keys),
+             "message_ids": list(who.message_ids)}  # fmt: skip
     known = {one.contact["id"] if one.contact else one.asked: one for one in found if one is not None}
     return Held(
         tenant=tenant.slug,
@@ -64,6 +71,10 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
         ],
         raw_rows=_raw(conn, lake, tenant, who),
         rejected_rows=_rows(conn, lake, tenant, who, "rejected"),
+        messages=explain.rows(conn, "held_messages", which),
+        audience_rows=_rows(conn, lake, tenant, who, "audiences"),
+        chosen=explain.rows(conn, "held_choices", which),
+        engagement=explain.rows(conn, "held_engagement", which),
         events=_rows(conn, lake, tenant, who, "events"),
     )  # fmt: skip
 
@@ -94,5 +105,8 @@ def _rows(conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person, dat
         theirs = erasure_rows.own_rows(who, dataset, schema)
         if dataset == "events":
             theirs = pl.col("message").is_in(list(who.message_ids))
+        if dataset == "audiences":  # one that is shown as one with them for a number has an address of their own
+            theirs = pl.col("address_key").is_in(list(who.keys))
+            frame = frame.drop("aliases", strict=False)
         rows += frame.filter(theirs).collect(engine="streaming").to_dicts()
     return rows

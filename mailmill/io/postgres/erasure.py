@@ -100,8 +100,8 @@ def keep_hashes(conn: psycopg.Connection, tenant_id: int | None, found: Iterable
     conn.execute(SQL["keep_hashes"], {"scope": tenant_id, "channels": channels, "hashes": left})
 
 
-def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: bool) -> None:
-    """Erase a person of a tenant and leave the hashes. Run under `hold`.
+def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: bool) -> int:
+    """Erase a person of a tenant and leave the hashes. Run under `hold`. Out: rows of the operator's list that stay.
 
     In: everywhere, the hashes count for every tenant, and the operator's own suppressions go as well.
     """
@@ -119,6 +119,8 @@ def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: 
         conn.execute(SQL[statement], which)
     sightings.remove(conn, tenant_id, pl.Series(who.contact_ids, dtype=pl.Int64))
     raise_change_number(conn)
+    row = conn.execute(SQL["operators"], which).fetchone()
+    return int(row[0]) if row else 0
 
 
 # ---------------------------------------------------------------- mentions anywhere

@@ -130,14 +130,14 @@ def _stories(
     sightings: Sequence[Sighting],
     consent: str | None,
 ) -> list[Story]:
-    messages = {row["campaign_id"]: row for row in _all(conn, "messages", which)}
+    messages = {row["campaign_id"]: row for row in rows(conn, "messages", which)}
     attempts: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     ids = [row["id"] for row in messages.values()]
-    for row in _all(conn, "attempts", {**which, "message_ids": ids}):
+    for row in rows(conn, "attempts", {**which, "message_ids": ids}):
         attempts[row.pop("message_id")].append(row)
     member_of = _segments(conn, lake, which)
     stories = []
-    for row in _all(conn, "campaigns", which):
+    for row in rows(conn, "campaigns", which):
         facts = CampaignFacts(**row, in_segment=member_of.get(row["segment"]))
         message = messages.get(facts.id)
         code, why = (
@@ -170,11 +170,11 @@ def _segments(conn: psycopg.Connection, lake: Lake, which: Mapping[str, Any]) ->
     return {part: not lake.scan(paths, _SEGMENT).filter(wanted).collect().is_empty() for part, paths in files.items()}
 
 
-def _all(conn: psycopg.Connection, name: str, which: Mapping[str, Any]) -> list[dict[str, Any]]:
+def rows(conn: psycopg.Connection, name: str, which: Mapping[str, Any]) -> list[dict[str, Any]]:
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(SQL[name], which).fetchall()
 
 
 def _one(conn: psycopg.Connection, name: str, which: Mapping[str, Any]) -> dict[str, Any] | None:
-    rows = _all(conn, name, which)
-    return rows[0] if rows else None
+    found = rows(conn, name, which)
+    return found[0] if found else None

@@ -236,12 +236,23 @@ def test_a_deleted_tag_leaves_its_contacts_and_no_load_brings_it_back(people: Pe
 
 def test_export_gives_what_is_held_and_nothing_of_another_person(people: People) -> None:
     people.planned("acme", source=POLICY)
+    people.rows("INSERT INTO engagement (contact_id, tenant_id, last_opened)"
+                " SELECT id, 1, 1777680000 FROM contacts WHERE match_key = %s", ANN)  # fmt: skip
+    people.rows("INSERT INTO campaign_recipients SELECT 1, id, 1, true FROM contacts WHERE match_key = %s", ANN)
     [held] = people.ask("export", ANN)
     assert held["explained"][0]["contact"]["phone"] == "+4315337031"
     assert [row["name"] for row in held["raw_rows"]] == ["Ann"]
     assert [row["reason"] for row in held["rejected_rows"]] == ["local_part_syntax"]
     assert held["explained"][0]["campaigns"][0]["message"]["state"] == "queued"
     assert "joann" not in str(held).lower()
+    assert [(row["address"], row["merge_values"]) for row in held["messages"]] == [
+        ("Ann@people.example", {"email": "Ann@people.example"})
+    ]
+    assert [row["merge_values"] for row in held["audience_rows"]] == ["Ann@people.example"]
+    assert (held["engagement"][0]["last_opened"], held["chosen"]) == (
+        "2026-05-02T00:00:00+00:00",
+        [{"campaign": "spring", "added": True}],
+    )
     out = people.mill.project / "ann.json"
     people.do("export", ANN, "--out", str(out))
     assert out.stat().st_mode & 0o777 == 0o600 and ANN in out.read_text().lower()

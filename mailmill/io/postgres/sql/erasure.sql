@@ -127,6 +127,11 @@ DELETE FROM suppressions
 DELETE FROM suppression_removals
  WHERE (tenant_id = %(tenant_id)s OR %(everywhere)s AND tenant_id IS NULL) AND address_key = ANY(%(keys)s);
 
+-- name: operators
+-- Of the list that is for every tenant, and of what was taken off it.
+SELECT (SELECT count(*) FROM suppressions WHERE tenant_id IS NULL AND address_key = ANY(%(keys)s) AND reason <> 'forgotten')
+     + (SELECT count(*) FROM suppression_removals WHERE tenant_id IS NULL AND address_key = ANY(%(keys)s));
+
 -- name: columns
 -- Every column that can hold text, of every table of a schema; partitions are read through their parent.
 SELECT c.relname AS table, a.attname AS column, format_type(a.atttypid, NULL) AS type,

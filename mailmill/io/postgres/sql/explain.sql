@@ -73,6 +73,26 @@ SELECT a.message_id, a.attempt, a.at, t.slug AS transport, a.connection, a.stage
   FROM attempts a LEFT JOIN transports t ON t.id = a.transport_id
  WHERE a.message_id = ANY(%(message_ids)s) AND a.tenant_id = %(tenant_id)s ORDER BY a.message_id, a.attempt;
 
+-- name: held_messages
+-- What the ledger says to whom, apart from what became of it.
+SELECT m.id, c.slug AS campaign, m.address, m.domain, m.provider,
+       (SELECT jsonb_object_agg(n.name, nullif(v.value, E'\x02'))
+          FROM jsonb_array_elements_text(c.content -> 'merge_fields') WITH ORDINALITY n (name, at)
+          JOIN string_to_table(f.merge_values, E'\x1f') WITH ORDINALITY v (value, at) USING (at)) AS merge_values
+  FROM messages m JOIN campaigns c ON c.id = m.campaign_id LEFT JOIN message_fields f ON f.message_id = m.id
+ WHERE m.tenant_id = %(tenant_id)s AND m.id = ANY(%(message_ids)s) AND m.address_key = ANY(%(keys)s) ORDER BY m.id;
+
+-- name: held_engagement
+SELECT to_timestamp(max(last_accepted)) AS last_accepted, to_timestamp(max(last_delivered)) AS last_delivered,
+       to_timestamp(max(last_opened)) AS last_opened, to_timestamp(max(last_clicked)) AS last_clicked,
+       to_timestamp(max(last_bounced)) AS last_bounced
+  FROM engagement WHERE tenant_id = %(tenant_id)s AND contact_id = ANY(%(ids)s) HAVING count(*) > 0;
+
+-- name: held_choices
+-- Campaigns that a person added them to or took them out of.
+SELECT c.slug AS campaign, r.added FROM campaign_recipients r JOIN campaigns c ON c.id = r.campaign_id
+ WHERE r.tenant_id = %(tenant_id)s AND r.contact_id = ANY(%(ids)s) ORDER BY c.id;
+
 -- name: contact_of_message
 SELECT contact_id FROM messages WHERE id = %(message_id)s AND tenant_id = %(tenant_id)s AND campaign_id = %(campaign_id)s;
 
