@@ -14,7 +14,7 @@ from mailmill.cli.app import Json, answer_json, answer_table, app, installation,
 from mailmill.cli.forget import AskedFor, key_of
 from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, consents, erasure, suppressions, tags
+from mailmill.io.postgres import aliases, campaigns, consents, erasure, suppressions, tags
 from mailmill.io.postgres import contacts as stored
 from mailmill.io.postgres import ingest as sources
 from mailmill.io.postgres.audiences import PostgresContacts
@@ -108,14 +108,15 @@ def _only(found: list[SourceRow], tenant: str) -> SourceRow:
 def history(address: AskedFor, tenant: TenantOption = None, json: Json = False) -> None:
     """What became of a contact: created, consents, suppressed and why, taken back and why."""
     key = key_of(address)
-    answers = []
+    answers, lake = [], installation().lake
     with reading() as conn:
         for one in chosen(conn, tenant):
             who = erasure.person(conn, one.id, [key])
-            contact = who.contact_ids[0] if who.contact_ids else None
-            rows = consents.history(conn, one.id, contact, who.keys)
-            consent = consents.current(conn, one.id, contact) if contact is not None else None
-            if rows:
+            others = aliases.of(conn, lake, one.id, who.keys)
+            ids = (*who.contact_ids, *erasure.ids_of(conn, one.id, others))
+            consent = consents.current(conn, one.id, ids)
+            if rows := consents.history(conn, one.id, ids, [*who.keys, *others]):
+                contact = ids[0] if ids else None
                 answers.append({"tenant": one.slug, "contact_id": contact, "consent": consent, "history": rows})
     if not answers:
         raise Misconfigured(f"{address} is no contact and has no history here")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -47,10 +47,13 @@ class Held:
 
 def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held:
     """In: a transaction that sees one moment; key, as contacts.match_key."""
-    same, _ = aliases.of_mailbox(conn, lake, tenant.id, [key])  # who else has their number is somebody else's to read
+    same, others = aliases.of_mailbox(
+        conn, lake, tenant.id, [key]
+    )  # who else has their number is somebody else's to read
     mails = [one for one in same if channel_of(one) == "email"]
     who = erasure.person(conn, tenant.id, [key, *mails], erasure.ids_of(conn, tenant.id, same))
-    contact = who.contact_ids[0] if who.contact_ids else None
+    # what counts for them is the consent of all who are shown as one with them
+    consent = consents.current(conn, tenant.id, (*who.contact_ids, *erasure.ids_of(conn, tenant.id, others)))
     found = [
         explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one, same=same) for one in who.keys
     ]
@@ -60,9 +63,9 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
     return Held(
         tenant=tenant.slug,
         keys=who.keys,
-        consent=consents.current(conn, tenant.id, contact) if contact is not None else None,
-        explained=list(known.values()),
-        history=consents.history(conn, tenant.id, contact, who.keys),
+        consent=consent,
+        explained=[replace(one, consent=consent) if one.contact else one for one in known.values()],
+        history=consents.history(conn, tenant.id, who.contact_ids, who.keys),
         consents=consents.held(conn, tenant.id, who.keys),
         suppressions=[
             row

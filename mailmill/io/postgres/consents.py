@@ -16,6 +16,7 @@ from mailmill.io.postgres.suppressions import suppress
 from mailmill.pipelines.configuration.words import LawfulBasis
 from mailmill.pipelines.ingest import cells
 from mailmill.pipelines.ingest.erasure import channel_of
+from mailmill.pipelines.ingest.persons import CONSENTS
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.validation import FIELD
 
@@ -115,18 +116,18 @@ def said(rows: pl.DataFrame, basis: str, now: datetime) -> pl.DataFrame:
 
 
 def history(
-    conn: psycopg.Connection, tenant_id: int, contact_id: int | None, keys: Sequence[str]
+    conn: psycopg.Connection, tenant_id: int, contact_ids: Sequence[int], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What became of a contact by time: at, what, detail, basis, proof, source, by."""
+    """What became of a person's contacts by time: at, what, detail, basis, proof, source, by, address."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": list(keys)}
+        which = {"tenant_id": tenant_id, "ids": list(contact_ids), "keys": list(keys)}
         return cursor.execute(SQL["history"], which).fetchall()
 
 
-def current(conn: psycopg.Connection, tenant_id: int, contact_id: int) -> str | None:
-    """The lawful basis in force, 'withdrawn', or None where nothing is recorded."""
-    row = conn.execute(SQL["current"], {"tenant_id": tenant_id, "contact_id": contact_id}).fetchone()
-    return row[0] if row else None
+def current(conn: psycopg.Connection, tenant_id: int, contact_ids: Iterable[int]) -> str | None:
+    """The lawful basis in force for a person's contacts, 'withdrawn', or None where nothing is recorded."""
+    rows = conn.execute(SQL["current"], {"tenant_id": tenant_id, "ids": sorted(set(contact_ids))})
+    return min((word for (word,) in rows), key=CONSENTS.index, default=None)
 
 
 def held(conn: psycopg.Connection, tenant_id: int, keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from mailmill.io.postgres import aliases, consents, domains, erasure
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest import verdicts
 from mailmill.pipelines.ingest.domains import frame as domain_frame
-from mailmill.pipelines.ingest.persons import CONSENTS
 from mailmill.pipelines.read.explanation import (
     CampaignFacts,
     Explanation,
@@ -79,7 +78,8 @@ def _explain(
         suppressions = cursor.execute(SQL["suppressions"], which).fetchall()
     with conn.cursor(row_factory=class_row(Sighting)) as cursor:
         sightings = cursor.execute(SQL["sources"], which).fetchall()
-    consent = _consent(conn, tenant_id, contact_id, sorted(others))
+    ids = (contact_id, *erasure.ids_of(conn, tenant_id, sorted(others))) if contact_id is not None else ()
+    consent = consents.current(conn, tenant_id, ids)
     told = _values(conn, tenant_id, contact) if contact else []
     if contact is not None:
         contact = _weighed(conn, {name: value for name, value in contact.items() if name != "provenance"})
@@ -94,13 +94,6 @@ def _explain(
         aliases=sorted(others),
         consent=consent,
     )
-
-
-def _consent(conn: psycopg.Connection, tenant_id: int, contact_id: int | None, others: Sequence[str]) -> str | None:
-    if contact_id is None:
-        return None
-    said = [consents.current(conn, tenant_id, one) for one in (contact_id, *erasure.ids_of(conn, tenant_id, others))]
-    return min((one for one in said if one), key=CONSENTS.index, default=None) if others else said[0]
 
 
 def _weighed(conn: psycopg.Connection, contact: dict[str, Any]) -> dict[str, Any]:

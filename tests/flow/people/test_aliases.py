@@ -46,6 +46,9 @@ def test_P07_an_address_suppressed_after_the_audience_was_frozen_keeps_its_perso
     run()
     found = merged.rows("SELECT address_key, state::text, reason FROM messages WHERE address_key <> %s", BOB)
     assert found == [(mailed, "suppressed", "unsubscribed")]
+    [held], [lived] = merged.ask("export", mailed), merged.ask("contacts", "history", mailed)
+    assert (held["consent"], held["explained"][0]["consent"], lived["consent"]) == ("withdrawn",) * 3
+    assert [row["address"] for row in lived["history"] if row["what"] == "suppressed"] == aliases
     [told] = merged.ask("explain", mailed)
     assert (told["aliases"], told["consent"]) == (aliases, "withdrawn")
     assert [(one["address"], one["reason"]) for one in told["suppressions"]] == [(aliases[0], "unsubscribed")]

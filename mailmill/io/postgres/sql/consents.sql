@@ -42,42 +42,46 @@ SELECT %(tenant_id)s, CASE WHEN r.key LIKE '%%@%%' THEN 'email' ELSE 'phone' END
 ON CONFLICT DO NOTHING;
 
 -- name: history
--- What became of a contact, by time: first seen, consents given and withdrawn, suppressed and taken back.
+-- What became of a person's contacts, by time: first seen, consents given and withdrawn, suppressed and taken back.
 WITH words AS (
   SELECT *, CASE WHEN tenant_id IS NULL THEN 'for every tenant' WHEN scope_campaign_id IS NOT NULL THEN 'for one campaign' END AS scope
-    FROM (SELECT tenant_id, reason, scope_campaign_id, event_id, note, created_at AS at, expires_at, NULL::timestamptz AS removed_at,
-                 NULL AS removed_by, NULL AS why
+    FROM (SELECT tenant_id, address_key, reason, scope_campaign_id, event_id, note, created_at AS at, expires_at,
+                 NULL::timestamptz AS removed_at, NULL AS removed_by, NULL AS why
             FROM suppressions WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)
           UNION ALL
-          SELECT tenant_id, reason, scope_campaign_id, event_id, note, suppressed_at, NULL, removed_at, removed_by, why
+          SELECT tenant_id, address_key, reason, scope_campaign_id, event_id, note, suppressed_at, NULL, removed_at, removed_by, why
             FROM suppression_removals WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL) AND address_key = ANY(%(keys)s)) s)
-SELECT at, what, detail, basis, proof, source, by FROM (
-  SELECT c.created_at AS at, 'created' AS what, NULL AS detail, NULL AS basis, NULL AS proof, NULL AS source, NULL AS by
-    FROM contacts c WHERE c.id = %(contact_id)s AND c.tenant_id = %(tenant_id)s
+SELECT at, what, detail, basis, proof, source, by, address FROM (
+  SELECT c.created_at AS at, 'created' AS what, NULL AS detail, NULL AS basis, NULL AS proof, NULL AS source, NULL AS by,
+         c.match_key AS address
+    FROM contacts c WHERE c.id = ANY(%(ids)s::bigint[]) AND c.tenant_id = %(tenant_id)s
   UNION ALL
-  SELECT k.at, 'consent ' || k.status, CASE WHEN k.of_list THEN 'of the whole batch' END, k.basis, k.proof, s.slug, k.recorded_by
+  SELECT k.at, 'consent ' || k.status, CASE WHEN k.of_list THEN 'of the whole batch' END, k.basis, k.proof, s.slug, k.recorded_by,
+         k.address_key
     FROM consents k LEFT JOIN sources s ON s.id = k.source_id
    WHERE k.tenant_id = %(tenant_id)s AND k.address_key = ANY(%(keys)s)
   UNION
-  SELECT k.at, 'consent ' || k.status, 'of the whole batch', k.basis, k.proof, s.slug, k.recorded_by
+  SELECT k.at, 'consent ' || k.status, 'of the whole batch', k.basis, k.proof, s.slug, k.recorded_by, c.match_key
     FROM consents k JOIN sources s ON s.id = k.source_id
     JOIN contact_sources x ON x.source_id = k.source_id AND k.batch_id IN (x.first_batch_id, x.last_batch_id)
+    JOIN contacts c ON c.id = x.contact_id AND c.tenant_id = %(tenant_id)s
    WHERE k.tenant_id = %(tenant_id)s AND k.address_key IS NULL AND x.tenant_id = %(tenant_id)s
-     AND x.block = %(contact_id)s::bigint >> 6 AND x.contact_id = %(contact_id)s
+     AND x.block = ANY(ARRAY(SELECT id >> 6 FROM unnest(%(ids)s::bigint[]) id)) AND x.contact_id = ANY(%(ids)s::bigint[])
   UNION ALL
-  SELECT at, 'suppressed', concat_ws(', ', reason, scope, 'until ' || expires_at), NULL, note, NULL, NULL FROM words
+  SELECT at, 'suppressed', concat_ws(', ', reason, scope, 'until ' || expires_at), NULL, note, NULL, NULL, address_key FROM words
   UNION ALL
-  SELECT at, 'consent withdrawn', reason, NULL, event_id, NULL, NULL FROM words
+  SELECT at, 'consent withdrawn', reason, NULL, event_id, NULL, NULL, address_key FROM words
    WHERE scope IS DISTINCT FROM 'for one campaign' AND reason IN ('unsubscribed', 'complained')
   UNION ALL
-  SELECT expires_at, 'active again', concat_ws(', ', reason, scope), NULL, NULL, NULL, NULL FROM words WHERE expires_at <= clock_timestamp()
+  SELECT expires_at, 'active again', concat_ws(', ', reason, scope), NULL, NULL, NULL, NULL, address_key FROM words
+   WHERE expires_at <= clock_timestamp()
   UNION ALL
-  SELECT removed_at, 'suppression removed', concat_ws(', ', reason, scope), NULL, why, NULL, removed_by FROM words
+  SELECT removed_at, 'suppression removed', concat_ws(', ', reason, scope), NULL, why, NULL, removed_by, address_key FROM words
    WHERE removed_at IS NOT NULL) h
- ORDER BY at, what;
+ ORDER BY at, what, address;
 
 -- name: current
-SELECT consent FROM consents_of(%(tenant_id)s, %(contact_id)s, %(contact_id)s);
+SELECT consent FROM unnest(%(ids)s::bigint[]) id, consents_of(%(tenant_id)s, id, id);
 
 -- name: held
 SELECT channel, status, basis, proof, at, recorded_at, recorded_by FROM consents
