@@ -181,8 +181,8 @@ def test_while_dns_is_silent_a_campaign_waits_in_planning(world):
 
 def test_without_a_resolver_only_a_sandbox_is_sent_to(world):
     assert world.start()[0].state == "running"
-    to_a_relay(world)
     world.run("UPDATE campaigns SET state = 'draft', first_message_id = NULL")
     world.run("DELETE FROM messages")
+    to_a_relay(world)
     (planned,) = world.start()
     assert planned.state == "failed" and "MAILMILL_RESOLVER" in str(planned.reason)
