@@ -124,8 +124,8 @@ def remember(
 def held(conn: psycopg.Connection, source: SourceRow) -> list[Held]:
     found = []
     facts = {"tenant_id": source.tenant_id, "source_id": source.id}
-    for batch_id, origin, surprise, names, mapping in conn.execute(SQL["held"], facts):
-        problem = unreadable(names, source.spec.columns)
+    for batch_id, origin, surprise, names, mapping, few in conn.execute(SQL["held"], facts):
+        problem = unreadable(names, source.spec.columns, few=few)
         remapped = mapping != source.spec.columns
         why = problem or surprise or "the next import takes it in"
         found.append(Held(batch=batch_id, origin=origin, why=why, readable=problem is None, remapped=remapped))

@@ -105,7 +105,7 @@ class IngestStore:
             if batch_id is not None:
                 facts = {
                     "columns": list(batch.table.columns), "origin": batch.origin, "mapping": source.spec.columns,
-                    "surprise": surprise,
+                    "surprise": surprise, "few": batch.few,
                 }  # fmt: skip
                 for file in writer.files:
                     manifest.add(

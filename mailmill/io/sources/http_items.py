@@ -15,7 +15,6 @@ from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.rejects import WITHDRAWN
 
 _DELETED = ("deleted", "deleted_at")
-_FEW = 20  # items that say nothing about a field which all of them lack
 
 
 def content_key(items: Sequence[Mapping[str, Any]]) -> str:
@@ -23,14 +22,12 @@ def content_key(items: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(_json(items, orjson.OPT_SORT_KEYS).encode()).hexdigest()
 
 
-def items_table(items: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> RawTable:
-    """A row an item. In: fields, the documented ones, which are columns although nobody has them."""
+def items_table(items: Sequence[Mapping[str, Any]]) -> RawTable:
+    """A row an item."""
     gone = [_says_deleted(item) for item in items]
     names = [name for name in dict.fromkeys(name for item in items for name in item) if name not in _DELETED]
     columns = dict(zip(names, headers(names), strict=True))
     rows = [{columns[name]: _text(value) for name, value in item.items() if name in columns} for item in items]
-    if rows and len(items) < _FEW:  # an API may leave out what is null
-        rows[0] = rows[0] | {name: None for name in fields if name not in rows[0]}
     table = table_of(rows)
     if not any(gone):
         return table

@@ -21,7 +21,9 @@ from mailmill.io.sources import connections, http_answers
 from mailmill.io.sources.connections import Refused
 from mailmill.io.sources.http_answers import Page
 from mailmill.io.sources.http_items import content_key, items_table
+from mailmill.pipelines.ingest.columns import MOST
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
+from mailmill.pipelines.ingest.raw import few
 
 _CONTACT = ("email", "name", "phone", "page_url", "domain", "language", "category", "country", "found_at")
 RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path, documented fields
@@ -32,7 +34,6 @@ RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path,
     ),
 }
 _CURSOR_GONE = 410  # the page cursor is too old; the walk begins again
-_MOST_FIELDS = 2_000  # different names in a batch
 _BEGINNINGS = 4  # of a walk in one import, the first one too
 _LATER = (408, 425, 429)  # the request is not wrong, only too slow, too early or one too many
 _REFUSED_ATTEMPTS = 3  # where nobody listens; with the default pauses that takes three seconds
@@ -131,11 +132,12 @@ class HttpFeed:
 
     def _batch(self, items: list[dict[str, Any]], cursor: Cursor) -> RawBatch:
         names = {name for item in items for name in item}
-        if len(names) > _MOST_FIELDS:  # ids in place of names, probably; each would be a column, and a custom field
+        if len(names) > MOST:  # ids in place of names, probably; each would be a column, and a custom field
             raise http_answers.wrong(f"the items have {len(names):,} different fields", self._place)
-        table = items_table(items, self._fields)
+        table = items_table(items)
+        little = few(table.frame)
         missing = [name for name in self._fields if not any(name in item for item in items)]
-        notes = (f"the API's answer lacks: {', '.join(missing)}",) if missing else ()
+        notes = (f"the API's answer lacks: {', '.join(missing)}",) if missing and not little else ()
         if not items:
             notes = ("the API's answer has no item",)
         return RawBatch(
@@ -145,6 +147,7 @@ class HttpFeed:
             table=table,
             cursor=cursor,
             notes=notes,
+            few=little,
         )
 
     def _page(self, client: httpx.Client, state: Mapping[str, Any]) -> Page | None:

@@ -11,7 +11,7 @@ import orjson
 import polars as pl
 
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
-from mailmill.pipelines.ingest.raw import CELL, RawTable
+from mailmill.pipelines.ingest.raw import CELL, RawTable, few
 
 ORIGIN = "manual"
 
@@ -27,7 +27,8 @@ class Typed:
         """One batch with all rows."""
         table = table_of(self.rows)
         said = orjson.dumps([self.at.isoformat(), [dict(row) for row in self.rows]], option=orjson.OPT_SORT_KEYS)
-        yield RawBatch(key=hashlib.sha256(said).hexdigest(), origin=ORIGIN, seen_at=self.at, table=table)
+        key = hashlib.sha256(said).hexdigest()
+        yield RawBatch(key=key, origin=ORIGIN, seen_at=self.at, table=table, few=few(table.frame))
 
 
 def table_of(rows: Sequence[Mapping[str, str | None]]) -> RawTable:

@@ -27,6 +27,7 @@ def batch_facts(source: SourceRow, batch: BatchRow) -> BatchFacts:
     return BatchFacts(
         batch_id=batch.id, source=source.slug, seen_at=batch.seen_at, columns=source.spec.columns,
         tags=source.spec.tags, country=source.spec.country, origin=batch.origin, fields=source.fields,
+        sparse=source.spec.type != "csv",
     )  # fmt: skip
 
 

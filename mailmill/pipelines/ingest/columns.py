@@ -30,6 +30,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "seen_at": ("found_at", "seen_at", "last_seen", "updated_at", "modified_at", "created_at"),
 }  # fmt: skip
 _STREETS = ("address", "mail_address")  # or e-mail, where no other column is: each cell says which
+MOST = 2_000  # columns of rows each of which names its own
 _LATIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "đ": "d", "ð": "d", "ł": "l", "ı": "i", "þ": "th"})
 _PLAUSIBLE_ADDRESS = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
 
@@ -65,10 +66,11 @@ def looks_like_data(cells: Sequence[str]) -> bool:
     return any(_PLAUSIBLE_ADDRESS.match(cell.strip().strip("<>")) for cell in cells)
 
 
-def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> ColumnMap:
+def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str, few: bool = False) -> ColumnMap:
     """Find the fields among a source's columns.
 
-    In:     names of the columns; wanted: field -> header, as the operator maps them (case does not matter).
+    In:     names of the columns; wanted: field -> header, as the operator maps them (case does not matter); few: so
+            few rows, each with the fields it has, that what all of them lack is not gone.
     Raises: Misconfigured when a mapped column is gone, or when no column holds an address or a phone number:
             the source changed its columns, and nothing of it has been taken in.
     """
@@ -82,6 +84,8 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
     custom: dict[str, str] = {}
     for field, header in wanted.items():
         column = header if header in names else next(iter(by_name.get(_any_script(header), ())), None)
+        if column is None and few:
+            continue
         if column is None:
             raise Misconfigured(
                 f"there is no column {header!r}, which the source's `columns` names for {field}; there are: {shown}",
@@ -99,7 +103,7 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
     street = None if "email" in known else next(either, None)
     if street is not None:
         known["email"] = street  # and a custom field below
-    if not known.keys() & {"email", "phone"}:
+    if not few and not known.keys() & {"email", "phone"}:
         raise Misconfigured(
             f"no column holds an e-mail address or a phone number; there are: {shown}",
             place=place,
@@ -118,14 +122,19 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str) -> Co
     return ColumnMap(known=known, custom=custom, street=other, notes=tuple(notes))
 
 
-def unreadable(names: Sequence[str], wanted: Mapping[str, str]) -> str | None:
+def unreadable(names: Sequence[str], wanted: Mapping[str, str], *, few: bool) -> str | None:
     """Why these columns cannot be read by what the operator maps, as `mapped` says it; None when they can. What is
     empty has no columns, and can."""
     try:
-        mapped(names, wanted, place="") if names else None
+        mapped(names, wanted, place="", few=few) if names else None
     except Misconfigured as error:
         return error.message
     return None
+
+
+def united(names: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
+    """The columns of few rows, with those of the batch before, which these rows may just lack."""
+    return tuple(dict.fromkeys((*names, *before)))[: max(len(names), MOST)]
 
 
 def changed(before: Sequence[str], after: Sequence[str]) -> str | None:

@@ -44,7 +44,7 @@ def numbered_rows(numbers: Collection[str], frame: pl.LazyFrame, columns: Mappin
     In: E.164; else as raw_rows. A row with an address is somebody else's, who shares the number.
     """
     names = [name.removeprefix(CELL) for name in frame.collect_schema() if name.startswith(CELL)]
-    known = mapped(names, columns, place="").known if numbers and names else {}
+    known = mapped(names, columns, place="", few=True).known if numbers and names else {}
     if "phone" not in known:
         return []
     person, land = Person(keys=tuple(numbers)), known.get("country")
@@ -97,10 +97,7 @@ def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str], country: str | None
     """
     schema = frame.collect_schema()
     names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
-    try:
-        known = mapped(names, columns, place="").known if names else {}
-    except Misconfigured:
-        known = {}
+    known = mapped(names, columns, place="", few=True).known if names else {}
     wanted = [known[field] for field in ("email", "phone", "country") if field in known]
     rows = frame.select(CELL + header for header in wanted).unique().collect(engine="streaming") if wanted else None
     found: set[str] = set()

@@ -52,6 +52,7 @@ class RawBatch:
     table: RawTable
     cursor: Cursor | None = None
     notes: tuple[str, ...] = ()
+    few: bool = False  # rows, each with the fields it has: what all of them lack is not gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

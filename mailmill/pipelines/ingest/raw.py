@@ -16,6 +16,8 @@ RAW_SCHEMA = pl.Schema(
     }
 )  # and one String column `col:<header>` a column of the source
 
+_FEW = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawTable:
@@ -37,6 +39,12 @@ class RawTable:
         """All rows at once, of what is small."""
         whole = pl.Schema({**RAW_SCHEMA, **{CELL + name: pl.String() for name in self.columns}})
         return pl.concat([pl.DataFrame(schema=whole), *self.frames], how="diagonal")
+
+
+def few(frame: pl.DataFrame) -> bool:
+    """Whether so few rows could be read that a field which all of them lack is none that is gone, where each row names
+    the fields it has. What says that somebody was deleted does not count."""
+    return frame["problem"].null_count() < _FEW
 
 
 def raw_text(frame: pl.DataFrame) -> pl.Expr:

@@ -12,7 +12,7 @@ import polars as pl
 from mailmill.errors import Misconfigured, at
 from mailmill.pipelines.ingest import outcomes, validation, walks
 from mailmill.pipelines.ingest.batches import batch_facts, named, rules_of, too_many_rejected
-from mailmill.pipelines.ingest.columns import changed, mapped
+from mailmill.pipelines.ingest.columns import changed, mapped, united
 from mailmill.pipelines.ingest.duplicates import Buckets
 from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.ingest.outcomes import Loaded, Received, Validated
@@ -66,6 +66,8 @@ def receive(
                 progress(f"refused {outcome.origin}")  # why, says who called
                 continue
             assert isinstance(said, RawBatch)
+            if said.few:
+                said = replace(said, table=replace(said.table, columns=united(said.table.columns, columns)))
             surprise = changed(columns, said.table.columns)
             hold = surprise is not None and source.spec.on_change == "hold" and not accept_columns
             try:
@@ -112,7 +114,7 @@ def _refusal(source: SourceRow, batch: RawBatch) -> Refusal | None:
     if not batch.table.columns:  # empty: there is nothing to lose
         return None
     try:
-        mapped(batch.table.columns, source.spec.columns, place=batch.origin)
+        mapped(batch.table.columns, source.spec.columns, place=batch.origin, few=batch.few)
     except Misconfigured as error:
         if batch.cursor is not None:
             raise

@@ -18,7 +18,7 @@ from mailmill.pipelines.ingest import cells, fields
 from mailmill.pipelines.ingest.ahead import ahead, prefetched
 from mailmill.pipelines.ingest.columns import ColumnMap, mapped
 from mailmill.pipelines.ingest.duplicates import COPIES_SCHEMA, Buckets
-from mailmill.pipelines.ingest.raw import CELL, raw_text
+from mailmill.pipelines.ingest.raw import CELL, few, raw_text
 from mailmill.pipelines.ingest.rejects import MAX_VALUE, RAW_TEXT_LIMIT, REJECTED_SCHEMA, counted
 from mailmill.pipelines.ingest.values import KNOWN, values_of
 
@@ -58,6 +58,7 @@ class BatchFacts:
     country: str | None = None  # of rows that name none
     origin: str = ""
     fields: tuple[FieldSpec, ...] = ()  # the tenant's custom fields with a type
+    sparse: bool = False  # each row names the fields it has, as the items of an API do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
     nobody, nothing = pl.DataFrame(schema=VALUES_SCHEMA), pl.DataFrame(schema=_FAULTS_SCHEMA)
     if not names:
         return Checked(accepted=nobody, rejected=_rejected(raw, nothing, facts))
-    columns = mapped(names, facts.columns, place=facts.origin)
+    columns = mapped(names, facts.columns, place=facts.origin, few=facts.sparse and few(raw))
     readable = raw.filter(pl.col("problem").is_null()) if raw["problem"].null_count() < raw.height else raw
     if readable.is_empty():
         return Checked(accepted=nobody, rejected=_rejected(raw, nothing, facts), notes=columns.notes)
@@ -133,7 +134,7 @@ def match_keys(raw: pl.DataFrame, facts: BatchFacts) -> pl.Series:
     names = [name.removeprefix(CELL) for name in raw.columns if name.startswith(CELL)]
     if not names or raw.is_empty():
         return pl.Series("match_key", [None] * raw.height, dtype=pl.String)
-    known = mapped(names, facts.columns, place=facts.origin).known
+    known = mapped(names, facts.columns, place=facts.origin, few=facts.sparse and few(raw)).known
     reached = {field: header for field, header in known.items() if field in ("email", "phone", "country")}
     values = values_of(raw, ColumnMap(known=reached, custom={}), facts.country)
     return values.select(match_key=pl.coalesce("address_key", "e164")).to_series()

@@ -380,17 +380,18 @@ def test_P04_an_api_whose_columns_come_go_or_are_renamed_is_held_where_its_sourc
     source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", on_change="hold")
     api.items = [ANN | {"town": "Rome"}]
     sync(mill, source, api)
+    many = [BOB | {"city": "Rome", "page": n} for n in range(20)]
     changes = (
-        (BOB | {"town": "Rome", "room": 7}, "new: room"), (BOB | {"city": "Rome"}, "gone: town; new: city"),
+        ([BOB | {"town": "Rome", "room": 7}], "new: room"), ([BOB | {"city": "Rome"}], "; new: city"),
+        (many, "gone: town; new: city, page"),
     )  # fmt: skip
-    for change, says in changes:
-        api.changed = [change]
-        assert says in sync(mill, source, api).received.held[-1].why
+    for api.changed, says in changes:
+        assert sync(mill, source, api).received.held[-1].why.endswith(says)
         assert list(mill.contacts()) == ["ann@x.org"]
-    assert mill.store.release(source, accept=True) == 2
+    assert mill.store.release(source, accept=True) == 3
     stage.validate(source, mill.store)
     stage.load(source, mill.store, mill.store)
-    assert mill.contacts()["bob@x.org"]["fields"].keys() == {"town", "room", "city"}
+    assert mill.contacts()["bob@x.org"]["fields"].keys() == {"town", "room", "city", "page"}
 
 
 def test_P04_a_batch_that_is_withheld_is_listed_though_most_of_it_are_deletions(mill, api) -> None:
@@ -401,6 +402,28 @@ def test_P04_a_batch_that_is_withheld_is_listed_though_most_of_it_are_deletions(
     with mill.database.transaction() as conn:
         [line] = waiting(sources.overview(conn)[0])
     assert "is withheld: 8 of 20 rows were rejected" in line
+
+
+@pytest.mark.parametrize("spec", [{"columns": {"city": "town"}}, {"on_change": "hold"}], ids=["mapped", "hold"])
+def test_P04_a_field_that_an_answer_just_lacks_stops_no_sync_and_no_deletion(mill, api, spec) -> None:
+    source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", on_delete="withdraw", **spec)
+    api.items = [ANN | {"town": "Rome"}, CY | {"town": "Oslo"}]
+    sync(mill, source, api)
+    for api.changed in ([BOB], [ANN | {"deleted": True}], [DEE | {"town": "Bern"}]):
+        done = sync(mill, source, api)
+        assert (done.received.held, [note for note in done.received.notes if "new: " not in note]) == ((), [])
+    assert {key: status for key, (status, _) in standing(mill).items()} == {
+        "ann@x.org": "withdrawn", "bob@x.org": "active", "cy@x.org": "active", "dee@x.org": "active"}  # fmt: skip
+    fields = mill.contacts()["dee@x.org"]["fields"]
+    assert fields == {next(iter(spec.get("columns", {"town": "town"}))): "Bern"}
+    stage.validate_again(source, mill.store)  # what is kept is read so too
+    assert stage.load(source, mill.store, mill.store).counts.left == 0
+    api.changed = [BOB | {"page": n} for n in range(25)] + [{"email": f"p{n}@x.org", "deleted": True} for n in range(9)]
+    if "columns" in spec:
+        with pytest.raises(Misconfigured, match="no column 'town'"):
+            sync(mill, source, api)
+    else:
+        assert "gone: " in sync(mill, source, api).received.held[0].why
 
 
 def test_on_delete_keep_keeps(mill, api) -> None:

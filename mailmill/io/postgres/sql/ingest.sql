@@ -61,8 +61,9 @@ SELECT m.facts -> 'columns' FROM batches b JOIN manifest m ON m.batch_id = b.id 
 UPDATE batches SET state = 'raw' WHERE tenant_id = %(tenant_id)s AND id = ANY (%(batches)s) AND state = 'held';
 
 -- name: held
--- What is held, with its columns and the mapping under which it was.
-SELECT DISTINCT ON (b.id) b.id, b.origin, m.facts ->> 'surprise', m.facts -> 'columns', m.facts -> 'mapping'
+-- What is held, with its columns and the mapping under which it was, and whether its rows are too few to miss a column.
+SELECT DISTINCT ON (b.id) b.id, b.origin, m.facts ->> 'surprise', m.facts -> 'columns', m.facts -> 'mapping',
+       coalesce((m.facts ->> 'few')::boolean, false)
   FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
  WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state = 'held' ORDER BY b.id;
 
