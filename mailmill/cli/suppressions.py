@@ -16,7 +16,7 @@ from mailmill.cli import suppression_files
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import key_of
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, erasure, suppressions
+from mailmill.io.postgres import campaigns, consents, erasure, suppressions
 from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.target import windows
@@ -193,4 +193,16 @@ def remove(
             conn, tenant_id=whose(conn, tenant, all), address_keys=keys, by=person(), why=reason,
             scope_campaign_id=_scope(conn, tenant, campaign),
         )  # fmt: skip
-    answer_json({"removed": removed}) if json else print(f"{removed:,} removed")
+        withdrawn = [] if tenant is None else _withdrawn(conn, campaigns.tenant_id(conn, tenant), keys)
+    if json:
+        answer_json({"removed": removed, "consent_withdrawn": len(withdrawn)})
+        return
+    print(f"{removed:,} removed")
+    for key in withdrawn:
+        print(f"{key}: the consent stays withdrawn until `mailmill contacts consent {key} grant --tenant {tenant} …`")
+
+
+def _withdrawn(conn: psycopg.Connection, tenant_id: int, keys: list[str]) -> list[str]:
+    """Who is not mailed all the same."""
+    said = {key: consents.current(conn, tenant_id, erasure.ids_of(conn, tenant_id, [key])) for key in keys}
+    return [key for key, consent in said.items() if consent == "withdrawn"]
