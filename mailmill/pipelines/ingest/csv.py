@@ -7,6 +7,7 @@ breaks, stray quotes) goes through Python's csv, record by record (records.py).
 from __future__ import annotations
 
 import csv
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ def read_csv(
     In:     content whole or in blocks; blocks are walked twice where no encoding is named, else once. Encoding and
             delimiter where they are known, else they are found.
     Out:    RawTable, its rows read chunk by chunk; an empty file has no rows and no columns. Blank lines are no rows.
-    Raises: Misconfigured when there is no header line to tell several columns apart, or no such encoding.
+    Raises: Misconfigured when there is no header line to tell several columns apart, no such encoding or delimiter.
     """
     blocks = [content] if isinstance(content, bytes) else content
     encoding = surveyed(blocks) if encoding is None else known(encoding)
@@ -45,7 +46,7 @@ def read_csv(
         return RawTable(frames=[], columns=(), encoding=encoding)
     sep, skipped = first.text[0], 0
     if sep.lower().startswith("sep=") and len(sep.strip()) <= 5:  # Excel's own way to name its delimiter
-        delimiter, skipped = delimiter or sep[4:5] or None, 1
+        delimiter, skipped = delimiter or _said(sep[4:5]), 1
     delimiter = delimiter or _delimiter(first.text[skipped : skipped + 50])
     cells, used = _header(first, skipped, delimiter)
     if len(cells) > MAX_COLUMNS:
@@ -73,6 +74,13 @@ def _first_lines(chunks: Iterator[Lines]) -> tuple[int, Lines | None]:
             return line + int(filled[0]), lines.since(int(filled[0]))
         line += len(lines.text)
     return line, None
+
+
+def _said(character: str) -> str | None:
+    """The delimiter that a file names; None where it names none."""
+    if character and (character.isalnum() or character == '"' or not character.isascii()):
+        raise Misconfigured(f"the first line says that fields end at {character}", remedy="Write , or ; there.")
+    return character or None
 
 
 def _delimiter(sample: pl.Series) -> str:
@@ -175,7 +183,7 @@ class _Reader:
 
     def _classified(self, lines: Lines) -> pl.DataFrame:
         """index, text and kind of each line: good, blank, tangled, or the reason code of what is wrong with it."""
-        sep = "\\" + self.delimiter if self.delimiter == "|" else self.delimiter
+        sep = re.escape(self.delimiter)
         field = rf'(?:"(?:[^"]|"")*"|[^"{sep}]*)'
         text = pl.col("text")
         frame = pl.DataFrame({"text": lines.text, "bad": lines.undecodable}).with_row_index("index")

@@ -140,6 +140,18 @@ def test_F37_a_named_encoding_is_kept_to_and_an_unknown_one_is_said():
             read_csv(b"email\n", encoding=name)
 
 
+@pytest.mark.parametrize("delimiter", [*"^]-.*(\\", " ", "\x01"])
+def test_F37_a_delimiter_that_a_file_names_is_taken_at_its_word(delimiter):
+    text = f'sep={delimiter}\nemail{delimiter}n\na@x{delimiter}"b c"\n{delimiter}\nb@x{delimiter}"d"\n'
+    assert rows(text) == ([(3, "a@x", "b c"), (5, "b@x", "d")], [])
+
+
+@pytest.mark.parametrize("delimiter", ["ÿ", "、", '"', "a"])
+def test_F37_what_can_be_no_delimiter_is_said_and_stops_no_other_file(delimiter):
+    with pytest.raises(Misconfigured, match=f"fields end at {delimiter}"):
+        read_csv(f"sep={delimiter}\nemail{delimiter}n\n".encode())
+
+
 def test_F37_duplicate_and_empty_headers_keep_their_columns():
     table = read_csv(b"email,note,note,\na@x.org,1,2,3\n")
     assert table.columns == ("email", "note", "note (2)", "column 4")
