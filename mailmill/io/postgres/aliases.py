@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 import psycopg
@@ -10,7 +10,9 @@ import psycopg
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import erasure, manifest
 from mailmill.io.postgres.generation_rows import merge_rule
+from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest.erasure import channel_of
+from mailmill.pipelines.ingest.erasure_rows import spellings
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.ingest.persons import mailboxes
 
@@ -42,7 +44,10 @@ def of_mailbox(
     rule = merge_rule(conn, tenant_id)
     own = set(mailboxes(match_keys, rule))
     keys = of(conn, lake, tenant_id, match_keys)
-    theirs = set(_of_mailboxes(conn, tenant_id, own)) if rule.strips else set()
+    mails = [box for box in own if channel_of(box) == "email"] if rule.strips else []
+    theirs = (
+        {*_of_mailboxes(conn, tenant_id, mails), *_spellings(conn, lake, tenant_id, mails, rule)} if mails else set()
+    )
     keys = sorted({*keys, *theirs})
     box = dict(zip(keys, mailboxes(keys, rule), strict=True))
     alone = rule.phone and all(box[key] in own for key in keys if "@" in key)
@@ -51,10 +56,19 @@ def of_mailbox(
     return same, [key for key in keys if key not in known]
 
 
-def _of_mailboxes(conn: psycopg.Connection, tenant_id: int, own: Iterable[str]) -> list[str]:
+def _of_mailboxes(conn: psycopg.Connection, tenant_id: int, mails: Sequence[str]) -> Iterator[str]:
     """Every key that the tenant has of these mailboxes: of contacts, messages, consents and suppressions."""
-    mails = [box for box in own if channel_of(box) == "email"]
     # whatever a rule takes out of an address, it is neither its first letter nor its domain
     likely = [f"{erasure.literally(box[0])}%@{erasure.literally(box.rpartition('@')[2])}" for box in mails]
     which = {"tenant_id": tenant_id, "mailboxes": mails, "likely": likely}
-    return [key for (key,) in conn.execute(erasure.SQL["of_mailboxes"], which)] if mails else []
+    return (key for (key,) in conn.execute(erasure.SQL["of_mailboxes"], which))
+
+
+def _spellings(
+    conn: psycopg.Connection, lake: Lake, tenant_id: int, mails: Sequence[str], rule: MergeSpec
+) -> Iterator[str]:
+    """Those of rows that became no contact."""
+    for dataset in ("raw", "rejected"):
+        for file in manifest.listed(conn, tenant_id=tenant_id, dataset=dataset):
+            if lake.path(file.file).exists():
+                yield from spellings(pl.scan_parquet(lake.path(file.file), glob=False), mails, rule)

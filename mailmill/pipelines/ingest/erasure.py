@@ -21,7 +21,7 @@ from mailmill.pipelines.ingest.formats import ENDINGS
 Channel = Literal["email", "phone"]
 MASK = "***"
 _GAP = r"[\s./()\x{a0}-]{0,3}"
-_WORD = r"\p{L}\p{N}"
+WORD = r"\p{L}\p{N}"
 
 
 def keyed_hash(secret: bytes, channel: Channel | Literal["mailbox"], key: str) -> str:
@@ -70,7 +70,7 @@ class Person:
         """Every spelling, in lower case; what is searched for byte by byte as well."""
         found: dict[str, None] = {}
         for text in (*self.keys, *self.spellings):
-            for written in (text.lower(), *_unicode_domain(text.lower())):
+            for written in (text.lower(), *unicode_domain(text.lower())):
                 for form in (written, written.replace("@", "%40"), json.dumps(written, ensure_ascii=False)[1:-1]):
                     found[form] = None
         return tuple(found)
@@ -84,7 +84,7 @@ class Person:
     def pattern(self) -> str:
         """A linear-time expression, so without look-around: group 1 before, group 2 after a mention."""
         words = "|".join(re.escape(needle).replace("\\ ", " ") for needle in self.words)
-        return rf"(?i)(^|[^{_WORD}._+-])(?:{words})($|[^{_WORD}._-]|[._-]+(?:$|[^{_WORD}._-]))"
+        return rf"(?i)(^|[^{WORD}._+-])(?:{words})($|[^{WORD}._-]|[._-]+(?:$|[^{WORD}._-]))"
 
     @cached_property
     def numbers(self) -> str | None:
@@ -103,7 +103,7 @@ class Person:
         return tuple({key[-6:] for key in self.keys if channel_of(key) == "phone"})
 
 
-def _unicode_domain(address: str) -> Iterable[str]:
+def unicode_domain(address: str) -> Iterable[str]:
     local, at, domain = address.rpartition("@")
     if at and "xn--" in domain:
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from functools import partial
 
 import polars as pl
 
+from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import addresses
-from mailmill.pipelines.ingest.erasure import Person, channel_of, masked, mentions
+from mailmill.pipelines.ingest.erasure import WORD, Person, channel_of, masked, mentions, text_of, unicode_domain
+from mailmill.pipelines.ingest.persons import mailbox
 
 OWN_KEYS = ("match_key", "address_key", "email", "address")  # columns that say whose row it is
 # datasets whose rows are counted and name nobody: they stay, what they tell of a person does not
@@ -56,6 +59,28 @@ def _of_others(texts: pl.Series, own: Collection[str]) -> pl.Series:
     keys = addresses.examine(typed["text"])["address_key"]
     others = typed.filter(keys.is_not_null() & ~keys.is_in(list(own)))["row"]
     return pl.int_range(texts.len(), dtype=pl.UInt32, eager=True).is_in(others.implode()).alias(texts.name)
+
+
+def spellings(frame: pl.LazyFrame, mailboxes: Collection[str], rule: MergeSpec) -> set[str]:
+    """The match keys of these mailboxes anywhere in a file's texts, however the rule lets them be written."""
+    texts = [text for name, kind in frame.collect_schema().items() if (text := text_of(name, kind)) is not None]
+    domains = {form.rpartition("@")[2] for box in mailboxes for form in (box, *unicode_domain(box))}
+    pattern = rf"(?i)(?:^|[^{WORD}._+-])((?:{'|'.join(_local(box, rule) for box in mailboxes)})@[{WORD}.-]+)"
+    likely = (
+        pl.when(text.str.contains_any([f"@{domain}" for domain in domains], ascii_case_insensitive=True)).then(text)
+        for text in texts
+    )
+    found = frame.select(pl.concat_list(text.str.extract_all(pattern).fill_null([]) for text in likely).alias("key"))
+    typed = found.explode("key").drop_nulls().select(pl.col("key").str.extract(pattern)).unique()
+    keys = addresses.examine(typed.collect(engine="streaming")["key"])["address_key"].drop_nulls().to_frame("key")
+    return set(keys.filter(mailbox(pl.col("key"), rule).is_in(list(mailboxes)))["key"])
+
+
+def _local(box: str, rule: MergeSpec) -> str:
+    """An expression for the part before the at sign."""
+    local, _, domain = box.rpartition("@")
+    between, after = r"\.?" if domain in rule.dots else "", r"(?:\+[^\s,;|<>()@]*)?" if rule.plus_tags else ""
+    return between.join(re.escape(letter) for letter in local) + after
 
 
 def told(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:

@@ -93,7 +93,7 @@ def test_P07_a_suppression_counts_for_its_mailbox_and_number_whether_or_not_they
 
 def test_who_is_forgotten_is_so_by_every_spelling_of_the_mailbox_published_or_not(people: People) -> None:
     rows = "ann+news@people.example", "jo@people.example", "jo+news@people.example", "joe@people.example"
-    people.tenant("acme", people="email\n" + "".join(f"{row}\n" for row in rows))
+    people.tenant("acme", people="email\n" + "".join(f"{row}\n" for row in (*rows, "ann+more@people.example,x,y")))
     people.do("ingest", "acme/inbox")
     people.do("suppress", "add", "ann+old@people.example", "--tenant", "acme")
     people.rows("""UPDATE tenants SET spec = spec || '{"merge": {"plus_tags": true}}'""")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailmill.io.person_search import bytes_hold
+from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import erasure, erasure_rows, formats
 from mailmill.pipelines.ingest.addresses import check
 from mailmill.pipelines.ingest.erasure import Person
@@ -132,3 +133,20 @@ def test_a_text_is_theirs_by_a_number_only_where_no_other_address_can_be_read_in
     assert left == [text.replace("+4315337031", "***") for text, theirs in texts.items() if not theirs]
     unread = rejected.with_columns(problem=pl.lit("ragged_line"))
     assert raw_rows(ANN, unread, {}) == [line for line, theirs in enumerate(texts.values()) if theirs]
+
+
+def test_every_spelling_of_a_mailbox_is_found_in_any_text() -> None:
+    both = MergeSpec(plus_tags=True, dots=("gmail.com",))
+    texts = {
+        "Ann <ANN+News@x.org>;ann+b@x.org, annb@x.org ann@x.org.": {"ann+news@x.org", "ann+b@x.org", "ann@x.org"},
+        "joann@x.org a.nn@x.org jo+ann@x.org ann@x.org.uk ann@y.org": set(),
+        "A.nn+x@Gmail.com|an.n@gmail.com": {"a.nn+x@gmail.com", "an.n@gmail.com"},
+        "mailto:ann+b\u00fc@b\u00fccher.example": {"ann+b\u00fc@xn--bcher-kva.example"},
+    }
+    boxes = ["ann@x.org", "ann@gmail.com", "ann@xn--bcher-kva.example"]
+    for text, found in texts.items():
+        frame = pl.LazyFrame({"line": [1], "raw": [text], "col:b": [None], "col:c": [["", text]]},
+                             schema_overrides={"col:b": pl.String})  # fmt: skip
+        assert erasure_rows.spellings(frame, boxes, both) == found
+    frame = pl.LazyFrame({"raw": list(texts)})
+    assert erasure_rows.spellings(frame, boxes, MergeSpec(dots=("gmail.com",))) == {"ann@x.org", "an.n@gmail.com"}
