@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from mailmill.pipelines.target import inserts
-from mailmill.pipelines.target.anchors import anchors
+from mailmill.pipelines.target.anchors import anchors, without_comments
 
 _TEXT_URL = re.compile(r"https?://[^\s<>\"'{}]+")
 _END_OF_BODY = re.compile(r"</body\s*>", re.IGNORECASE)
@@ -22,7 +22,7 @@ def tracked_html(source: str, links: Sequence[str]) -> str:
     for anchor in reversed(anchors(source)):
         if not anchor.dynamic and anchor.url in numbers:
             source = f"{source[: anchor.start]}{{{{ _token_{numbers[anchor.url] + 2} }}}}{source[anchor.end :]}"
-    ends = list(_END_OF_BODY.finditer(source))
+    ends = list(_END_OF_BODY.finditer(without_comments(source)))  # in a comment a picture is not fetched
     at = ends[-1].start() if ends else len(source)
     return source[:at] + _PIXEL + source[at:]
 

@@ -1,8 +1,9 @@
-"""CSS moved from `<style>` into the elements, since many mail programs read no other. What cannot be moved, such as
-media queries, stays in the head.
+"""CSS put into the elements too, since many mail programs read no `<style>`. That stays, for what they cannot hold:
+media queries, `:hover`, and what is about elements that some programs put around a message.
 
 Jinja2 is put out of the HTML parser's way meanwhile, each piece as one character that the source does not have; a
-`{% … %}` between elements in a comment, which may stand anywhere.
+`{% … %}` between elements in a comment, which may stand anywhere. So is what the parser would spoil or apply where it
+should not: Outlook's `<![if …]>`, and a `<style>` for some media only.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import re
 import css_inline
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.target import inserts
+from mailmill.pipelines.target import attributes, inserts
 
-_STYLE = re.compile(r"<style\b.*?</style\s*>", re.IGNORECASE | re.DOTALL)
+# what does not close takes the rest along, as it does where HTML is read
+_STYLE = re.compile(r"<style\b.*?(?:</style\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
-_TAG_OR_JINJA = re.compile(r"<!--.*?-->|<[A-Za-z/!](?:[^>\"']|\"[^\"]*\"|'[^']*')*>|" + _JINJA.pattern, re.DOTALL)
+_TAG = r"<[A-Za-z/!](?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:>|.*)"
+_PIECE = re.compile(f"<!--.*?(?:-->|\\Z)|{_STYLE.pattern}|{_TAG}|{_JINJA.pattern}", re.DOTALL | re.IGNORECASE)
+_DOCTYPE = re.compile(r"<!doctype[^>]*>", re.IGNORECASE)
 _MARK = re.compile(f"[{inserts.MARKS}]")
 _HELD = re.compile(f"<!--{_MARK.pattern}-->|{_MARK.pattern}")
 
@@ -24,7 +28,7 @@ _HELD = re.compile(f"<!--{_MARK.pattern}-->|{_MARK.pattern}")
 def inlined(html: str) -> str:
     """The source with its styles in its elements; as it is when it has none, or Jinja2 writes them.
 
-    Raises: Misconfigured when the CSS cannot be read.
+    Raises: Misconfigured when the CSS cannot be read, or a tag not because of Jinja2 between its attributes.
     """
     styles = _STYLE.findall(html)
     if not styles or any(_JINJA.search(style) for style in styles):
@@ -37,19 +41,42 @@ def inlined(html: str) -> str:
         return mark
 
     def hold(found: re.Match[str]) -> str:
-        if not _JINJA.match(found[0]):  # a tag or a comment: in it every piece is a character
-            return _JINJA.sub(lambda piece: kept(piece[0]), found[0])
-        return kept(found[0], "<!--{}-->" if found[0].startswith("{%") else "{}")
+        text = found[0]
+        if text.startswith(("{%", "{#", "<![")) or _for_some_media(text):
+            return kept(text, "<!--{}-->")
+        shown = _JINJA.sub(lambda piece: kept(piece[0]), text)
+        is_tag = text.endswith(">") and text.startswith("<") and not text.startswith("<!--")
+        if is_tag and any(mark in held for mark in attributes.FOUND.sub("", shown)):
+            raise _between_attributes(html.count("\n", 0, found.start()) + 1)
+        return shown
 
     def back(found: re.Match[str]) -> str:
         return held[found[0]] if found[0] in held else _MARK.sub(lambda mark: held.get(mark[0], mark[0]), found[0])
 
     try:
-        done = _INLINER.inline(_TAG_OR_JINJA.sub(hold, html))
+        done = _INLINER.inline(_PIECE.sub(hold, html))
     except (css_inline.InlineError, ValueError) as error:
         raise Misconfigured(f"its CSS cannot be put into the elements: {error}"[:300], place="html") from None
+    was, now = _DOCTYPE.search(html), _DOCTYPE.match(done)
+    if was and now:  # the parser writes but one, and programs lay out by it
+        done = was[0] + done[now.end() :]
     return _HELD.sub(back, done)
 
 
+def _for_some_media(element: str) -> bool:
+    tag = re.match(_TAG, element)
+    if tag is None or element[:6].lower() != "<style":
+        return False
+    return attributes.read(tag[0]).get("media", "").strip().lower() not in ("", "all", "screen")
+
+
+def _between_attributes(line: int) -> Misconfigured:
+    return Misconfigured(
+        "Jinja2 stands between the attributes of a tag, and the template has a <style>", place=f"html:{line}",
+        remedy="CSS cannot be put into such an element. Put the Jinja2 into a value, as in "
+        """class="{% if vip %}gold{% endif %}".""",
+    )  # fmt: skip
+
+
 # nothing is read from disk or network: a template that could would read our files
-_INLINER = css_inline.CSSInliner(keep_style_tags=False, keep_at_rules=True, load_remote_stylesheets=False)
+_INLINER = css_inline.CSSInliner(keep_style_tags=True, keep_link_tags=True, load_remote_stylesheets=False)

@@ -84,7 +84,8 @@ def parse(kind: Kind, source: str, *, place: str = "template") -> nodes.Template
     try:
         tree = environment(kind).parse(source)
     except TemplateSyntaxError as error:
-        raise _refused(str(error.message), f"{place}:{error.lineno}") from None
+        comment = " (`{#` begins one; in CSS write `{ #`)" if "comment tag" in str(error.message) else ""
+        raise _refused(f"{error.message}{comment}", f"{place}:{error.lineno}") from None
     except RecursionError:
         raise _refused("is nested too deeply", place) from None
     for loop in tree.find_all(nodes.For):

@@ -194,12 +194,13 @@ def test_the_message_id_is_the_same_at_every_attempt() -> None:
 
 
 def test_links_go_through_us_and_the_recipients_own_do_not() -> None:
-    _, rich = parts(compose(["Anna", "Oslo"]))
+    _, rich = parts(compose(["Anna", "Oslo"], html=HTML + "<!--[if mso]></body><![endif]-->"))
     clicked = [verify(token, {1: KEYS["t"].secret}, "click") for token in re.findall(r"/c/([\w-]{40})", rich)]
     assert [token.link for token in clicked if token] == [0, 1, 1]
     assert 'href="https://me.example/Anna"' in rich
     pixel = re.search(r"/o/([\w-]{40})", rich)
     assert pixel and verify(pixel[1], {1: KEYS["t"].secret}, "open") == Token(7, 8, 9)
+    assert pixel.start() < rich.index("</body>"), "and in no comment"
 
 
 def test_a_missing_value_without_default_is_an_error_for_this_recipient() -> None:

@@ -162,6 +162,10 @@ def test_F42_no_value_breaks_out_of_its_place(value):
     [
         ({"html": "a\n{% if %}"}, "html:2"),
         ({"text": "{{ name"}, "text:1"),
+        (
+            {"html": "<style>\n@media all{#a{color:red}}</style>"},
+            "html:2: Missing end of comment tag (`{#` begins one;",
+        ),
         ({"subject": "{{ name | nope }}"}, "subject:1"),
         ({"html": "\n\n{{ name | nope }}"}, "html:3: the filter nope is not allowed"),
         ({"subject": "x" * 999}, "subject: has 999 characters, 998 are allowed"),

@@ -82,6 +82,36 @@ def test_css_goes_into_the_elements_and_jinja_stays_where_it_was():
     assert facts.links == ("https://a.example/?x=1&y=2",) and "{{ unsubscribe_url }}" in text
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [
+        "a:hover{color:green!important}",
+        "#outlook a{padding:0}", "@media (max-width:9em){p{color:green}}",
+        "</style><style media='print'>p{display:none}", "</style><style MEDIA='screen and (width>9em)'>p{margin:0}",
+        "</style><link rel='stylesheet' href='https://f.example/?a=1&amp;b=2'><style>",
+        "</style><!--[if mso]><style>p{margin:1px}</style><a href='https://no.example/'>x</a><![endif]--><style>",
+        "</style></head><body><![if !mso]><i>{{ name }}</i><![endif]>{# not {% said #}<style>",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", ["", ' PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-strict.dtd"']
+)
+def test_what_elements_cannot_hold_stays_as_it_was_written(kept, kind):
+    """Outlook's comments, what is for some media, and what a program's own elements match; and how all is laid out."""
+    done = inlined(f"<!DOCTYPE html{kind}><html><head><style>p{{color:red}}{kept}</style></head><p>x</p></html>")
+    assert done.startswith(f"<!DOCTYPE html{kind}>") and '<p style="color: red;">x</p>' in done
+    assert kept.replace("'", '"') in done.replace("'", '"')
+
+
+def test_jinja_between_attributes_is_refused_where_css_would_move_them():
+    tag = "\n<p {% if vip %}class='gold'{% endif %}>x</p>"
+    assert inlined(tag) == tag
+    with pytest.raises(Misconfigured, match=r"^html:2: Jinja2 stands between the attributes"):
+        inlined("<style>p{color:red}</style>" + tag)
+    fine = "<p class='{% if vip %}gold{% endif %}' id={{ x }}><!-- a {{ b }} -->"
+    assert '<p class="{% if vip %}gold{% endif %}" id="{{ x }}"' in inlined("<style>p{color:red}</style>" + fine)
+
+
 @pytest.mark.parametrize("html", ["<p>no styles</p>", "<style>p{color:{{ colour }}}</style><p>x</p>"])
 def test_html_without_styles_of_its_own_stays_as_it_is(html):
     assert inlined(html) == html
