@@ -102,8 +102,10 @@ def validate(raw: pl.DataFrame, facts: BatchFacts) -> Checked:
     """
     names = [name.removeprefix(CELL) for name in raw.columns if name.startswith(CELL)]
     nobody, nothing = pl.DataFrame(schema=VALUES_SCHEMA), pl.DataFrame(schema=_FAULTS_SCHEMA)
-    if not names:
-        return Checked(accepted=nobody, rejected=_rejected(raw, nothing, facts))
+    if not names:  # an API's items may have no field at all
+        bare = raw.filter(pl.col("problem").is_null())
+        bare = bare.select("line", field=pl.lit("email"), reason=pl.lit("no_address"))
+        return Checked(accepted=nobody, rejected=_rejected(raw, bare, facts))
     columns = mapped(names, facts.columns, place=facts.origin, few=facts.sparse and few(raw))
     readable = raw.filter(pl.col("problem").is_null()) if raw["problem"].null_count() < raw.height else raw
     if readable.is_empty():

@@ -13,6 +13,7 @@ import pytest
 
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import consents
+from mailmill.io.sources.http_items import items_table
 from mailmill.pipelines.configuration import words
 from mailmill.pipelines.ingest import addresses, cells, columns, decoding, validation, verdicts
 from mailmill.pipelines.ingest import csv as reader
@@ -137,6 +138,11 @@ def test_a_time_by_which_a_program_says_that_it_knows_none_is_kept_aside():
 def test_first_and_last_name_make_a_name_and_stay_as_fields():
     row = checked("email,Vorname,Nachname\na@x.org,Ann,Lee\n").accepted.row(0, named=True)
     assert (row["name"], row["fields.first_name"], row["fields.last_name"]) == ("Ann Lee", "Ann", "Lee")
+
+
+def test_P01_an_item_without_any_field_is_rejected_as_one_without_an_address():
+    done = validate(items_table([{}, {"deleted": False}, {"id": 7, "deleted": True}]).frame.drop("col:id"), FACTS)
+    assert done.rejected["reason"].to_list() == ["no_address", "no_address", "withdrawn"]
 
 
 def test_an_empty_batch_is_an_answer():
