@@ -53,10 +53,19 @@ def start(name: CampaignName, json: Json = False) -> None:
     mill = installation()
     with mill.database.transaction() as conn:
         campaign = campaigns.find(conn, name)
-        campaigns.schedule(conn, campaign, None, by=person())
+        if campaign.state != "planning":  # one that was left is taken up
+            campaigns.schedule(conn, campaign, None, by=person())
     result = mill.plan(campaign.campaign_id, by=person())
-    if result is None:
-        raise Misconfigured(f"campaign {name} is being planned by somebody else", remedy="`mailmill campaign list`")
+    if result is None:  # a tick was faster, or somebody took another step
+        with mill.database.transaction() as conn:
+            state = campaigns.find(conn, name).state
+        if state not in ("scheduled", "planning", "running", "finished"):
+            raise Misconfigured(f"campaign {name} is {state} by now", remedy=f"`mailmill campaign history {name}`")
+        if json:
+            answer_json({"campaign_id": campaign.campaign_id, "name": name, "state": state})
+        else:
+            print(f"{name}: {state}; a tick was faster and starts it")
+        return
     if result.state == "failed":
         raise Misconfigured(result.reason or "planning failed", place=f"campaign {name}")
     if json:

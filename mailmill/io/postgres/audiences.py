@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from mailmill.io.lake import Lake, LakeFile
-from mailmill.io.postgres import campaigns, copying, erasure, manifest, recipients
+from mailmill.io.postgres import campaigns, copying, erasure, ledger, manifest, recipients
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.postgres.sql import statements
@@ -128,6 +128,10 @@ class PostgresCampaigns:
 
     def settle(self, *, by: str) -> list[str]:
         campaigns.settle_cancelled(self.database)
+        swept = 1
+        while swept:
+            with self.database.transaction() as conn:
+                swept = ledger.sweep(conn)
         with self.database.transaction() as conn:
             return campaigns.finish_settled(conn, by=by)
 

@@ -156,12 +156,8 @@ class PostgresLedger:
 
     def settle(self, worker: str) -> Sequence[str]:
         self._left = self._rescue()
-
-        def settle(conn: psycopg.Connection) -> list[str]:
-            ledger.sweep(conn)
-            return campaigns.finish_settled(conn, by=worker)
-
-        return self._run(settle)
+        self._run(ledger.sweep)
+        return self._run(lambda conn: campaigns.finish_settled(conn, by=worker))
 
     def next_due_s(self, campaign_ids: Sequence[int]) -> float | None:
         return self._run(lambda conn: ledger.next_due_s(conn, campaign_ids))

@@ -78,6 +78,8 @@ def instead(step: Move, state: CampaignState) -> str:
     if step == "schedule" and state not in UNPLANNED:
         if state == "paused":
             return "Its audience is frozen: `mailmill campaign resume` goes on with it."
+        if state == "planning":
+            return "Its audience is being frozen: cancel it, or wait until it runs."
         return "Its audience is frozen and it is sent once: apply a new campaign from the same file for another time."
     return f"{step} is for campaigns that are {' or '.join(TRANSITIONS[step].sources)}."
 

@@ -150,7 +150,7 @@ class Schedule(Protocol):
         ...
 
     def settle(self, *, by: str) -> Sequence[str]:
-        """Finish the campaigns whose ledger has no open row (P15), and go on cancelling those that were cancelled.
+        """Finish the campaigns whose ledger has no open row (P15), and go on with those cancelled or ended.
 
         Out: the names of those finished.
         """

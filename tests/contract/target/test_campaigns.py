@@ -116,6 +116,14 @@ def test_P15_a_paused_campaign_with_nothing_left_is_finished_too(world):
     assert world.state() == "finished"
 
 
+def test_P12_P15_what_is_open_at_a_campaigns_end_expires_without_a_worker_too(world):
+    world.start()
+    world.run("UPDATE messages SET state = 'held', due_at = 'infinity'")
+    world.run("UPDATE campaigns SET ends_at = now() - interval '1 s'")
+    world.tick()
+    assert states(world) == {"expired": 5} and world.state() == "finished"
+
+
 def test_P15_doubts_that_are_being_sent_again_keep_their_campaign_from_finishing(world):
     world.start()
     world.run(

@@ -132,6 +132,16 @@ def test_F34_a_time_typed_without_an_offset_is_the_tenants(run, world):
         run("campaign", "schedule", "acme/spring", "soon")
 
 
+def test_a_start_that_a_tick_makes_is_no_error_and_a_planning_that_was_left_is_taken_up(run, world):
+    with world.database.connect() as tick:
+        tick.execute("SELECT pg_advisory_lock(hashtext('mailmill:plan'), 1)")
+        assert run("campaign", "start", "acme/spring") == "acme/spring: scheduled; a tick was faster and starts it\n"
+    world.run("UPDATE campaigns SET state = 'planning'")
+    with pytest.raises(Misconfigured, match="is being frozen: cancel it"):
+        run("campaign", "reschedule", "acme/spring", "2031-07-01T09:00")
+    assert run("campaign", "start", "acme/spring", "--json")["planned"] == 5
+
+
 def test_a_start_that_is_refused_says_why(run, world):
     world.run("DELETE FROM templates")
     with pytest.raises(Misconfigured, match="there is no template acme/spring"):
