@@ -50,7 +50,9 @@ def _sheets(content: bytes) -> dict[str, pl.DataFrame]:
         )  # fmt: skip
     except Misconfigured:
         raise
-    except Exception as error:  # whatever is wrong with a file: the engine has errors of its own for each
+    except BaseException as error:  # whatever is wrong with a file: the engine has errors of its own for each
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # which is none to Python
+            raise
         raise Misconfigured(
             f"the workbook cannot be read ({type(error).__name__})", remedy="Save it again as XLSX, or as CSV."
         ) from error

@@ -207,6 +207,16 @@ def test_F37_a_workbook_with_a_cell_far_outside_is_refused_by_its_name_and_other
     assert says in refusal.message and batch.origin == "b.csv"
 
 
+def test_F37_a_workbook_with_a_number_that_is_no_date_and_formatted_as_one_is_refused_and_others_go_on(mill):
+    book = openpyxl.Workbook()
+    book.active.append(["email", "phone"])
+    book.active.append(["a@x.org", -(10**12)])
+    book.active["B2"].number_format = "yyyy-mm-dd"
+    book.save(mill.folder / "a.xlsx")
+    refusal, batch = said(CsvFiles(paths=[mill.folder / "a.xlsx", mill.file(TEXT, "b.csv")]))
+    assert "the workbook cannot be read" in refusal.message and batch.origin == "b.csv"
+
+
 def test_P04_empty_cells_far_outside_that_have_only_a_look_are_none(mill):
     far = a_sheet(HEAD + '<row r="1048576" s="1"><c r="XFD1048576" s="1"/></row>')
     (batch,) = said(CsvFiles(paths=[mill.file(far, "a.xlsx")]))
