@@ -8,6 +8,7 @@ from datetime import datetime
 
 import polars as pl
 import psycopg
+from psycopg.types.json import Jsonb
 
 from mailmill.io.postgres import domains
 from mailmill.io.postgres.copying import read
@@ -63,6 +64,9 @@ class Rows:
         row = self.conn.execute(SQL["origin"]).fetchone()
         self.conn.execute(SQL["stage"])
         self.conn.execute(SQL["fill_shown"], facts)
+        if (rule := self.rule()).is_on:
+            terms = {"rule": Jsonb(rule.model_dump(mode="json")), "strips": rule.strips, "phone": rule.phone}
+            self.conn.execute(SQL["fill_shown_by_rule"], {**facts, **terms})
         self.conn.execute(SQL["fill_withdrawn"], facts)
         self.conn.execute("ANALYZE shown")
         found = self.conn.execute(SQL["fingerprints"], facts).fetchall()

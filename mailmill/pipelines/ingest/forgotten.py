@@ -37,9 +37,9 @@ def recognised(
 ) -> list[str]:
     """Which of these match keys were forgotten, each once; by their mailbox as well, where the tenant has a rule.
 
-    In: secrets by key id; hashes as suppressions.address_key, '<key id>:<hash>'. Each key costs one hash for every
-        signing key in use (two with a rule), about half a microsecond; a cheap test before it would have to be kept of
-        the forgotten, and whoever knows it could try addresses against it.
+    In: secrets by key id; hashes as suppressions.address_key, '<key id>:<hash>'. Each key costs one hash (with a
+        rule three) for every signing key in use, about half a microsecond; a cheap test before it would have to be kept
+        of the forgotten, and whoever knows it could try addresses against it.
     """
     wanted: dict[bytes, set[bytes]] = {}
     for number, _, hashed in (text.partition(":") for text in hashes):
@@ -47,8 +47,11 @@ def recognised(
             wanted.setdefault(secrets[int(number)], set()).add(bytes.fromhex(hashed))
     known = keys.drop_nulls().rename("key")
     forms = [hashed_text(pl.col("key"))]
-    if rule.strips:  # of a number it is nobody's hash
-        forms.append((pl.lit("mailbox:") + mailbox(pl.col("key"), rule)).cast(pl.Binary))
+    if (
+        rule.strips
+    ):  # the address itself may have been forgotten before there was a rule; of a number it is nobody's hash
+        box = mailbox(pl.col("key"), rule)
+        forms += [hashed_text(box), (pl.lit("mailbox:") + box).cast(pl.Binary)]
     said = [known.to_frame().select(form).to_series().to_list() for form in forms] if wanted else []
     found: set[int] = set()
     for secret, theirs in wanted.items():

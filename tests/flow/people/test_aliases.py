@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import polars as pl
 import psycopg
 import pytest
 from people_world import PHONE, People
@@ -81,6 +82,12 @@ def test_P07_a_suppression_counts_for_its_mailbox_and_number_whether_or_not_they
     assert people.rows("SELECT count(*) FROM contacts") == [(6,)]
     shown = people.ask("segment", "preview", "acme/everyone")
     assert (shown["recipients"], shown["exclusions"]) == (3, {"complained": 2, "manual": 1})
+    files = [
+        people.mill.lake.path(file) for (file,) in people.rows("SELECT file FROM manifest WHERE dataset = 'contacts'")
+    ]
+    status = dict(pl.concat([pl.read_parquet(file) for file in files]).select("email", "status").iter_rows())
+    assert [key.partition("@")[0] for key, said in status.items() if said == "complained"] == ["kim+x", "sue"]
+    assert [key for key, said in status.items() if said == "manual"] == [NEWS]
     assert ANN in people.do("explain", NEWS), "it names the suppression of an address that is no contact"
     people.do("campaign", "start", "acme/spring")
     people.mill.tick(by="test")

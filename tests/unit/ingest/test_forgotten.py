@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from mailmill.io.sources.manual import table_of
+from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import forgotten
 from mailmill.pipelines.ingest.erasure import channel_of, keyed_hash
 from mailmill.pipelines.ingest.validation import BatchFacts, validate
@@ -44,3 +45,12 @@ def test_nothing_stays_of_a_rejected_row_that_names_a_forgotten_person():
     assert (reasons, texts) == (["forgotten"] * 4, [False] * 4)
     assert again.keys == ("ann@x.org",)
     assert set(again.lines) >= {3, 4}
+
+
+def test_by_a_tenants_rule_another_spelling_of_a_forgotten_mailbox_is_known() -> None:
+    rule = MergeSpec(plus_tags=True, dots=("gmail.com",))
+    keys = pl.Series(["ann+b@x.org", "bob+c@x.org", "bob@x.org", "a.nn@x.org", "+4315337031", "+43bob@x.org", None])
+    mailbox = f"1:{keyed_hash(SECRET, 'mailbox', 'bob@x.org')}"  # of one who was bob+a@x.org
+    assert forgotten.recognised(keys, {1: SECRET}, GONE) == ["+4315337031"]
+    known = forgotten.recognised(keys, {1: SECRET}, [*GONE, mailbox], rule)
+    assert known == ["ann+b@x.org", "bob+c@x.org", "bob@x.org", "+4315337031"]

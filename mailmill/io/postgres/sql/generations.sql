@@ -34,6 +34,22 @@ SELECT DISTINCT ON (c.id) c.id, s.reason
    AND s.scope_campaign_id IS NULL AND (s.expires_at IS NULL OR s.expires_at > %(now)s)
  ORDER BY c.id, array_position(%(gravest)s::text[], s.reason);
 
+-- name: fill_shown_by_rule
+-- Where a tenant's rule makes several addresses one person: whom a suppression of another one concerns, be it a contact or not.
+INSERT INTO shown
+SELECT DISTINCT ON (c.id) c.id, c.reason
+  FROM (SELECT c.id, s.reason, s.scope_campaign_id, s.expires_at FROM suppressions s
+          JOIN contacts c ON near_mailbox(coalesce(lower(c.email), c.match_key)) = s.near
+               AND mailbox_of(coalesce(lower(c.email), c.match_key), %(rule)s) = mailbox_of(s.address_key, %(rule)s)
+         WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND c.tenant_id = %(tenant_id)s AND %(strips)s
+        UNION ALL
+        SELECT c.id, s.reason, s.scope_campaign_id, s.expires_at FROM suppressions s JOIN contacts c ON c.phone = s.address_key
+         WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND c.tenant_id = %(tenant_id)s AND %(phone)s) c
+ WHERE c.scope_campaign_id IS NULL AND (c.expires_at IS NULL OR c.expires_at > %(now)s)
+ ORDER BY c.id, array_position(%(gravest)s::text[], c.reason)
+ON CONFLICT (contact_id) DO UPDATE SET reason = excluded.reason
+ WHERE array_position(%(gravest)s::text[], excluded.reason) < array_position(%(gravest)s::text[], shown.reason);
+
 -- name: fill_withdrawn
 -- Contacts that none of their sources stands for any more.
 INSERT INTO shown
