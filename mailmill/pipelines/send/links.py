@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mailmill.pipelines.target import inserts
 from mailmill.pipelines.target.anchors import anchors, without_comments
 
-_TEXT_URL = re.compile(r"https?://[^\s<>\"'{}]+")
+_TEXT_URL = re.compile(r"https?://[^\s<>\"'{}]+", re.IGNORECASE)
 _END_OF_BODY = re.compile(r"</body\s*>", re.IGNORECASE)
 _PIXEL = '<img src="{{ _token_1 }}" alt="" width="1" height="1" style="display:none">'
 

@@ -25,6 +25,7 @@ _VOID = frozenset({
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr",
 })  # fmt: skip
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_UNFINISHED = re.compile(r"<(?:!--|/?[A-Za-z])")
 _SIZE = re.compile(r"(?<![\w-])font-size\s*:\s*(\d+\.?\d*|\.\d+)?\s*([a-z%]*)", re.IGNORECASE)
 
 
@@ -36,7 +37,8 @@ def plain_text(html: str) -> str:
         held[mark], chunks[at] = chunks[at], mark
     reader = _Reader()
     reader.feed("".join(chunks))
-    reader.close()
+    if not _UNFINISHED.match(reader.rawdata):  # a tag or comment that does not end shows nothing of the rest
+        reader.close()
     text = _AROUND_END.sub("\n", "".join(reader.out).replace("{{", "{ {").replace("{%", "{ %"))
     text = re.sub(r"\n{3,}", "\n\n", text).strip("\n ") + "\n"
     return _HELD.sub(lambda found: held.get(found[0], found[0]), text)
@@ -110,7 +112,8 @@ class _Reader(HTMLParser):
             words = " ".join("".join(self.out[begin:]).split())
             shown = _shown(href)
             if shown and shown not in words.split():
-                self.out.append(f": {shown}" if words else shown)
+                inline = words and not self.out[-1].endswith("\n")  # else it was a block
+                self.out.append(f": {shown}" if inline else shown)
             if href:
                 self.out.append(" ")
         elif tag == "pre":

@@ -19,7 +19,12 @@ from mailmill.pipelines.target import attributes, inserts
 _STYLE = re.compile(r"<style\b.*?(?:</style\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _TAG = r"<[A-Za-z/!](?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:>|.*)"
-_PIECE = re.compile(f"<!--.*?(?:-->|\\Z)|{_STYLE.pattern}|{_TAG}|{_JINJA.pattern}", re.DOTALL | re.IGNORECASE)
+_PIECE = re.compile(
+    rf"(?P<comment><!--.*?(?:-->|\Z))|(?P<style>{_STYLE.pattern})"
+    r"|(?P<text><(?P<name>title|textarea|script)\b.*?(?:</(?P=name)\s*>|\Z))"  # no element or comment stands in these
+    rf"|(?P<tag>{_TAG})|{_JINJA.pattern}",
+    re.DOTALL | re.IGNORECASE,
+)
 _DOCTYPE = re.compile(r"<!doctype[^>]*>", re.IGNORECASE)
 _MARK = re.compile(f"[{inserts.MARKS}]")
 _HELD = re.compile(f"<!--{_MARK.pattern}-->|{_MARK.pattern}")
@@ -42,10 +47,10 @@ def inlined(html: str) -> str:
 
     def hold(found: re.Match[str]) -> str:
         text = found[0]
-        if text.startswith(("{%", "{#", "<![")) or _for_some_media(text):
+        if text.startswith(("{%", "{#", "<![")) or (found.lastgroup == "style" and _for_some_media(text)):
             return kept(text, "<!--{}-->")
         shown = _JINJA.sub(lambda piece: kept(piece[0]), text)
-        is_tag = text.endswith(">") and text.startswith("<") and not text.startswith("<!--")
+        is_tag = found.lastgroup == "tag" and text.endswith(">")
         if is_tag and any(mark in held for mark in attributes.FOUND.sub("", shown)):
             raise _between_attributes(html.count("\n", 0, found.start()) + 1)
         return shown
@@ -65,9 +70,8 @@ def inlined(html: str) -> str:
 
 def _for_some_media(element: str) -> bool:
     tag = re.match(_TAG, element)
-    if tag is None or element[:6].lower() != "<style":
-        return False
-    return attributes.read(tag[0]).get("media", "").strip().lower() not in ("", "all", "screen")
+    media = attributes.read(tag[0]).get("media", "") if tag else ""
+    return media.strip().lower() not in ("", "all", "screen")
 
 
 def _between_attributes(line: int) -> Misconfigured:

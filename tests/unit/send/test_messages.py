@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailmill.pipelines.send import mime
+from mailmill.pipelines.send.links import tracked_text
 from mailmill.pipelines.send.messages import MISSING, Composer, Outgoing, SigningKeys, Unrenderable
 from mailmill.pipelines.send.slots import Block, Names, Slot, pieces
 from mailmill.pipelines.send.tokens import Key, Token, verify
@@ -201,6 +202,10 @@ def test_links_go_through_us_and_the_recipients_own_do_not() -> None:
     pixel = re.search(r"/o/([\w-]{40})", rich)
     assert pixel and verify(pixel[1], {1: KEYS["t"].secret}, "open") == Token(7, 8, 9)
     assert pixel.start() < rich.index("</body>"), "and in no comment"
+
+
+def test_an_address_in_capital_letters_is_counted_in_the_text_too() -> None:
+    assert tracked_text("See HTTPS://A.example/x.", ["HTTPS://A.example/x"]) == "See {{ _token_2 }}."
 
 
 def test_a_missing_value_without_default_is_an_error_for_this_recipient() -> None:

@@ -46,6 +46,10 @@ def template(**changed: object) -> dict[str, object]:
         ("<a href='mailto:h@a.example'>h@a.example</a> <a href='tel:+43-1'>Call</a>", "h@a.example Call: +43-1\n"),
         ("<a href='#top'>up</a><a href='mailto:?subject=x'>tell</a>", "up tell\n"),
         ("<a href='https://a.example/'>https://a.example/b</a>", "https://a.example/b: https://a.example/\n"),
+        ("<a href='https://a.example'><p>A button</p></a>", "A button\n\nhttps://a.example\n"),
+        ("yes<!-- no", "yes\n"),
+        ("yes<p title='no", "yes\n"),
+        ("1 < 2 &amp; 3 <", "1 < 2 & 3 <\n"),
         ("<p hidden>no<p>nor</p></p><div>yes</div></b>", "yes\n"),
         ("<div><p hidden>no</div>yes", "yes\n"),
         (
@@ -90,6 +94,7 @@ def test_css_goes_into_the_elements_and_jinja_stays_where_it_was():
         "</style><style media='print'>p{display:none}", "</style><style MEDIA='screen and (width>9em)'>p{margin:0}",
         "</style><link rel='stylesheet' href='https://f.example/?a=1&amp;b=2'><style>",
         "</style><!--[if mso]><style>p{margin:1px}</style><a href='https://no.example/'>x</a><![endif]--><style>",
+        "</style><title>{% if vip %}A &amp; {{ name }}{% endif %}</title><style>",
         "</style></head><body><![if !mso]><i>{{ name }}</i><![endif]>{# not {% said #}<style>",
     ],
 )  # fmt: skip
@@ -126,6 +131,7 @@ def test_inlining_reads_no_file_and_no_address():
     "hidden",
     [
         "<!-- {} -->",
+        "<!-- {}",
         "<div style='display:none'>{}</div>",
         "<title>{}</title>",
         "<p hidden>{}</p>",
