@@ -7,6 +7,7 @@ import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mailmill.errors import Misconfigured
 
@@ -32,6 +33,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 _STREETS = ("address", "mail_address")  # or e-mail, where no other column is: each cell says which
 MOST = 2_000  # columns of rows each of which names its own
 _LATIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "đ": "d", "ð": "d", "ł": "l", "ı": "i", "þ": "th"})
+_PLAUSIBLE_NUMBER = re.compile(r"^'?\+(?:[ \u00a0()/.-]*[0-9]){7,15}$")
 _PLAUSIBLE_ADDRESS = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
 
 
@@ -61,9 +63,11 @@ def headers(cells: Sequence[str]) -> list[str]:
     return names
 
 
-def looks_like_data(cells: Sequence[str]) -> bool:
-    """Whether a first line is a contact and not a header: one of its cells is an address."""
-    return any(_PLAUSIBLE_ADDRESS.match(cell.strip().strip("<>")) for cell in cells)
+def looks_like_data(cells: Sequence[str]) -> Literal["email", "phone"] | None:
+    """What of a contact a first line has that is no header: an address, or a number with its +."""
+    if any(_PLAUSIBLE_ADDRESS.match(cell.strip().strip("<>")) for cell in cells):
+        return "email"
+    return "phone" if any(_PLAUSIBLE_NUMBER.match(cell.strip()) for cell in cells) else None
 
 
 def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str, few: bool = False) -> ColumnMap:

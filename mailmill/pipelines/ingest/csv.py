@@ -51,13 +51,13 @@ def read_csv(
     cells, used = _header(first, skipped, delimiter)
     if len(cells) > MAX_COLUMNS:
         raise Misconfigured(f"the first line has {len(cells):,} columns; more than {MAX_COLUMNS:,} are not read")
-    if looks_like_data(cells):
+    if kind := looks_like_data(cells):
         if len(cells) > 1:
             raise Misconfigured(
                 "the first line holds contacts, not the names of the columns",
                 remedy="Put a header line above them, for example: email,name,phone.",
             )
-        cells, used = ["email"], 0
+        cells, used = [kind], 0
     reader = _Reader(delimiter=delimiter, names=headers(cells))
     frames = reader.frames(first.since(skipped + used), prefetched(chunks), line + skipped + used)
     return RawTable(

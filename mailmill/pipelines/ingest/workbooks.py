@@ -61,13 +61,13 @@ def _sheets(content: bytes) -> dict[str, pl.DataFrame]:
 def _table(lines: pl.Series, cells: pl.DataFrame, sheet: str) -> RawTable:
     first = ["" if cell is None else str(cell) for cell in cells.row(0)]
     used = 1
-    if looks_like_data(first):
+    if kind := looks_like_data(first):
         if len(first) > 1:
             raise Misconfigured(
                 f"the first row of the sheet {sheet!r} holds contacts, not the names of the columns",
                 remedy="Put a header row above them, for example: email, name, phone.",
             )
-        first, used = ["email"], 0
+        first, used = [kind], 0
     names = headers(first)
     frame = pl.DataFrame([lines, *cells]).slice(used)
     frame.columns = ["line", *(CELL + name for name in names)]

@@ -81,6 +81,7 @@ def test_F37_the_same_rows_come_out_of_every_encoding_delimiter_and_line_end(con
                      id="blank lines are no rows"),
         pytest.param("sep=;\nemail;n\na@x.org;A,B\n", [(3, "a@x.org", "A,B")], [], id="Excel's sep="),
         pytest.param("a@x.org\nb@x.org\n", [(1, "a@x.org"), (2, "b@x.org")], [], id="one column without a header"),
+        pytest.param("+4930123456\n", [(1, "+4930123456")], [], id="one column of numbers without a header"),
         pytest.param("email\na@x.org\n", [(2, "a@x.org")], [], id="one column"),
         pytest.param("", [], [], id="empty"),
         pytest.param("\ufeff", [], [], id="only a BOM"),
@@ -158,8 +159,10 @@ def test_F37_duplicate_and_empty_headers_keep_their_columns():
 
 
 def test_P04_columns_without_names_are_not_guessed():
-    with pytest.raises(Misconfigured, match="first line holds contacts"):
-        read_csv(b"a@x.org,Ann\nb@x.org,Bob\n")
+    for line in ("a@x.org,Ann", "+49 (0)30 123456,Ann"):  # which no message may quote as names of columns
+        with pytest.raises(Misconfigured, match="first line holds contacts"):
+            read_csv(f"{line}\nb@x.org,Bob\n".encode())
+    assert read_csv(b"email,+1 day,+12345,4006381333931\n").columns[1:] == ("+1 day", "+12345", "4006381333931")
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=8)
