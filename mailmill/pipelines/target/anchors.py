@@ -1,4 +1,4 @@
-"""The links of an HTML template, found in its Jinja2 source with their places."""
+"""The links of an HTML template, found in its Jinja2 source with their places, and values that tags do not quote."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mailmill.pipelines.target import attributes, inserts
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # one that does not close takes the rest along, as it does where HTML is read
 _ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:(>)|.*)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<[A-Za-z](?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:>|.*)", re.DOTALL)
 _UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
 _UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*(?:\|\s*(?:e|escape)\s*)?-?\}\}$")
 _UNCLOSED = "does not end: its tag, or a quotation in it, is not closed"
@@ -57,6 +58,22 @@ def anchors(html: str) -> list[Anchor]:
                 start, end = tag.start() + attribute.start(group), tag.start() + attribute.end(group)
                 found.append(_anchor(html, masked, mask, start, end))
     return found
+
+
+def unquoted(html: str) -> int | None:
+    """The line of a tag that prints something without quotes around it, None when there is none: a value with a space
+    would be an attribute of its own there."""
+    chunks = inserts.split(without_comments(html))
+    mask = next(inserts.marks(html))
+    for at in range(1, len(chunks), 2):
+        prints = chunks[at].startswith("{{") and not _UNSUBSCRIBE.match(chunks[at])
+        chunks[at] = (mask if prints else "x") * len(chunks[at])
+    masked = "".join(chunks)
+    for tag in _TAG.finditer(masked):
+        outside = attributes.FOUND.sub(lambda found: found[4] or "", tag[0])
+        if mask in outside:
+            return html.count("\n", 0, tag.start()) + 1
+    return None
 
 
 def _anchor(html: str, masked: str, mask: str, start: int, end: int, problem: str | None = None) -> Anchor:

@@ -17,8 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.send.mime import breaks_header
-from mailmill.pipelines.target import grammar, names
-from mailmill.pipelines.target.anchors import Anchor, anchors
+from mailmill.pipelines.target import anchors, grammar, names
+from mailmill.pipelines.target.anchors import Anchor
 from mailmill.pipelines.target.plain import plain_text
 
 Kind = Literal["html", "text"]  # the subject is text
@@ -156,6 +156,9 @@ def check(subject: str, html: str, text: str) -> TemplateFacts:
         for name in found.names:
             places.setdefault(name, f"{part}:{lines[name]}")
         _try(kind, source, part, found)
+    line = anchors.unquoted(html)
+    if line is not None:
+        raise _refused('a tag prints a value without quotes around it; write ="{{ … }}"', f"html:{line}")
     fields = tuple(name for name in used if name not in CONSTANTS)
     return TemplateFacts(merge_fields=fields, bare=frozenset(bare), links=links(html), places=places)
 
@@ -173,7 +176,7 @@ def checked_anchors(html: str) -> list[Anchor]:
 
     Raises: Misconfigured for one that is not http(s), or whose host depends on a merge field.
     """
-    found = anchors(html)
+    found = anchors.anchors(html)
     for anchor in found:
         if anchor.problem:
             raise _refused(f"the link {anchor.url[:80]!r} {anchor.problem}", f"html:{anchor.line}")

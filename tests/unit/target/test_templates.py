@@ -158,6 +158,17 @@ def test_F42_no_value_breaks_out_of_its_place(value):
 
 
 @pytest.mark.parametrize(
+    "tag", ["<td\nwidth={{ name }}>", "<p title='x' {{ name }}>", "<a href=https://a.example/{{ name }}"]
+)
+def test_F42_a_value_in_a_tag_stands_in_quotes(tag):
+    """Or `x style=…`, as somebody's name, would be an attribute of its own; spaces are not escaped."""
+    with pytest.raises(Misconfigured, match="html:2: a tag prints a value without quotes"):
+        facts("\n" + tag + ">")
+    fine = "<!-- <p {{ name }}> --><p {% if name %}class='{{ name }}'{% endif %} id=\"{{ name }}\">a < {{ name }} ></p>"
+    facts(fine + "<a href={{ unsubscribe_url }}>x</a>")
+
+
+@pytest.mark.parametrize(
     ("part", "problem"),
     [
         ({"html": "a\n{% if %}"}, "html:2"),
