@@ -375,7 +375,9 @@ SELECT t.id, convert_to(
 -- name: sends_no_more
 -- What keeps a campaign from sending a doubt again, for good. Locks it, so that it is not cancelled meanwhile.
 SELECT words FROM (
-  SELECT CASE WHEN state = 'cancelled' THEN 'was cancelled' WHEN ends_at <= clock_timestamp() THEN 'has ended' END AS words
+  SELECT CASE WHEN state = 'cancelled' THEN 'was cancelled' WHEN ends_at <= clock_timestamp() THEN 'has ended'
+              WHEN (content ->> 'sandbox')::boolean <> (SELECT kind = 'sandbox' FROM transports WHERE id = transport_id)
+              THEN 'was planned for a transport of another type' END AS words
     FROM campaigns WHERE id = %(campaign_id)s FOR UPDATE) c
  WHERE words IS NOT NULL;
 
