@@ -11,7 +11,7 @@ import pytest
 from send_world import World, thread, until
 
 from mailmill.io.journal import Left
-from mailmill.io.postgres import doubts, ledger
+from mailmill.io.postgres import configuration, doubts, ledger
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.situation import situations
 from mailmill.pipelines.send.answers import Answer
@@ -105,6 +105,20 @@ def test_P09_the_policy_for_doubts_holds_however_they_are_learnt_of(world: World
         transport = leases.order.transport_id
         assert ledger.record(conn, token=9, transport_id=transport, lines=lines, resend_after_s=0) == 0
     assert world.account(campaigns["resend"]) == {"queued": 1, "in_doubt": 3}, "nor is it done for what was told before"
+
+
+def test_claims_go_on_while_a_person_settles_doubts_or_applies(world: World) -> None:
+    campaign = world.campaign(3)
+    leases = Leases.of(world, campaign)
+    world.sql("UPDATE messages SET state = 'in_doubt', queued = false WHERE id = 1")
+    for token in (1, 2):
+        with world.database.transaction() as person, world.database.transaction("sender") as worker:
+            if token == 1:
+                assert doubts.resolve(person, campaign, "resend", None, by="ann") == 1
+            else:
+                configuration.lock(person, ["acme/spring"])
+            worker.execute("SET LOCAL lock_timeout = '5s'")
+            assert ledger.claim(worker, replace(leases.order, token=token, limit=1)).leased == 1
 
 
 WHEN = "SELECT state::text, extract(epoch FROM due_at - clock_timestamp())::float8 FROM messages ORDER BY id"

@@ -87,7 +87,7 @@ SELECT c.id FROM campaigns c
    AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued)
    AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id AND (l.until > clock_timestamp()
          OR EXISTS (SELECT FROM messages m WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token)))
- ORDER BY c.id FOR UPDATE SKIP LOCKED;
+ ORDER BY c.id FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: finish
 -- Finished is what the ledger says: every recipient that was planned is in a terminal state.

@@ -17,9 +17,9 @@ UNION ALL SELECT 'segment', t.slug, x.slug, x.spec, NULL FROM segments x JOIN te
 UNION ALL SELECT 'campaign', t.slug, x.slug, x.spec, x.state::text FROM campaigns x JOIN tenants t ON t.id = x.tenant_id;
 
 -- name: lock_campaigns
--- A tick may be about to start one of them: it goes before us or after us.
+-- A tick may be about to start one of them: it goes before us or after us. Claims go on, whose leases name them.
 SELECT c.id FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
- WHERE t.slug || '/' || c.slug = ANY (%(names)s) ORDER BY c.id FOR UPDATE OF c;
+ WHERE t.slug || '/' || c.slug = ANY (%(names)s) ORDER BY c.id FOR NO KEY UPDATE OF c;
 
 -- name: put_tenant
 -- A new tenant has no contacts that older rules examined.

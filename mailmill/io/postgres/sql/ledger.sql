@@ -373,12 +373,13 @@ SELECT t.id, convert_to(
   FROM told t ORDER BY t.id;
 
 -- name: sends_no_more
--- What keeps a campaign from sending a doubt again, for good. Locks it, so that it is not cancelled meanwhile.
+-- What keeps a campaign from sending a doubt again, for good. Locks it, so that it is not cancelled or finished meanwhile;
+-- no more than that: a claim, whose lease names the campaign, must not wait for many doubts.
 SELECT words FROM (
   SELECT CASE WHEN state = 'cancelled' THEN 'was cancelled' WHEN ends_at <= clock_timestamp() THEN 'has ended'
               WHEN (content ->> 'sandbox')::boolean <> (SELECT kind = 'sandbox' FROM transports WHERE id = transport_id)
               THEN 'was planned for a transport of another type' END AS words
-    FROM campaigns WHERE id = %(campaign_id)s FOR UPDATE) c
+    FROM campaigns WHERE id = %(campaign_id)s FOR NO KEY UPDATE) c
  WHERE words IS NOT NULL;
 
 -- name: resolve_resend
