@@ -23,6 +23,7 @@ from mailmill.pipelines.configuration.words import (
     LawfulBasis,
     Line,
     SecretReference,
+    ServiceUrl,
     Slug,
     Spec,
     Tag,
@@ -86,7 +87,7 @@ class SourceSpec(TenantOwned):
     delimiter: Literal[",", ";", "\t", "|"] | None = None  # likewise
     sheet: Line | None = None  # of a workbook; the first one with anything in it when not given
     # scraper_pro, backlink_engine
-    url: str | None = None
+    url: ServiceUrl | None = None
     api_key: SecretReference | None = None
     on_delete: Literal["keep", "withdraw"] = "keep"  # what it means for a contact that the API has it no more
     page_size: int = Field(default=500, ge=1, le=5000)
@@ -103,8 +104,6 @@ class SourceSpec(TenantOwned):
             raise ValueError(f"folder, encoding, delimiter and sheet do not belong to a source of type {self.type}")
         if not http and self.on_delete != "keep":
             raise ValueError(f"on_delete does not belong to a source of type {self.type}")
-        if http and not (self.url or "").startswith(("http://", "https://")):
-            raise ValueError("url has to begin with http:// or https://")
         return self
 
 

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from datetime import datetime
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
@@ -28,6 +29,25 @@ HOST = (
 )
 Host = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=HOST)]
 Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\]\\]{1,64}@[^@\s]+\.[^@\s.]+$")]
+
+
+def _service(url: str) -> str:
+    """A URL that paths are put behind, and that logs and answers show."""
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or not url.isprintable() or " " in url or "\\" in url:
+        raise ValueError("a URL is allowed that begins with http:// or https://, such as https://api.example.org")
+    if "@" in parts.netloc:
+        raise ValueError("a name or password has no place in a URL, which is shown; a secret is a reference")
+    if "?" in url or "#" in url:
+        raise ValueError("nothing may stand behind the path of the URL: no ? and no #")
+    return url
+
+
+ServiceUrl = Annotated[str, AfterValidator(_service)]
 
 
 def tag_slug(text: str) -> str:

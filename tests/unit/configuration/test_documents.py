@@ -58,6 +58,17 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
         *[("kind: transport\ntenant: a\nslug: b\ntype: smtp\nhost: " + host + "\n", 5, "host: the name of a host is "
            "allowed, as punycode, or its address, such as smtp.example.org or 192.0.2.1")
           for host in ("relay..example", "smtp.example.org:587", "smtp://relay", "'-x.org'", "a" * 64 + ".org")],
+        *[("kind: source\ntenant: a\nslug: b\ntype: scraper_pro\napi_key: env:K\nurl: " + url + "\n", 6, "url: " + said)
+          for url, said in (
+              ("http://bob:s3cretpw@api.example.org", "a name or password has no place in a URL, which is shown; a "
+               "secret is a reference"),
+              ("https://bob@api.example.org/v2", "a name or password has no place in a URL, which is shown; a "
+               "secret is a reference"),
+              ("https://api.example.org?key=s3cretpw", "nothing may stand behind the path of the URL: no ? and no #"),
+              ("'https://api.example.org/#'", "nothing may stand behind the path of the URL: no ? and no #"),
+              *((wrong, "a URL is allowed that begins with http:// or https://, such as https://api.example.org")
+                for wrong in ("ftp://api.example.org", "api.example.org", "'http:///v1'", "https://api.example.org:x",
+                              "'http:\\\\bob:s3cretpw@x.org'", "'https://[::1'")))],
         (TENANT + "---\n" + TENANT, 6, "tenant acme stands at a.yaml:1 already"),
         ("\n\na: [1\n", 4, "not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\nscore: " + "9" * 5000 + "\n", 2, f"not valid YAML: '{'9' * 40}' is no value that can be read"),
