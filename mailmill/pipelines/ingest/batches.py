@@ -32,8 +32,8 @@ def batch_facts(source: SourceRow, batch: BatchRow) -> BatchFacts:
 
 
 def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
-    """Whether so much of a batch was rejected that a person should look first. Nothing accepted is nothing to hold."""
-    return batch.rows_accepted > 0 and batch.refused > source.spec.max_reject_share * batch.shown
+    """Whether so much of a batch was rejected that a person should look first. Who types a contact is told at once."""
+    return source.spec.type != "manual" and batch.refused > source.spec.max_reject_share * batch.shown
 
 
 def named(batches: Sequence[BatchRow]) -> str:

@@ -96,6 +96,15 @@ def test_a_batch_that_is_withheld_hides_no_failure_of_another_import(mill, mailm
         mailmill("ingest", "acme/list", "--file", str(gone))
 
 
+def test_P01_a_file_of_which_every_row_is_rejected_is_no_success(mill, mailmill):
+    mill.source()
+    with pytest.raises(Misconfigured, match=r"too many rows of wrong\.csv"):
+        mailmill("ingest", "acme/list", "--file", str(mill.file("email\nbad\nworse\n", "wrong.csv")))
+    assert "(wrong.csv) is withheld: 2 of 2 rows were rejected" in mailmill("sources")
+    mailmill("ingest", "acme/list", "--force")  # a person has looked
+    assert "is withheld" not in mailmill("sources")
+
+
 def test_an_empty_file_is_an_answer_with_a_note(mill, mailmill):
     mill.source()
     path = mill.file("", "empty.csv")
@@ -133,6 +142,7 @@ def test_contacts_add_speaks_of_its_own_row_and_not_of_one_that_was_left(mill, m
     mailmill("contacts", "add", "--tenant", "acme", "--email", "zoe@x.org")
     assert list(mill.contacts()) == ["zoe@x.org"]
     assert len(mill.rejected()) == 1
+    assert "is withheld" not in mailmill("sources"), "whoever typed it was told"
 
 
 def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
