@@ -51,7 +51,7 @@ def show(
     answer_table([{"rows": n, "reason": reason, "meaning": rejects.REASONS.get(reason, "")}
                   for reason, n in counts.items()], title="rejected, by reason")  # fmt: skip
     if shown:
-        answer_table([{**row, "raw": (row["raw"] or "")[:60]} for row in shown], title=f"the newest {len(shown)}")
+        answer_table([{**row, "raw": str(row["raw"])[:60]} for row in shown], title=f"the newest {len(shown)}")
 
 
 def _must_exist(mill: Installation, what: str | None) -> None:

@@ -89,10 +89,10 @@ def delete(
         withdrawn = sources.withdraw_all(conn, row) if contacts == "withdraw" else 0
         done = sources.remove_contacts(conn, mill.lake, row) if contacts == "remove" else None
         sources.delete(conn, row)
-    if contacts in ("withdraw", "remove"):
-        stage.publish_contacts(row.tenant_id, mill.ingest, now=datetime.now(UTC))
     if contacts == "remove":
         lake_erasure.clear(mill.database, mill.lake, row.tenant_id)
+    if contacts in ("withdraw", "remove"):
+        stage.publish_contacts(row.tenant_id, mill.ingest, now=datetime.now(UTC))
     answer = {"deleted": row.name, "contacts": contacts or "keep", "withdrawn": withdrawn,
               "removed": done.removed if done else 0, "changed": done.changed if done else 0,
               "left": done.left if done else 0}  # fmt: skip

@@ -15,14 +15,14 @@ from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import suppress
 from mailmill.pipelines.configuration.words import LawfulBasis
 from mailmill.pipelines.ingest import cells
-from mailmill.pipelines.ingest.duplicates import CONSENT
 from mailmill.pipelines.ingest.erasure import channel_of
 from mailmill.pipelines.ingest.persons import CONSENTS
 from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.validation import FIELD
 
 SQL = statements("consents")
-ROW_FIELDS = frozenset(CONSENT[:2])
+_GIVEN = ("consent_at", "consent_basis", "consent_proof")  # custom fields in which a row says it of itself
+ROW_FIELDS = frozenset(_GIVEN[:2])
 BASES: tuple[str, ...] = get_args(LawfulBasis)
 _PIECE = 50_000
 
@@ -98,7 +98,7 @@ def said(rows: pl.DataFrame, basis: str, now: datetime) -> pl.DataFrame:
     Words that are no lawful basis ('declined') and no time ('no') grant nothing. Where a row has no time of its own, or
     one after `now`, it is not dated: the list says so when it has the row, and never against a withdrawal.
     """
-    given = [pl.col(FIELD + name) if FIELD + name in rows.columns else pl.lit(None, pl.String) for name in CONSENT]
+    given = [pl.col(FIELD + name) if FIELD + name in rows.columns else pl.lit(None, pl.String) for name in _GIVEN]
     known = given[1].str.to_lowercase().str.replace_all(" ", "_")
     spoken = rows.filter(
         given[0].is_not_null() | given[1].is_not_null(), known.is_null() | known.is_in(list(BASES))

@@ -59,7 +59,8 @@ def contacts_of(conn: psycopg.Connection, row: SourceRow) -> int:
 
 
 def withdraw_all(conn: psycopg.Connection, row: SourceRow) -> int:
-    """It takes back every contact. Out: how many."""
+    """It takes back every contact; the same content, should it ever come again, is news then. Out: how many."""
+    conn.execute(SQL["free_keys"], _facts(row))
     return conn.execute(WITHDRAWALS["of_source"], _facts(row)).rowcount
 
 

@@ -8,7 +8,6 @@ from typing import Protocol
 import polars as pl
 
 from mailmill.pipelines.ingest.ahead import ahead
-from mailmill.pipelines.ingest.fields import FIELD
 
 BUCKET_ROWS = 500_000  # about so many rows are compared with each other at once
 _TIME = pl.Datetime("us", "UTC")
@@ -19,7 +18,6 @@ COPIES_SCHEMA = pl.Schema(
         "last_seen": _TIME,
     }
 )
-CONSENT = ("consent_at", "consent_basis", "consent_proof")  # custom fields in which a row says it of itself
 _OF_ONE_ROW = ("line", "match_key", "verdict", "verdict_reason", "seen_at")  # values that belong together
 
 
@@ -67,8 +65,7 @@ class Buckets:
 def merged(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows of one person become one: of each field the latest value wins, by (seen_at, line); tags are united.
 
-    The verdict is that of the latest row; time, basis and proof of a consent are those of the latest that gives one.
-    The order of the rows does not matter.
+    The verdict is that of the latest row. The order of the rows does not matter.
     In: VALUES_SCHEMA with custom fields. Out: ACCEPTED_SCHEMA with custom fields.
     """
     again = rows["match_key"].is_duplicated()
@@ -84,19 +81,15 @@ def _latest(rows: pl.DataFrame) -> pl.DataFrame:
     key = pl.col("match_key")
     edges = rows.select("at", first=(key != key.shift(1)).fill_null(True), last=(key != key.shift(-1)).fill_null(True))
     first, last = edges.filter("first")["at"], edges.filter("last")["at"]
-    spoken = [pl.col(FIELD + name).is_not_null() for name in CONSENT[:2] if FIELD + name in rows.columns]
     columns: list[pl.Series] = []
     for name in rows.columns[1:]:
         column = rows[name]
-        said = column.is_not_null()
-        if spoken and name.removeprefix(FIELD) in CONSENT:
-            said = rows.select(pl.any_horizontal(spoken)).to_series()
         if name == "tags":
             columns.append(_tags(rows, last))
-        elif name in _OF_ONE_ROW or said.all():
+        elif name in _OF_ONE_ROW or column.null_count() == 0:
             columns.append(column.gather(last))
         else:  # the place of the last value so far; one that belongs to another person is none
-            place = edges.select(pl.when(said).then("at").forward_fill()).to_series().gather(last)
+            place = edges.select(pl.when(column.is_not_null()).then("at").forward_fill()).to_series().gather(last)
             own = pl.select(pl.when(place >= first).then(place)).to_series()
             columns.append(column.gather(own).alias(name))
     return pl.DataFrame(columns).with_columns(

@@ -19,10 +19,7 @@ def tick(
     Raises: StoreUnavailable after all were tried; what could not be planned stays for the next tick.
     """
     results, broken = [], None
-    tried: set[int] = set()
-    # asked anew for each: planning one may take so long that another's grace is over
-    while due := next((one for one in schedule.due() if one.campaign_id not in tried), None):
-        tried.add(due.campaign_id)
+    for due in schedule.due():
         try:
             results.append(start_due(due, schedule, campaigns, contacts, preflight, public_url, by))
         except TransientError as error:

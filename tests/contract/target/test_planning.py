@@ -5,14 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import campaigns, suppressions
-from mailmill.io.postgres.audiences import PostgresCampaigns
 from mailmill.pipelines.target import planning
 
 
@@ -310,21 +308,6 @@ def test_F35_a_planning_that_was_left_too_long_is_missed_but_none_that_only_take
     assert [result.state for result in world.tick()] == ["missed"]
     assert world.value("SELECT from_state FROM campaign_transitions WHERE to_state = 'missed'") == "planning"
     assert [result.state for result in world.start()] == ["running"], "nothing was frozen, so it may be started by hand"
-
-
-def test_F35_a_campaign_whose_grace_is_over_before_its_turn_comes_is_missed(world, project):
-    @dataclass(frozen=True, slots=True, kw_only=True)
-    class Slow(PostgresCampaigns):
-        def freeze(self, frozen, *, by):
-            world.run("UPDATE campaigns SET scheduled_at = scheduled_at - interval '2 h' WHERE slug = 'later'")
-            return PostgresCampaigns.freeze(self, frozen, by=by)
-
-    world.apply(project()[-1] | {"slug": "later"})
-    world.run(
-        "UPDATE campaigns SET state = 'scheduled', scheduled_at = now() - id * interval '-1 s' - interval '1 min'"
-    )
-    world.campaigns = Slow(database=world.database, lake=world.lake)
-    assert [(one.name, one.state) for one in world.tick()] == [("acme/spring", "running"), ("acme/later", "missed")]
 
 
 @pytest.mark.parametrize("late", ["10 min", "3 days"])

@@ -70,17 +70,6 @@ def test_P02_merging_what_is_merged_changes_nothing(rows):
     assert again.select(values).sort("match_key").equals(once.select(values).sort("match_key"))
 
 
-def test_a_consent_is_that_of_one_row_with_its_own_time_basis_and_proof():
-    names = [f"fields.consent_{name}" for name in ("at", "basis", "proof")]
-    words = [("2020", "contract", "order 5"), ("2024", None, None), (None, None, "of nothing")]
-    rows = [
-        dict(zip(names, word, strict=True)) | {"line": line, "match_key": "k"} for line, word in enumerate(words, 2)
-    ]
-    frame = pl.DataFrame(rows, schema={**VALUES_SCHEMA, **dict.fromkeys(names, pl.String())})
-    assert merged(frame).select(names).rows() == [("2024", None, None)]
-    assert merged(frame.filter(line=2).vstack(frame.filter(line=4))).select(names).rows() == [words[0]]
-
-
 class MemorySpool:
     def __init__(self) -> None:
         self.frames: dict[int, list[pl.DataFrame]] = {}

@@ -12,4 +12,5 @@ SELECT file, part, batch_id, rows, facts, published_at FROM manifest
  ORDER BY published_at, file;
 
 -- name: all_files
-SELECT file FROM manifest;
+-- But for what was erased: where a process was killed before it took such a file off the disk, the sweep does.
+SELECT file FROM manifest WHERE dataset <> 'erased';

@@ -37,6 +37,10 @@ UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, walk_from = NU
 UPDATE batches SET key = key || ':removed:' || id, state = 'removed'
  WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND state <> 'removed';
 
+-- name: free_keys
+UPDATE batches SET key = key || ':withdrawn:' || id
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND state <> 'removed';
+
 -- name: remove_files
 -- Their rows: listed as erased until they are off the disk.
 UPDATE manifest m SET dataset = 'erased', part = '', batch_id = NULL, facts = '{}' FROM batches b
