@@ -72,10 +72,12 @@ def read(path: Path, tenant: str | None, now: datetime) -> tuple[pl.DataFrame, d
     return kept.match_to_schema(ASKED_SCHEMA, extra_columns="ignore"), dict(counted.iter_rows())
 
 
-def asked(typed: Sequence[str]) -> pl.DataFrame:
-    """Addresses alone. Out: ASKED_SCHEMA."""
+def asked(
+    typed: Sequence[str], reason: Reason | None = None, until: datetime | None = None, note: str | None = None
+) -> pl.DataFrame:
+    """Addresses, all for one reason. Out: ASKED_SCHEMA."""
     named = {"line": range(1, len(typed) + 1), "text": typed}
-    return pl.DataFrame(named | dict.fromkeys(("reason", "until", "note")), schema=ASKED_SCHEMA)
+    return pl.DataFrame(named | {"reason": reason, "until": until, "note": note}, schema=ASKED_SCHEMA)
 
 
 def _refuse(path: Path, rows: pl.DataFrame, wrong: pl.Expr, column: str, what: str) -> None:

@@ -91,9 +91,7 @@ def add(
     end = None if until is None else windows.moment(until, "UTC")
     if end is not None and end <= datetime.now(UTC):
         raise Misconfigured("a suppression that has ended keeps nobody out", place="--until")
-    asked = suppression_files.asked(address).with_columns(
-        reason=pl.lit(reason), until=pl.lit(end, pl.Datetime("us", "UTC")), note=pl.lit(note, pl.String)
-    )
+    asked = suppression_files.asked(address, reason, end, note)
     with installation().database.transaction() as conn:
         tenant_id = whose(conn, tenant, all)
         done = suppress(conn, tenant_id, asked, campaign=_scope(conn, tenant, campaign))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-import polars as pl
 import pytest
 
 from mailmill.cli import suppression_files
@@ -169,7 +168,7 @@ def test_F38_the_variants_of_a_mailbox_are_one_contact_spelled_as_typed_and_supp
     assert mill.contacts()["ann.lee@xn--bcher-kva.example"]["email"] == "Ann.Lee@xn--bcher-kva.example"
     assert [row["reason"] for row in mill.rejected()] == ["address_too_long"]
     with mill.database.transaction() as conn:
-        asked = suppression_files.asked([variants[2]]).with_columns(reason=pl.lit("unsubscribed"))
+        asked = suppression_files.asked([variants[2]], "unsubscribed")
         assert add_suppression(conn, source.tenant_id, asked).added == 1
     shown = dict(mill.generation().select("match_key", "status").iter_rows())
     assert {key for key, status in shown.items() if status == "unsubscribed"} == {"ann.lee@xn--bcher-kva.example"}
