@@ -36,13 +36,20 @@ def rewrite(
     """
     columns = {source.slug: source.spec.columns for source in sources}
     rewritten = 0
-    for name, dataset, part, batch_id, facts in files:
+    theirs: dict[int | None, set[int]] = {}  # batch -> lines; raw files come first
+    for name, dataset, part, batch_id, facts in sorted(files, key=lambda file: file[1] != "raw"):
         if not lake.path(name).exists():
             continue
-        frame = _without(scan(lake, name), dataset, columns.get(part, {}), who, lines, numbers)
-        if frame is None:
+        frame = scan(lake, name)
+        if dataset == "raw":
+            said = raw_rows(who, frame, columns.get(part, {}))
+            theirs.setdefault(batch_id, set()).update(said)
+            own = pl.col("line").is_in([*lines, *said, *numbered_rows(numbers, frame, columns.get(part, {}))])
+        else:
+            own = erasure_rows.own_rows(who, dataset, frame.collect_schema(), theirs.get(batch_id))
+        if not erasure_rows.touched(who, dataset, frame, own):
             continue
-        file = lake.write(frame, tenant_id=tenant_id, dataset=dataset)
+        file = lake.write(erasure_rows.without(who, dataset, frame, own), tenant_id=tenant_id, dataset=dataset)
         _swap(conn, tenant_id, name, file, dataset, part, batch_id, facts)
         rewritten += 1
     return rewritten
@@ -56,19 +63,6 @@ def rewrite_batch(
            ingest.batch_files(conn, tenant_id=source.tenant_id, dataset="raw", batch_id=batch.id)]  # fmt: skip
     numbers = {key for key in named if channel_of(key) == "phone"}  # that others may share
     rewrite(conn, lake, source.tenant_id, Person(tuple(named - numbers)), raw, [source], lines, numbers)
-
-
-def _without(
-    frame: pl.LazyFrame, dataset: str, columns: Mapping[str, str], who: Person, lines: Collection[int],
-    numbers: Collection[str],
-) -> pl.LazyFrame | None:  # fmt: skip
-    """A file's rows without the person, None when it does not hold them."""
-    if dataset == "raw":
-        lines = [*lines, *raw_rows(who, frame, columns), *numbered_rows(numbers, frame, columns)]
-        if not lines and not erasure_rows.touched(who, dataset, frame):
-            return None
-        return erasure_rows.without(who, dataset, frame, pl.col("line").is_in(lines))
-    return erasure_rows.without(who, dataset, frame) if erasure_rows.touched(who, dataset, frame) else None
 
 
 def _swap(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import polars as pl
@@ -57,6 +58,7 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
     found = [
         explain.by_key(conn, lake, tenant_id=tenant.id, tenant=tenant.slug, key=one, same=same) for one in who.keys
     ]
+    raw, lines = _raw(conn, lake, tenant, who)
     which = {"tenant_id": tenant.id, "ids": list(who.contact_ids), "keys": list(who.keys),
              "message_ids": list(who.message_ids)}  # fmt: skip
     known = {one.contact["id"] if one.contact else one.asked: one for one in found if one is not None}
@@ -72,8 +74,8 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
             for one in who.keys
             for row in suppressions.listed(conn, tenant_id=tenant.id, address_key=one)
         ],
-        raw_rows=_raw(conn, lake, tenant, who),
-        rejected_rows=_rows(conn, lake, tenant, who, "rejected"),
+        raw_rows=raw,
+        rejected_rows=_rows(conn, lake, tenant, who, "rejected", lines),
         messages=explain.rows(conn, "held_messages", which),
         audience_rows=_rows(conn, lake, tenant, who, "audiences"),
         chosen=explain.rows(conn, "held_choices", which),
@@ -82,30 +84,36 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
     )  # fmt: skip
 
 
-def _raw(conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person) -> list[dict[str, Any]]:
+def _raw(
+    conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person
+) -> tuple[list[dict[str, Any]], dict[int | None, set[int]]]:
+    """Their rows, and the lines of each batch that these are."""
     columns = {source.slug: source.spec.columns for source in ingest.sources(conn, tenant=tenant.slug)}
     rows: list[dict[str, Any]] = []
+    theirs: dict[int | None, set[int]] = {}
     for file in manifest.listed(conn, tenant_id=tenant.id, dataset="raw"):
         if not lake.path(file.file).exists():
             continue
         frame = scan(lake, file.file)
         lines = raw_rows(who, frame, columns.get(file.part, {}))
-        if not lines:
-            continue
+        theirs.setdefault(file.batch_id, set()).update(lines)
         for row in frame.filter(pl.col("line").is_in(lines)).collect(engine="streaming").iter_rows(named=True):
             cells = {name.removeprefix(CELL): value for name, value in row.items() if value is not None}
             rows.append({"source": file.part, "origin": file.facts.get("origin"), **cells})
-    return rows
+    return rows, theirs
 
 
-def _rows(conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person, dataset: str) -> list[dict[str, Any]]:
+def _rows(
+    conn: psycopg.Connection, lake: Lake, tenant: Tenant, who: Person, dataset: str,
+    lines: Mapping[int | None, set[int]] = MappingProxyType({}),
+) -> list[dict[str, Any]]:  # fmt: skip
     rows: list[dict[str, Any]] = []
     for file in manifest.listed(conn, tenant_id=tenant.id, dataset=dataset):
         if not lake.path(file.file).exists():
             continue
         frame = scan(lake, file.file)
         schema = frame.collect_schema()
-        theirs = erasure_rows.own_rows(who, dataset, schema)
+        theirs = erasure_rows.own_rows(who, dataset, schema, lines.get(file.batch_id))
         if dataset == "events":
             theirs = pl.col("message").is_in(list(who.message_ids))
         if dataset == "audiences":  # one that is shown as one with them for a number has an address of their own

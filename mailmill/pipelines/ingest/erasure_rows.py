@@ -20,12 +20,17 @@ COUNTED: Mapping[str, tuple[str, ...]] = {"messages": (), "attempts": ("reply",)
 ADDRESSES = r"[^\s,;|\"'<>()\[\]]+@[^\s,;|\"'<>()\[\]]+"
 
 
-def own_rows(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-    """Whether a row of a dataset is the person's, raw batches aside: those are told by their columns (raw_rows)."""
+def own_rows(
+    person: Person, dataset: str, schema: Mapping[str, pl.DataType], lines: Collection[int] | None = None
+) -> pl.Expr:
+    """Whether a row of a dataset is the person's, raw batches aside: those are told by their columns (raw_rows).
+
+    In: lines, of rejected rows: what is theirs of their raw batch; None where that is gone.
+    """
     if dataset in COUNTED:
         return pl.lit(False)
     if dataset == "rejected":
-        return text_rows(person, schema)
+        return text_rows(person, schema, lines)
     tests = []
     if person.contact_ids and "contact_id" in schema:
         tests.append(pl.col("contact_id").is_in(list(person.contact_ids)))
@@ -39,17 +44,21 @@ def own_rows(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) ->
     return pl.any_horizontal(*tests).fill_null(False) if tests else pl.lit(False)
 
 
-def text_rows(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
-    """Whether a row that is one text, `raw`, is theirs: any mention of an address makes it so. A number does, however
-    it was typed, where no address says that the row is somebody else's, who shares it."""
+def text_rows(person: Person, schema: Mapping[str, pl.DataType], lines: Collection[int] | None = None) -> pl.Expr:
+    """Whether a row that is one text, `raw`, is theirs: any mention of an address makes it so, and of a number, however
+    it was typed. But one that holds an address of somebody else is theirs only where its columns said so.
+
+    In: lines, as own_rows; where they are not known, a mention by their address counts.
+    """
     numbers = [key for key in person.keys if channel_of(key) == "phone"]
     mails = [key for key in person.keys if channel_of(key) == "email"]
     found, numbered = mentions(Person(tuple(mails), person.spellings), schema), mentions(Person(tuple(numbers)), schema)
     if person.numbers:
         numbered |= pl.col("raw").str.contains(person.numbers).fill_null(False)
-    likely = pl.when(numbered & ~found).then("raw")
+    likely = pl.when(found | numbered).then("raw")
     others = likely.map_batches(partial(_of_others, own=mails), return_dtype=pl.Boolean)
-    return found | (numbered & ~others)
+    said = found if lines is None else pl.col("line").is_in(list(lines))
+    return (found | numbered) & (~others | said)
 
 
 def _of_others(texts: pl.Series, own: Collection[str]) -> pl.Series:
@@ -94,18 +103,17 @@ def told(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> lis
     return [pl.when(~theirs).then(pl.col(name)).alias(name) for name in COUNTED[dataset] if name in schema]
 
 
-def without(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr | None = None) -> pl.LazyFrame:
+def without(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr) -> pl.LazyFrame:
     """A dataset's rows without the person: their own rows left out, mentions in those of others masked."""
     schema = frame.collect_schema()
-    kept = frame.filter(~(own if own is not None else own_rows(person, dataset, schema)))
-    blanked = kept.with_columns(told(person, dataset, schema))
+    blanked = frame.filter(~own).with_columns(told(person, dataset, schema))
     return blanked.with_columns(masked(person, schema))
 
 
-def touched(person: Person, dataset: str, frame: pl.LazyFrame) -> bool:
-    """Whether a file has anything of the person. Raw batches are touched by raw_rows as well."""
+def touched(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr) -> bool:
+    """Whether a file has anything of the person."""
     schema = frame.collect_schema()
-    found = own_rows(person, dataset, schema) | mentions(person, schema)
+    found = own | mentions(person, schema)
     for blank in told(person, dataset, schema):
         name = blank.meta.output_name()
         found |= pl.col(name).is_not_null() & blank.is_null()

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import psycopg
 import pytest
-from people_world import ANN, PHONE, People
+from people_world import ANN, PEOPLE, PHONE, People
 
 from mailmill import definitions
 from mailmill.errors import Misconfigured
@@ -240,7 +240,7 @@ def test_a_deleted_tag_leaves_its_contacts_and_no_load_brings_it_back(people: Pe
 
 
 def test_export_gives_what_is_held_and_nothing_of_another_person(people: People) -> None:
-    people.planned("acme", source=POLICY)
+    people.planned("acme", source=POLICY, people=PEOPLE + f"max@people.abcxyz,Max,,,{ANN},\r\n")
     people.rows("INSERT INTO engagement (contact_id, tenant_id, last_opened)"
                 " SELECT id, 1, 1777680000 FROM contacts WHERE match_key = %s", ANN)  # fmt: skip
     people.rows("INSERT INTO campaign_recipients SELECT 1, id, 1, true FROM contacts WHERE match_key = %s", ANN)
@@ -261,6 +261,8 @@ def test_export_gives_what_is_held_and_nothing_of_another_person(people: People)
     out = people.mill.project / "ann.json"
     people.do("export", ANN, "--out", str(out))
     assert out.stat().st_mode & 0o777 == 0o600 and ANN in out.read_text().lower()
+    assert people.ask("forget", ANN)["proved"]
+    assert [row["raw"] for row in people.ask("rejects", "show", "acme")["rows"]] == ["max@people.abcxyz,Max,,,***,"]
 
 
 def test_a_value_that_does_not_fit_its_fields_type_is_rejected_and_another_is_normalised(people: People) -> None:

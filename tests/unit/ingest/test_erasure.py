@@ -19,6 +19,13 @@ from mailmill.pipelines.ingest.erasure_text import mentioned
 
 ANN = Person(keys=("ann@x.org", "+4315337031"), spellings=("Ann@X.org",))
 OTHERS = ("joann@x.org", "ann@x.org.uk", "ann@x.organic", "+43153370311", "mann", "x-ann@x.org")
+
+
+def _left(who: Person, dataset: str, frame: pl.LazyFrame) -> pl.DataFrame:
+    own = erasure_rows.own_rows(who, dataset, frame.collect_schema())
+    return erasure_rows.without(who, dataset, frame, own).collect()
+
+
 AROUND = st.text(st.sampled_from(" ,;:<>()\"'\n\t=/|.-ä"), max_size=3)
 
 
@@ -30,8 +37,8 @@ def test_after_it_no_text_mentions_the_person_and_others_are_as_they_were(parts:
     frame = pl.LazyFrame(
         {"name": [text], "tags": [[text, "vip"]]}, schema={"name": pl.String, "tags": pl.List(pl.String)}
     )
-    rows = erasure_rows.without(ANN, "contacts", frame).collect()
-    assert not erasure_rows.touched(ANN, "contacts", rows.lazy())
+    rows = _left(ANN, "contacts", frame)
+    assert not erasure_rows.touched(ANN, "contacts", rows.lazy(), pl.lit(False))
     assert rows["tags"][0].to_list() == [rows["name"][0], "vip"]
     for other in OTHERS:
         assert rows["name"][0].count(other) >= sum(middle == other for _, middle, _ in parts)
@@ -89,8 +96,8 @@ def test_a_file_of_any_kind_that_a_folder_is_looked_through_for_mentions_whom_it
 def test_counted_rows_stay_and_tell_nothing() -> None:
     who = Person(keys=("ann@x.org",), message_ids=(5,))
     frame = pl.LazyFrame({"message": [5, 6], "kind": ["opened", "opened"], "ip": ["1.2.3.0", "4.5.6.0"]})
-    assert erasure_rows.touched(who, "events", frame)
-    assert erasure_rows.without(who, "events", frame).collect().rows() == [
+    assert erasure_rows.touched(who, "events", frame, pl.lit(False))
+    assert _left(who, "events", frame).rows() == [
         (5, "opened", None),
         (6, "opened", "4.5.6.0"),
     ]
@@ -98,7 +105,7 @@ def test_counted_rows_stay_and_tell_nothing() -> None:
 
 def test_a_row_of_somebody_else_who_shares_the_number_stays_without_it() -> None:
     rows = {"email": ["mum@x.org", None], "phone": ["+4315337031"] * 2, "name": ["Mum", "Ann"]}
-    assert erasure_rows.without(ANN, "validated", pl.LazyFrame(rows)).collect().rows() == [("mum@x.org", None, "Mum")]
+    assert _left(ANN, "validated", pl.LazyFrame(rows)).rows() == [("mum@x.org", None, "Mum")]
 
 
 def test_a_hash_is_of_its_key_and_its_channel() -> None:
@@ -129,10 +136,14 @@ def test_a_text_is_theirs_by_a_number_only_where_no_other_address_can_be_read_in
         "max@x.org,Max,,ask ann@x.org": True,
     }
     rejected = pl.LazyFrame({"line": range(len(texts)), "raw": list(texts)})
-    left = erasure_rows.without(ANN, "rejected", rejected).collect()["raw"].to_list()
+    left = _left(ANN, "rejected", rejected)["raw"].to_list()
     assert left == [text.replace("+4315337031", "***") for text, theirs in texts.items() if not theirs]
     unread = rejected.with_columns(problem=pl.lit("ragged_line"))
     assert raw_rows(ANN, unread, {}) == [line for line, theirs in enumerate(texts.values()) if theirs]
+    mixed = rejected.tail(1)  # the columns of its raw row say whose it is
+    for lines, own in (([], False), ([6], True), (None, True)):
+        theirs = erasure_rows.own_rows(ANN, "rejected", mixed.collect_schema(), lines)
+        assert mixed.select(theirs).collect().item() is own
 
 
 def test_every_spelling_of_a_mailbox_is_found_in_any_text() -> None:
