@@ -102,7 +102,9 @@ def workers(json: Json = False) -> None:
     rows = [dict(zip(names, row, strict=True)) for row in found]
     for row in rows:
         row["silent_s"] = round(row["silent_s"], 1)
-        row["pid"] = row["pid"] if json else str(row["pid"])  # a name, not a number to be grouped
+        if not json:
+            row["pid"] = str(row["pid"])  # a name, not a number to be grouped
+            row["campaigns"] = ", ".join(row["campaigns"] or ["all"])
     answer_json(rows) if json else answer_table(rows, title="workers")
 
 

@@ -62,7 +62,7 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(
                 "connections",
             )
             assert shown["in_flight"] >= 1 and shown["rate"] >= 0 and shown["silent_s"] < 60 and not shown["last_error"]
-            assert shown["campaigns"] == ["acme/spring"]
+            assert shown["campaigns"] == ["acme/spring"] and "acme/spring" in mailmill("workers").out
             assert scraped()["mailmill_send_results_total", "failed"] == 0  # there before the first one
             found = until(lambda: scraped() if scraped().get(("mailmill_send_results_total", "sent")) else None)
             assert found["mailmill_send_results_total", "sent"] >= 7
