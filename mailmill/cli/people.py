@@ -70,7 +70,7 @@ def add(
     # of this row alone: the run takes in as well what an earlier one has left
     for reason in mill.ingest.rejected(batch_id=batch).select("reason").collect()["reason"]:
         raise Misconfigured(f"the contact was not taken in: {rejects.REASONS.get(reason, reason)}", place=reason)
-    imports.complain([done])
+    imports.complain([{**done, "held": [held for held in done["held"] if held["batch"] == batch]}])
     answer = {name: done[name] for name in ("source", "new", "changed", "contacts")}
     answer_json(answer) if json else answer_table([answer])
 

@@ -112,10 +112,9 @@ class IngestStore:
                         conn, file, tenant_id=source.tenant_id, dataset="raw", part=source.slug, batch_id=batch_id,
                         facts=facts,
                     )  # fmt: skip
-            else:
-                known = ingest.find_batch(conn, source, batch)
-                assert known is not None
+            elif known := ingest.find_batch(conn, source, batch):
                 batch_id = known[0]
+            assert batch_id is not None
             if batch.cursor is not None:
                 ingest.move_cursor(conn, source, batch.cursor, batch_id)
             return Kept(batch_id=batch_id, new=new, rows=writer.rows)
@@ -243,8 +242,6 @@ class IngestStore:
 
     def publish(self, tenant_id: int, now: datetime) -> Published:
         return generations.publish(self.database, self.lake, tenant_id, now, patience_s=self.patience_s)
-
-    # ------------------------------------------------------------ rejects
 
     def rejected(
         self, *, tenant: str | None = None, source: str | None = None, batch_id: int | None = None

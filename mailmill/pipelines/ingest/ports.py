@@ -155,9 +155,7 @@ class RawStore(Protocol):
 
     def importing(self, source: SourceRow) -> AbstractContextManager[tuple[SourceRow, Cursor | None]]:
         """Hold the source: one import of it at a time, others wait. Gives it and its cursor as they stand now.
-
-        Raises: StoreUnavailable when another import takes too long, Misconfigured when it was deleted meanwhile.
-        """
+        Raises: StoreUnavailable when another import takes too long, Misconfigured when it was deleted meanwhile."""
         ...
 
     def columns(self, source: SourceRow) -> tuple[str, ...]:
@@ -208,9 +206,7 @@ class BatchStore(Protocol):
 
     def record(self, source: SourceRow, batch: BatchRow, pieces: Iterable[Checked]) -> Recorded | None:
         """Accepted and rejected rows, counts and state in one transaction. None: the state had changed meanwhile.
-
-        In: pieces, walked once; no match_key is accepted in two of them.
-        """
+        In: pieces, walked once; no match_key is accepted in two of them."""
         ...
 
     def hold(self, source: SourceRow, batch: BatchRow) -> bool:
@@ -220,9 +216,7 @@ class BatchStore(Protocol):
 
 class Load(Protocol):
     """Validated batches in one transaction, with what each says of deletions. Out: None, somebody else had loaded one.
-
-    What batches said when they were loaded before, by other rules, is taken back, unless others say so too.
-    """
+    What batches said when they were loaded before, by other rules, is taken back, unless others say so too."""
 
     def __call__(self, batches: Sequence[BatchRow]) -> LoadCounts | None: ...
 
@@ -242,7 +236,6 @@ class ContactStore(Protocol):
         self, source: SourceRow, walk: Sequence[BatchRow], present: pl.Series, *, max_share: float
     ) -> tuple[int, bool] | None:
         """Withdraw what a walk did not show.
-
         Out: how many contacts; whether they were few enough to be withdrawn, else the walk waits for a person. None:
              the walk was compared meanwhile, or more was loaded since it was read, and whoever loaded that compares it.
         """

@@ -46,8 +46,7 @@ def receive(
     A batch whose columns do not say where an address is, is refused before anything of it is kept. One whose columns
     are not those of the last time is reported and, where the source says `on_change: hold`, kept and not taken in,
     until its columns are accepted or the source's mapping is another.
-    Raises: SourceUnavailable (what was kept stays kept), Misconfigured when a source with a cursor must not go on, or
-            was deleted.
+    Raises: SourceUnavailable (what was kept stays kept), Misconfigured when an API must not go on, or was deleted.
     """
     new: list[int] = []
     refused: list[Refusal] = []

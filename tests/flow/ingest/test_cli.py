@@ -145,6 +145,15 @@ def test_contacts_add_speaks_of_its_own_row_and_not_of_one_that_was_left(mill, m
     assert "is withheld" not in mailmill("sources"), "whoever typed it was told"
 
 
+def test_contacts_add_says_that_its_own_row_is_held_and_not_that_another_is(mill, mailmill):
+    mill.source("desk", type="manual", on_change="hold")
+    mailmill("contacts", "add", "--tenant", "acme", "--email", "zoe@x.org", "--field", "city=Rome")
+    with pytest.raises(Misconfigured, match=r"1 held(.|\n)*new: town"):
+        mailmill("contacts", "add", "--tenant", "acme", "--email", "yan@x.org", "--field", "town=Rome")
+    mailmill("contacts", "add", "--tenant", "acme", "--email", "xia@x.org")
+    assert list(mill.contacts()) == ["xia@x.org", "zoe@x.org"]
+
+
 def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
     source = mill.source()
     mill.read(source, "email\na@x.org\n")
