@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import polars as pl
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest import addresses, phones
+from mailmill.pipelines.ingest import addresses, cells, phones
 from mailmill.pipelines.ingest.columns import mapped
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_rows import text_rows
@@ -57,7 +57,7 @@ def _unclaimed(lines: list[int], frame: pl.LazyFrame, header: str | None, theirs
     if header is None or not lines:
         return lines
     found = frame.filter(pl.col("line").is_in(lines)).select("line", cell=CELL + header).collect(engine="streaming")
-    keys = addresses.examine(found["cell"])["address_key"]
+    keys = addresses.examine(cells.clean(found["cell"]))["address_key"]
     return found.filter(keys.is_null() | keys.is_in(list(theirs)))["line"].to_list()
 
 
@@ -69,7 +69,7 @@ def _by_mail(person: Person, frame: pl.LazyFrame, header: str) -> list[int]:
     wide = cell.str.contains(r"[^ -~]") & cell.str.contains("[@\uff20\ufe6b]")
     likely = (cell.str.to_lowercase().str.contains_any(list(person.folded)) | wide).fill_null(False)
     found = frame.filter(likely).select("line", cell=cell).collect(engine="streaming")
-    keys = addresses.examine(found["cell"])["address_key"]
+    keys = addresses.examine(cells.clean(found["cell"]))["address_key"]
     return found.filter(keys.is_in(list(person.keys)).fill_null(False))["line"].to_list()
 
 
@@ -78,16 +78,21 @@ def _by_phone(person: Person, frame: pl.LazyFrame, header: str, land: str | None
         return []
     cell = pl.col(CELL + header)
     digits = cell.str.normalize("NFKC").str.replace_all(r"\D", "")
-    likely = pl.any_horizontal(digits.str.ends_with(ending) for ending in person.endings).fill_null(False)
+    # an extension may follow, and any script's digits are read
+    likely = (digits.str.contains_any(list(person.endings)) | cell.str.contains(r"[\p{Nd}--0-9]")).fill_null(False)
     country = pl.col(CELL + land) if land else pl.lit(None, pl.String)
     found = frame.filter(likely).select("line", cell=cell, country=country).collect(engine="streaming")
-    region = found["country"].str.strip_chars().str.to_lowercase()
-    region = region.replace_strict(countries(), default=None, return_dtype=pl.String)
-    numbers = phones.examine(found["cell"].str.strip_chars(), region)
+    typed, region = cells.clean(found["cell"]), _region(found["country"])
+    numbers = phones.examine(typed, region)
     theirs = numbers.is_in(list(person.keys)).fill_null(False)
     # without a country it is the source's, which may have been another then: the digits alone decide
-    bare = found["cell"].str.contains(person.numbers or "").fill_null(False) & region.is_null() & numbers.is_null()
+    bare = typed.str.contains(person.numbers or "").fill_null(False) & region.is_null() & numbers.is_null()
     return found.filter(theirs | bare)["line"].to_list()
+
+
+def _region(country: pl.Series) -> pl.Series:
+    word = cells.clean(country).str.to_lowercase()
+    return word.replace_strict(countries(), default=None, return_dtype=pl.String)
 
 
 def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str], country: str | None = None) -> set[str]:
@@ -102,13 +107,11 @@ def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str], country: str | None
     rows = frame.select(CELL + header for header in wanted).unique().collect(engine="streaming") if wanted else None
     found: set[str] = set()
     if rows is not None and "email" in known:
-        mails = addresses.examine(rows[CELL + known["email"]])["address_key"]
+        mails = addresses.examine(cells.clean(rows[CELL + known["email"]]))["address_key"]
         found |= set(mails.drop_nulls())
         rows = rows.filter(mails.is_null())
     if rows is not None and "phone" in known:
         land = rows[CELL + known["country"]] if "country" in known else pl.Series([None] * rows.height, dtype=pl.String)
-        region = land.str.strip_chars().str.to_lowercase()
-        region = region.replace_strict(countries(), default=None, return_dtype=pl.String)
-        region = region.fill_null(country) if country else region
-        found |= set(phones.examine(rows[CELL + known["phone"]].str.strip_chars(), region).drop_nulls())
+        region = _region(land).fill_null(country) if country else _region(land)
+        found |= set(phones.examine(cells.clean(rows[CELL + known["phone"]]), region).drop_nulls())
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
@@ -10,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailmill.io.person_search import bytes_hold
+from mailmill.io.sources.manual import table_of
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import erasure, erasure_rows, formats
 from mailmill.pipelines.ingest.addresses import check
 from mailmill.pipelines.ingest.erasure import Person
-from mailmill.pipelines.ingest.erasure_raw import numbered_rows, raw_rows
+from mailmill.pipelines.ingest.erasure_raw import keys_of, numbered_rows, raw_rows
 from mailmill.pipelines.ingest.erasure_text import mentioned
+from mailmill.pipelines.ingest.validation import BatchFacts, match_keys
 
 ANN = Person(keys=("ann@x.org", "+4315337031"), spellings=("Ann@X.org",))
 OTHERS = ("joann@x.org", "ann@x.org.uk", "ann@x.organic", "+43153370311", "mann", "x-ann@x.org")
@@ -161,3 +164,17 @@ def test_every_spelling_of_a_mailbox_is_found_in_any_text() -> None:
         assert erasure_rows.spellings(frame, boxes, both) == found
     frame = pl.LazyFrame({"raw": list(texts)})
     assert erasure_rows.spellings(frame, boxes, MergeSpec(dots=("gmail.com",))) == {"ann@x.org", "an.n@gmail.com"}
+
+
+def test_a_raw_row_is_theirs_however_it_was_written_when_it_was_taken_in() -> None:
+    mails = ["ann@x.org\x07", "\x07Ann <ANN@x.org>", "ann\uff20x.org", "a\u00adnn@x.org", "bob@x.org"]
+    arabic = "".join(chr(ord(digit) + 0x630) for digit in "4930123456")
+    calls = ["+49 30\u2028123456", "+4930123456 ext. 5", f"+{arabic}", "030\n123456", "+4930123457"]
+    raw = table_of([{"email": mail, "phone": "", "country": ""} for mail in mails]
+                   + [{"email": "", "phone": call, "country": "\x07DE"} for call in calls]).frame  # fmt: skip
+    facts = BatchFacts(batch_id=1, source="s", seen_at=datetime(2026, 11, 20, tzinfo=UTC), columns={})
+    keys = match_keys(raw, facts)
+    for key in ("ann@x.org", "+4930123456"):
+        lines = raw["line"].filter(keys == key).to_list()
+        assert len(lines) == 4 and raw_rows(Person(keys=(key,)), raw.lazy(), {}) == lines
+    assert keys_of(raw.lazy(), {}) == set(keys)
