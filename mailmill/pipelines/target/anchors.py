@@ -12,6 +12,7 @@ _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # one that does not close takes the rest along, as it does where HTML is read
 _ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:(>)|.*)", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[A-Za-z](?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:>|.*)", re.DOTALL)
+_FOUND = re.compile(r"https?://[^/]|data:|\{[{%]", re.IGNORECASE)  # of a picture; what Jinja2 prints, nobody knows yet
 _UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
 _UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*(?:\|\s*(?:e|escape)\s*)?-?\}\}$")
 _UNCLOSED = "does not end: its tag, or a quotation in it, is not closed"
@@ -73,6 +74,16 @@ def unquoted(html: str) -> int | None:
         outside = attributes.FOUND.sub(lambda found: found[4] or "", tag[0])
         if mask in outside:
             return html.count("\n", 0, tag.start()) + 1
+    return None
+
+
+def picture_nowhere(html: str) -> tuple[int, str] | None:
+    """Line and address of the first `<img>` whose picture no mail program can find, such as one beside the file."""
+    shown = without_comments(html)
+    for tag in _TAG.finditer(shown):
+        source = attributes.read(tag[0]).get("src", "").strip() if tag[0][:4].lower() == "<img" else ""
+        if source and not _FOUND.match(source):
+            return html.count("\n", 0, tag.start()) + 1, source
     return None
 
 

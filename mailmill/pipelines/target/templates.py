@@ -159,6 +159,9 @@ def check(subject: str, html: str, text: str) -> TemplateFacts:
     line = anchors.unquoted(html)
     if line is not None:
         raise _refused('a tag prints a value without quotes around it; write ="{{ … }}"', f"html:{line}")
+    picture = anchors.picture_nowhere(html)
+    if picture is not None:
+        raise _refused(f"the picture {picture[1][:80]!r} has no address with http:// or https://", f"html:{picture[0]}")
     fields = tuple(name for name in used if name not in CONSTANTS)
     return TemplateFacts(merge_fields=fields, bare=frozenset(bare), links=links(html), places=places)
 

@@ -157,6 +157,22 @@ def test_F42_no_value_breaks_out_of_its_place(value):
     assert shown.count("<") == 2 and shown.count(">") == 2
 
 
+@pytest.mark.parametrize("source", ["images/a.png", "/a.png", "//cdn.example/a.png", "cid:logo", "file:///C:/a.png"])
+def test_a_picture_that_no_mail_program_can_find_is_refused(source):
+    """As pages saved from a browser or a word processor have them: they lie beside the file."""
+    with pytest.raises(Misconfigured, match=f"html:2: the picture '{source}' has no address"):
+        facts(f"\n<p title='<img src=x>'><IMG alt=a src='{source}'>")
+    fine = [
+        "https://a.example/{{ name }}.png?a&b",
+        "{{ name }}",
+        "data:image/png;base64,AA==",
+        "{% if name %}a{% endif %}",
+    ]
+    facts(
+        "".join(f'<img src="{one}">' for one in fine) + "<!--[if mso]><img src='a.png'><![endif]--><img data-src='a'>"
+    )
+
+
 @pytest.mark.parametrize(
     "tag", ["<td\nwidth={{ name }}>", "<p title='x' {{ name }}>", "<a href=https://a.example/{{ name }}"]
 )
