@@ -89,6 +89,8 @@ def test_P07_a_suppression_counts_for_its_mailbox_and_number_whether_or_not_they
     assert [key.partition("@")[0] for key, said in status.items() if said == "complained"] == ["kim+x", "sue"]
     assert [key for key, said in status.items() if said == "manual"] == [NEWS]
     assert ANN in people.do("explain", NEWS), "it names the suppression of an address that is no contact"
+    said = people.ask("campaign", "recipients", "acme/spring", "add", NEWS, "eva@people.example", code=1)
+    assert (said["refused"], said["changed"]) == ({"suppressed": 1}, 0)
     people.do("campaign", "start", "acme/spring")
     people.mill.tick(by="test")
     people.do("suppress", "add", "bob+old@people.example", "--tenant", "acme")  # while it runs

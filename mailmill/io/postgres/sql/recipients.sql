@@ -16,7 +16,9 @@ judged AS MATERIALIZED (
               WHEN NOT %(added)s THEN NULL
               WHEN k.verdict = 'invalid' THEN 'invalid'
               WHEN EXISTS (SELECT FROM suppressions s
-                            WHERE s.channel = 'email' AND s.address_key = a.key
+                            WHERE s.near = near_mailbox(a.key)  -- itself, or by the tenant's rule the same mailbox
+                              AND s.channel = 'email' AND (s.address_key = a.key
+                                OR mailbox_of(s.address_key, mailbox_rule(%(tenant_id)s)) = mailbox_of(a.key, mailbox_rule(%(tenant_id)s)))
                               AND (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL)
                               AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = %(campaign_id)s)
                               AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())) THEN 'suppressed' END AS refused
