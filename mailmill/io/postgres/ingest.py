@@ -102,9 +102,11 @@ def find_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch) -> 
     return (int(row[0]), int(row[1])) if row else None
 
 
-def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[str, ...]:
+def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The columns of its newest batch that has any and is not held, and the usual ones."""
     row = conn.execute(SQL["last_columns"], {"tenant_id": source.tenant_id, "source_id": source.id}).fetchone()
-    return tuple(row[0] or ()) if row else ()
+    names, usual = row or ((), ())
+    return tuple(names), tuple(names if usual is None else usual)
 
 
 def release(conn: psycopg.Connection, source: SourceRow, *, accept: bool) -> int:

@@ -70,7 +70,7 @@ class IngestStore:
     def _be_patient(self, conn: psycopg.Connection) -> None:
         conn.execute(ingest.SQL["lock_timeout"], {"milliseconds": str(int(self.patience_s * 1000))})
 
-    def columns(self, source: SourceRow) -> tuple[str, ...]:
+    def columns(self, source: SourceRow) -> tuple[tuple[str, ...], tuple[str, ...]]:
         with self.database.transaction() as conn:
             return ingest.last_columns(conn, source)
 
@@ -105,7 +105,7 @@ class IngestStore:
             if batch_id is not None:
                 facts = {
                     "columns": list(batch.table.columns), "origin": batch.origin, "mapping": source.spec.columns,
-                    "surprise": surprise, "few": batch.few,
+                    "surprise": surprise, "few": batch.few, "usual": batch.usual,
                 }  # fmt: skip
                 for file in writer.files:
                     manifest.add(

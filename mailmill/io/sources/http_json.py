@@ -23,7 +23,7 @@ from mailmill.io.sources.http_answers import Page
 from mailmill.io.sources.http_items import content_key, items_table
 from mailmill.pipelines.ingest.columns import MOST
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
-from mailmill.pipelines.ingest.raw import few
+from mailmill.pipelines.ingest.raw import few, usual
 
 _CONTACT = ("email", "name", "phone", "page_url", "domain", "language", "category", "country", "found_at")
 RESOURCES: dict[str, tuple[str, tuple[str, ...]]] = {  # type of source -> path, documented fields
@@ -148,6 +148,7 @@ class HttpFeed:
             cursor=cursor,
             notes=notes,
             few=little,
+            usual=usual(table.frame),
         )
 
     def _page(self, client: httpx.Client, state: Mapping[str, Any]) -> Page | None:

@@ -11,7 +11,7 @@ import orjson
 import polars as pl
 
 from mailmill.pipelines.ingest.ports import Cursor, RawBatch, Refusal
-from mailmill.pipelines.ingest.raw import CELL, RawTable, few
+from mailmill.pipelines.ingest.raw import CELL, RawTable, few, usual
 
 ORIGIN = "manual"
 
@@ -28,7 +28,9 @@ class Typed:
         table = table_of(self.rows)
         said = orjson.dumps([self.at.isoformat(), [dict(row) for row in self.rows]], option=orjson.OPT_SORT_KEYS)
         key = hashlib.sha256(said).hexdigest()
-        yield RawBatch(key=key, origin=ORIGIN, seen_at=self.at, table=table, few=few(table.frame))
+        yield RawBatch(
+            key=key, origin=ORIGIN, seen_at=self.at, table=table, few=few(table.frame), usual=usual(table.frame)
+        )
 
 
 def table_of(rows: Sequence[Mapping[str, str | None]]) -> RawTable:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mailmill.errors import listed
 from mailmill.pipelines.ingest import addresses
-from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
+from mailmill.pipelines.ingest.columns import united
+from mailmill.pipelines.ingest.ports import BatchRow, RawBatch, SourceRow
 from mailmill.pipelines.ingest.validation import BatchFacts
 
 
@@ -39,3 +41,10 @@ def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
 def named(batches: Sequence[BatchRow]) -> str:
     """A few of them, as a person finds them again."""
     return listed([f"batch {batch.id} ({batch.origin})" for batch in batches], 5)
+
+
+def with_known(batch: RawBatch, before: Sequence[str], usual: tuple[str, ...]) -> RawBatch:
+    """A batch of rows that name the fields they have, with the columns known before that they may just lack."""
+    lacking = before if batch.few else [name for name in before if name not in usual]
+    columns = united(batch.table.columns, lacking) if batch.table.columns else ()
+    return replace(batch, table=replace(batch.table, columns=columns), usual=usual if batch.few else batch.usual)

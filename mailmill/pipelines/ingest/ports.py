@@ -53,6 +53,7 @@ class RawBatch:
     cursor: Cursor | None = None
     notes: tuple[str, ...] = ()
     few: bool = False  # rows, each with the fields it has: what all of them lack is not gone
+    usual: tuple[str, ...] | None = None  # of such rows the columns that most have; None: of a file, all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +159,8 @@ class RawStore(Protocol):
         Raises: StoreUnavailable when another import takes too long, Misconfigured when it was deleted meanwhile."""
         ...
 
-    def columns(self, source: SourceRow) -> tuple[str, ...]:
-        """The columns of the source's newest batch that is not held; empty before the first."""
+    def columns(self, source: SourceRow) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The columns of the source's newest batch that is not held, and the usual ones; empty before the first."""
         ...
 
     def keep(self, source: SourceRow, batch: RawBatch, *, surprise: str | None = None, hold: bool = False) -> Kept:

@@ -47,6 +47,13 @@ def few(frame: pl.DataFrame) -> bool:
     return frame["problem"].null_count() < _FEW
 
 
+def usual(frame: pl.DataFrame) -> tuple[str, ...]:
+    """The columns that at least half of such rows have: unlike another, it is gone where all of them lack it."""
+    live = frame.filter(pl.col("problem").is_null())
+    filled = (name for name in live.columns if name.startswith(CELL) and 2 * live[name].count() >= live.height)
+    return tuple(name.removeprefix(CELL) for name in filled)
+
+
 def raw_text(frame: pl.DataFrame) -> pl.Expr:
     """A row's text: the line as it came, or its cells written as one CSV line."""
     cells = [pl.col(name) for name in frame.columns if name.startswith(CELL)]

@@ -11,8 +11,8 @@ import polars as pl
 
 from mailmill.errors import Misconfigured, at
 from mailmill.pipelines.ingest import outcomes, validation, walks
-from mailmill.pipelines.ingest.batches import batch_facts, named, rules_of, too_many_rejected
-from mailmill.pipelines.ingest.columns import changed, mapped, united
+from mailmill.pipelines.ingest.batches import batch_facts, named, rules_of, too_many_rejected, with_known
+from mailmill.pipelines.ingest.columns import changed, mapped
 from mailmill.pipelines.ingest.duplicates import Buckets
 from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.ingest.outcomes import Loaded, Received, Validated
@@ -57,16 +57,16 @@ def receive(
     with store.importing(source) as (source, cursor):
         if released := store.release(source, accept=accept_columns):
             progress(f"let in {released} batches that were held")
-        columns = store.columns(source)
+        columns, usual = store.columns(source)
         for said in feed.batches(cursor):
+            if isinstance(said, RawBatch) and said.usual is not None:
+                said = with_known(said, columns, usual)
             outcome = said if isinstance(said, Refusal) else _refusal(source, said)
             if outcome is not None:
                 refused.append(outcome)
                 progress(f"refused {outcome.origin}")  # why, says who called
                 continue
             assert isinstance(said, RawBatch)
-            if said.few:
-                said = replace(said, table=replace(said.table, columns=united(said.table.columns, columns)))
             surprise = changed(columns, said.table.columns)
             hold = surprise is not None and source.spec.on_change == "hold" and not accept_columns
             try:
@@ -89,7 +89,8 @@ def receive(
             rows += kept.rows
             notes += [f"{said.origin}: {surprise}"] if surprise else []
             progress(f"{'held' if hold else 'received'} {said.origin}: {kept.rows:,} row{'s' * (kept.rows != 1)}")
-            columns = columns if hold or not said.table.columns else said.table.columns
+            if said.table.columns and not hold:
+                columns, usual = said.table.columns, said.table.columns if said.usual is None else said.usual
         held = tuple(store.held(source))
     return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), held=held, notes=tuple(notes))
 

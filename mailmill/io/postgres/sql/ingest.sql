@@ -53,7 +53,7 @@ SELECT id, rows_read FROM (
 
 -- name: last_columns
 -- The columns of the source's newest batch that has any and is not held.
-SELECT m.facts -> 'columns' FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
+SELECT m.facts -> 'columns', nullif(m.facts -> 'usual', 'null') FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
  WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state <> 'held' AND m.facts -> 'columns' <> '[]'
  ORDER BY b.id DESC LIMIT 1;
 
