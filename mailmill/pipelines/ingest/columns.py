@@ -114,9 +114,10 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str, few: 
             remedy="Name it in the source, for example `columns: {email: Kontakt}`. Nothing of it was taken in.",
         )
     notes = []
+    counts: dict[str, int] = {}  # thousands may come to one name
     for name in names:
         if name not in taken:
-            field = _free(_field_name(name), custom)
+            field = _free(_field_name(name), custom, counts)
             custom[field] = name
             if _lost(name):
                 notes.append(f"the column {name!r} is kept as {field}; `columns` of the source gives it another name")
@@ -188,8 +189,10 @@ def _field_name(name: str) -> str:
     return slug if slug[0].isalpha() else f"f_{slug}"
 
 
-def _free(field: str, taken: Mapping[str, str]) -> str:
-    name, again = field, 2
+def _free(field: str, taken: Mapping[str, str], counts: dict[str, int]) -> str:
+    """The field, or with a number where it is taken; no longer than specs.FieldName. In: counts, of those before."""
+    name = field
     while name in taken or name in ALIASES:
-        name, again = f"{field}_{again}", again + 1
+        counts[field] = counts.get(field, 1) + 1
+        name = f"{field[:57]}_{counts[field]}"
     return name

@@ -206,3 +206,10 @@ def test_P04_a_field_follows_its_header_and_not_its_place_whatever_the_script():
 
 def test_a_column_under_its_very_name_is_not_another_one_like_it():
     assert columns.mapped(["E-MAIL", "E-Mail"], {"email": "E-Mail"}, place="f").known["email"] == "E-Mail"
+
+
+def test_P04_long_headers_that_begin_alike_are_fields_that_templates_can_name():
+    questions = [f"{'How content are you with what we sent you in these ' * 2}[{number}]" for number in range(1_500)]
+    found = columns.mapped(["email", *questions], {}, place="f").custom
+    assert list(found.values()) == questions
+    assert all(re.fullmatch(words.FieldName.__metadata__[0].pattern, field) for field in found)
