@@ -26,6 +26,7 @@ _PIECE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _DOCTYPE = re.compile(r"<!doctype[^>]*>", re.IGNORECASE)
+_DOCUMENT = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _MARK = re.compile(f"[{inserts.MARKS}]")
 _HELD = re.compile(f"<!--{_MARK.pattern}-->|{_MARK.pattern}")
 
@@ -39,6 +40,9 @@ def inlined(html: str) -> str:
     if not styles or any(_JINJA.search(style) for style in styles):
         return html
     marks, held = inserts.marks(html), dict[str, str]()
+    # of a source without a head, the parser would put a condition that stands before all else into the one it makes,
+    # and its end elsewhere; once there is a body, another <body> is nothing
+    body = "" if _DOCUMENT.search(html) else "<body>"
 
     def kept(jinja: str, form: str = "{}") -> str:
         mark = form.format(next(marks))
@@ -48,7 +52,7 @@ def inlined(html: str) -> str:
     def hold(found: re.Match[str]) -> str:
         text = found[0]
         if text.startswith(("{%", "{#", "<![")) or (found.lastgroup == "style" and _for_some_media(text)):
-            return kept(text, "<!--{}-->")
+            return (body if text.startswith("{") else "") + kept(text, "<!--{}-->")
         shown = _JINJA.sub(lambda piece: kept(piece[0]), text)
         is_tag = found.lastgroup == "tag" and text.endswith(">")
         if is_tag and any(mark in held for mark in attributes.FOUND.sub("", shown)):
@@ -62,9 +66,9 @@ def inlined(html: str) -> str:
         done = _INLINER.inline(_PIECE.sub(hold, html))
     except (css_inline.InlineError, ValueError) as error:
         raise Misconfigured(f"its CSS cannot be put into the elements: {error}"[:300], place="html") from None
-    was, now = _DOCTYPE.search(html), _DOCTYPE.match(done)
+    was, now = _DOCTYPE.search(html), _DOCTYPE.search(done)
     if was and now:  # the parser writes but one, and programs lay out by it
-        done = was[0] + done[now.end() :]
+        done = done[: now.start()] + was[0] + done[now.end() :]
     return _HELD.sub(back, done)
 
 

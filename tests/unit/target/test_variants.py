@@ -108,6 +108,19 @@ def test_what_elements_cannot_hold_stays_as_it_was_written(kept, kind):
     assert kept.replace("'", '"') in done.replace("'", '"')
 
 
+def test_a_condition_before_all_else_stays_round_what_it_is_about():
+    """A parser would put its beginning into the head that it makes, and its end into the body."""
+    html = "{% if vip %}<div class='gold'>{% else %}<div>{% endif %}<p>x</p></div>" + FOOT
+    sent, _, _ = variants.checked(
+        "Hi", "<style>p{color:red}</style><style media=print>p{margin:0}</style>" + html, None
+    )
+    assert "</head><body>{% if vip %}<div class" in sent and sent.index("print") < sent.index("</head>")
+    sent, _, _ = variants.checked(
+        "Hi", "{% set a = 1 %}<!DOCTYPE html PUBLIC 'x'><style>p{color:red}</style>" + FOOT, None
+    )
+    assert sent.index("{% set a = 1 %}") < sent.index("<!DOCTYPE html PUBLIC 'x'>") < sent.index("<html>")
+
+
 def test_jinja_between_attributes_is_refused_where_css_would_move_them():
     tag = "\n<p {% if vip %}class='gold'{% endif %}>x</p>"
     assert inlined(tag) == tag
