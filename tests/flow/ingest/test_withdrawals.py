@@ -519,6 +519,19 @@ def test_a_source_with_contacts_is_not_deleted_without_saying_what_becomes_of_th
     assert "nothing" in mailmill("sources")
 
 
+def test_P03_an_api_that_is_back_after_it_was_withdrawn_brings_back_whom_it_shows(mill, source, api) -> None:
+    for api.items in ([ANN], [ANN, BOB]):
+        sync(mill, source, api, full=True)
+    with mill.database.transaction() as conn:
+        sources.hold(conn, source)
+        assert sources.withdraw_all(conn, source) == 2
+        sources.delete(conn, source)
+        conn.execute("UPDATE sources SET deleted_at = NULL")  # as applying it does
+    assert {status for status, _ in standing(mill).values()} == {"withdrawn"}
+    sync(mill, source, api)  # word for word its last answer
+    assert {status for status, _ in standing(mill).values()} == {"active"}
+
+
 def test_P01_rejects_of_a_source_that_was_deleted_are_shown(mill, mailmill) -> None:
     mill.read(mill.source("list"), "email\nann@x.org\nbad@@x\n")
     mailmill("sources", "delete", "acme/list", "--contacts", "keep")

@@ -38,7 +38,7 @@ UPDATE batches SET key = key || ':removed:' || id, state = 'removed'
  WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND state <> 'removed';
 
 -- name: free_keys
-UPDATE batches SET key = key || ':withdrawn:' || id
+UPDATE batches SET key = 'withdrawn:' || id || ':' || key
  WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND state <> 'removed';
 
 -- name: remove_files
