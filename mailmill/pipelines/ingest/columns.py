@@ -74,7 +74,7 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str, few: 
     """Find the fields among a source's columns.
 
     In:     names of the columns; wanted: field -> header, as the operator maps them (case does not matter); few: so
-            few rows, each with the fields it has, that what all of them lack is not gone.
+            few rows, each with the fields it has, that what all of them lack is not gone; no other column is it then.
     Raises: Misconfigured when a mapped column is gone, or when no column holds an address or a phone number:
             the source changed its columns, and nothing of it has been taken in.
     """
@@ -100,11 +100,11 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str, few: 
     taken = set(known.values()) | set(custom.values())
     for field, aliases in ALIASES.items():
         candidates = [name for alias in aliases for name in by_slug.get(alias, ()) if name not in taken]
-        if field not in known and candidates:
+        if field not in wanted and candidates:  # what is mapped is nowhere else, also where few rows just lack it
             known[field] = candidates[0]
             taken.add(candidates[0])
     either = (name for alias in _STREETS for name in by_slug.get(alias, ()) if name not in taken)
-    street = None if "email" in known else next(either, None)
+    street = None if "email" in known.keys() | wanted.keys() else next(either, None)
     if street is not None:
         known["email"] = street  # and a custom field below
     if not few and not known.keys() & {"email", "phone"}:

@@ -213,3 +213,21 @@ def test_P04_long_headers_that_begin_alike_are_fields_that_templates_can_name():
     found = columns.mapped(["email", *questions], {}, place="f").custom
     assert list(found.values()) == questions
     assert all(re.fullmatch(words.FieldName.__metadata__[0].pattern, field) for field in found)
+
+
+@pytest.mark.parametrize("other", ["email", "Mail", "address"])
+@pytest.mark.parametrize("further", [[], [{"contact_mail": "ann@x.org"}]], ids=["all lack it", "one has it"])
+def test_P04_another_column_is_not_the_address_where_few_items_lack_the_one_that_is_mapped(other, further):
+    facts = BatchFacts(**vars_of(FACTS) | {"columns": {"email": "contact_mail", "name": "owner"}, "sparse": True})
+    items = [{other: "abuse@registrar.example", "name": f"host {n}"} for n in range(3)]
+    done = validate(items_table(items + further).frame, facts)
+    assert done.accepted["match_key"].to_list() == [item["contact_mail"] for item in further]
+    assert done.rejected["reason"].to_list() == ["no_address"] * 3
+    gone = items_table([{other: "bob@x.org", "deleted": True}]).frame
+    assert validation.match_keys(gone, facts).to_list() == [None], "nobody is withdrawn by it"
+
+
+def test_P04_few_items_that_lack_a_mapped_field_have_no_other_in_its_place():
+    found = columns.mapped(["email", "name"], {"name": "owner"}, place="f", few=True)
+    assert (found.known, found.custom) == ({"email": "email"}, {"name_2": "name"})
+    assert found.custom == columns.mapped(["email", "name", "owner"], {"name": "owner"}, place="f").custom
