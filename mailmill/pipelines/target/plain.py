@@ -26,6 +26,8 @@ _VOID = frozenset({
 })  # fmt: skip
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _UNFINISHED = re.compile(r"<(?:!--|/?[A-Za-z])")
+# of what is around it, and of nothing they are nothing
+_RELATIVE = frozenset({"em", "%", "ex", "ch", "cap", "ic", "lh", "larger", "smaller", "inherit", "unset"})
 _SIZE = re.compile(r"(?<![\w-])font-size\s*:\s*(\d+\.?\d*|\.\d+)?\s*([a-z%]*)", re.IGNORECASE)
 
 
@@ -50,7 +52,7 @@ def _tiny(style: str, around: bool) -> bool:
     for number, unit in _SIZE.findall(style):
         if number and not float(number):
             tiny = True
-        elif unit.lower() not in ("em", "%", "inherit"):
+        elif unit.lower() not in _RELATIVE:
             tiny = False
     return tiny
 
@@ -69,7 +71,8 @@ class _Reader(HTMLParser):
         self.out: list[str] = []
         self._open: list[tuple[str, bool, bool]] = []  # elements, whether hidden, whether their letters have no size
         self._opened: Counter[str] = Counter()  # how often each stands in it
-        self._links: list[tuple[str, int]] = []  # address, and where its words begin
+        self._links: list[tuple[str, int, int]] = []  # address, where its words begin, and pictures before it
+        self._pictures = 0
         self._kept = 0  # depth of <pre>
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -91,10 +94,11 @@ class _Reader(HTMLParser):
                 self.out.append("- ")
             case "td" | "th":
                 self._space()
-            case "img" if found.get("alt", "").strip():
-                self.out.append(found["alt"].strip())
+            case "img":
+                self._pictures += 1
+                self.out += filter(None, [found.get("alt", "").strip()])
             case "a":
-                self._links.append((found.get("href", "").strip(), len(self.out)))
+                self._links.append((found.get("href", "").strip(), len(self.out), self._pictures))
             case "pre":
                 self._kept += 1
 
@@ -108,13 +112,13 @@ class _Reader(HTMLParser):
         if hidden:
             return
         if tag == "a" and self._links:
-            href, begin = self._links.pop()
+            href, begin, pictures = self._links.pop()
             words = " ".join("".join(self.out[begin:]).split())
-            shown = _shown(href)
-            if shown and shown not in words.split():
-                inline = words and not self.out[-1].endswith("\n")  # else it was a block
-                self.out.append(f": {shown}" if inline else shown)
-            if href:
+            if href and (words or self._pictures > pictures):  # else there is nothing to click at
+                shown = _shown(href)
+                if shown and shown not in words.split():
+                    inline = words and not self.out[-1].endswith("\n")  # else it was a block
+                    self.out.append(f": {shown}" if inline else shown)
                 self.out.append(" ")
         elif tag == "pre":
             self._kept = max(0, self._kept - 1)

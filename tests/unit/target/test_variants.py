@@ -53,14 +53,17 @@ def template(**changed: object) -> dict[str, object]:
         ("<p hidden>no<p>nor</p></p><div>yes</div></b>", "yes\n"),
         ("<div><p hidden>no</div>yes", "yes\n"),
         (
-            "<a href='https://a.example'><i hidden></a><a href='https://b.example'>b</a>",
-            "https://a.example b: https://b.example\n",
+            "<a href='https://a.example'>a<i hidden></a><a href='https://b.example'>b</a>",
+            "a: https://a.example b: https://b.example\n",
         ),
         ("<td style='font-size:0px'>no<div style='font-size: 13px'>yes</div>no</td>", "yes\n"),
         (
             "<td style='FONT-SIZE:.0em'>no<b style='font-size:120%'>no<i style='font-size:1rem'>yes</i></b></td>",
             "yes\n",
         ),
+        ("<td style='font-size:0'>no<b style='font-size:larger'>no</b><b style='font-size:1.5EX'>no</b></td>", "\n"),
+        ("<p style='font-size:0'><a href='https://a.example'><img src=x></a>", "https://a.example\n"),
+        ("one <a href='https://a.example'> <b hidden>no</b></a><a href='https://b.example'></a>two", "one two\n"),
         ("<p style='font-size:0.5em;mso-ansi-font-size:0'>yes</p>", "yes\n"),
     ],
 )
@@ -150,6 +153,10 @@ def test_inlining_reads_no_file_and_no_address():
         "<p hidden>{}</p>",
         "<img alt='' title='{}'>",
         "<td style='font-size:0px'>{}<p style='font-size:1px'>x</p></td>",
+        "<div style='font-size:0'><a href='{}'>leave</a></div>",
+        "<a style='font-size:0' href='{}'>leave</a>",
+        "<a href='{}'><span style='font-size:0'>leave</span></a>",
+        "<a href='{}'> </a>",
     ],
 )
 def test_M6_a_hidden_unsubscribe_link_is_none(hidden):
