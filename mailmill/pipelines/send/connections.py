@@ -98,20 +98,21 @@ class Connections:
         task = asyncio.current_task()
         assert task is not None
         self._opened += 1
+        relay = self._relay
         try:
-            if self._relay is None:
-                self._relay = self._make(self._facts)
-            relay = self._relay
+            if relay is None:
+                relay = self._relay = self._make(self._facts)
             link = await relay.open(self._desk, f"{self._facts.name}#{self._opened}")
-        except MailmillError as error:  # also a secret that cannot be read: a person mends it while we wait
-            self._opening.discard(task)
-            if isinstance(error, RouteRefused) and error.permanent:
-                self._refused(masked(str(error)))
-            self._failed(error, task)
-            return
         except Exception as error:  # whatever it is: a try that ended untold would be waited for for ever
             self._opening.discard(task)
-            logger.exception("%s: a connection could not be opened", self._facts.name)
+            if not isinstance(error, MailmillError):  # one such is a secret that cannot be read: a person mends it
+                logger.exception("%s: a connection could not be opened", self._facts.name)
+            if relay is not self._relay:  # its spec was changed meanwhile, and this says nothing of today's
+                if self._tried is task:
+                    self._tried = None
+                return
+            if isinstance(error, RouteRefused) and error.permanent:
+                self._refused(masked(str(error)))
             self._failed(error, task)
             return
         self._opening.discard(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,8 @@ import pytest
 
 from mailmill.errors import TransportUnavailable
 from mailmill.pipelines.send.batches import Running
-from mailmill.pipelines.send.ports import JournalFailed, Relay, RouteFacts
+from mailmill.pipelines.send.connections import Connections
+from mailmill.pipelines.send.ports import Desk, JournalFailed, Link, Relay, RouteFacts, RouteRefused
 from mailmill.pipelines.send.routes import Route
 
 FACTS = RouteFacts(id=1, tenant_id=1, name="acme/relay", kind="smtp", spec={})
@@ -74,3 +76,45 @@ def test_P13_holds_that_are_written_at_once_do_not_release_one_another(second: s
     assert held() == both
     route.heard(FACTS, 4.0)
     assert held() == (None, set()), "a person released it"
+
+
+@pytest.mark.parametrize("error", [RouteRefused("auth", 535, "wrong password"), TransportUnavailable("no"), OSError()])
+@pytest.mark.parametrize("needed", [False, True])
+async def test_a_connection_of_a_spec_that_was_mended_meanwhile_says_nothing_of_the_new_one(
+    error: Exception, needed: bool
+) -> None:
+    asked, answered, opened, held = asyncio.Event(), asyncio.Event(), list[object](), list[str]()
+
+    class Slow:
+        def __init__(self, facts: RouteFacts) -> None:
+            self.password = facts.spec["password"]
+
+        async def open(self, desk: Desk, name: str) -> Link:
+            opened.append(self.password)
+            asked.set()
+            await answered.wait()
+            raise error
+
+    def given(password: str) -> RouteFacts:
+        return replace(FACTS, spec={"password": password, "connections": 1})
+
+    counts: Counter[str] = Counter()
+    found = Connections(
+        Room(),  # type: ignore[arg-type]  # there is nothing to take
+        given("wrong"), Slow, now=lambda: 0.0, counts=counts, refused=held.append,
+    )  # fmt: skip
+    if needed:  # it is the one connection that is tried
+        found._allowed = 0
+    found.open(0.0, 1, needed=needed)
+    (task,) = found._opening
+    async with asyncio.timeout(10):
+        await asked.wait()
+        found.heard(given("right"))
+        answered.set()
+        await task
+    assert not held and not counts and not found.away and found.last_error is None and found.served == 1
+    found.open(0.0, 1, needed=needed)
+    (task,) = found._opening
+    async with asyncio.timeout(10):
+        await task
+    assert opened == ["wrong", "right"] and counts["connect_failures"] == 1
