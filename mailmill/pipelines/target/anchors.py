@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from mailmill.pipelines.target import attributes, inserts
+from mailmill.pipelines.target.grammar import KEEPING
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 # one that does not close takes the rest along, as it does where HTML is read
@@ -14,7 +15,10 @@ _ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:(>)|.*)", 
 _TAG = re.compile(r"<[A-Za-z](?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:>|.*)", re.DOTALL)
 _FOUND = re.compile(r"https?://[^/]|data:|\{[{%]", re.IGNORECASE)  # of a picture; what Jinja2 prints, nobody knows yet
 _UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
-_UNSUBSCRIBE = re.compile(r"^\{\{-?\s*unsubscribe_url\s*(?:\|\s*(?:e|escape)\s*)?-?\}\}$")
+_UNSUBSCRIBE = re.compile(  # it is always there, so a default of it is never shown
+    rf"^\{{\{{-?\s*unsubscribe_url\s*(?:\|\s*(?:{'|'.join(sorted(KEEPING))})\b\s*"
+    r"(?:\((?:[^()\"']|\"[^\"]*\"|'[^']*')*+\)\s*)?)*+-?\}\}$"
+)
 _UNCLOSED = "does not end: its tag, or a quotation in it, is not closed"
 _BAD = re.compile(r"[\x00-\x20\x7f\\]")
 

@@ -66,6 +66,20 @@ def changed(tree: nodes.Template, link: str) -> Forbidden | None:
     return None
 
 
+def printable(node: nodes.Node) -> Iterator[nodes.Const]:
+    """The constants that a template may print: not what it only compares with, nor what a method looks for."""
+    for child in node.iter_child_nodes():
+        match child:
+            case nodes.Const():
+                yield child
+            case nodes.Compare() | nodes.Test():
+                pass
+            case nodes.Call():
+                yield from printable(child.node)
+            case _:
+                yield from printable(child)
+
+
 def _shows(node: nodes.Node, names: set[str]) -> bool:
     found = [node] if isinstance(node, nodes.Name) else node.find_all(nodes.Name)
     return any(one.name in names for one in found)

@@ -208,7 +208,7 @@ def _parsed(kind: Kind, source: str, part: str) -> nodes.Template:
             raise _refused("{% raw %} is not allowed in a template; braces are written {{ '{{' }}", f"{part}:{line}")
     wrong = grammar.forbidden(tree, filters=FILTERS, tests=TESTS, methods=METHODS)
     wrong = wrong or grammar.changed(tree, "unsubscribe_url")
-    if part == "subject" and any(breaks_header(str(one.value)) for one in tree.find_all(nodes.Const)):
+    if part == "subject" and any(breaks_header(str(one.value)) for one in grammar.printable(tree)):
         raise _refused("holds a text with a line break or a control character", part)
     if wrong is not None:
         raise _refused(wrong.message, f"{part}:{wrong.line}")

@@ -205,6 +205,8 @@ def test_F42_a_value_in_a_tag_stands_in_quotes(tag):
             {"subject": r"Hi {% if country == 'DE' %}{{ 'a\x85' }}{% endif %}"},
             "subject: holds a text with a line break",
         ),
+        ({"subject": r"{{ name.strip('\n') ~ (name or 'a\n') }}"}, "subject: holds a text with a line break"),
+        ({"subject": r"{{ 'a\nb'.strip('x') }}"}, "subject: holds a text with a line break"),
         ({"subject": "a\u2028b"}, "subject: line breaks"),
         ({"html": "\n{%- raw %}<a href='https://q.example/'>{% endraw -%}"}, "html:2: {% raw %} is not allowed"),
         ({"text": "{% raw %}{{ name }}{% endraw %}"}, "text:1: {% raw %} is not allowed"),
@@ -256,6 +258,31 @@ def test_the_unsubscribe_link_and_the_address_may_be_written_as_they_need_it():
     )
 
 
+@pytest.mark.parametrize(
+    "subject",
+    [
+        r"""{{ name.split("\n")[0] }}""", r"""{{ name.strip("\n ") }}""", r"""Hi {{ name if name != "\n" }}""",
+        r"""{% if "\n" in name %}Hello{% else %}Hello {{ name }}{% endif %}""", r"""Hi {{ name is eq("\n") }}""",
+    ],
+)  # fmt: skip
+def test_a_subject_may_look_for_the_line_break_that_it_must_not_print(subject):
+    assert check(subject, FOOT, FOOT).merge_fields == ("name",)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "unsubscribe_url | default('#')", "unsubscribe_url | string", "unsubscribe_url|d( '(' , true )|forceescape",
+        'unsubscribe_url | default("#") | e',
+    ],
+)  # fmt: skip
+def test_a_link_takes_the_filters_that_keep_the_unsubscribe_link(printed):
+    html = f"<a href='{{{{ {printed} }}}}'>a</a>{FOOT}".replace("href='", 'href="').replace("}}'", '}}"')
+    assert check("s", html, FOOT).links == ()
+    values = {"unsubscribe_url": "https://u.example/", "postal_address": "1 Quay"}
+    assert compile("html", html).render(values).startswith('<a href="https://u.example/">')
+
+
 @pytest.mark.parametrize("cut", ["first", "truncate(30)", "length", "striptags", "urlencode | first"])
 def test_an_address_that_is_cut_is_not_shown(cut):
     with pytest.raises(Misconfigured, match="postal_address }} is missing"):
@@ -273,6 +300,7 @@ def test_a_html_comment_shows_nothing():
         "javascript:alert(1)", "JaVaScRiPt:x", "data:text/html,x", "//evil.example/", "/relative", "telnet:a",
         "{{ url }}", "https://{{ host }}/", "https://a.example@evil.example/", "https://a.example/ b", "https://",
         "https://a.example/\\b", "http://[", "java&#115;cript:x", "ftp://a.example/", "{{ unsubscribe_url }}.evil",
+        "{{ unsubscribe_url | default('#') ~ '.evil' }}",
     ],
 )  # fmt: skip
 def test_F47_a_link_that_is_not_http_or_whose_host_is_not_ours_to_choose_is_refused(href):
