@@ -49,8 +49,12 @@ SELECT r.id, r.tenant_id, t.slug || '/' || r.slug, r.kind, r.spec,
 SELECT content FROM campaigns WHERE id = %(campaign_id)s;
 
 -- name: suppressed
-SELECT m.id FROM (SELECT unnest(%(ids)s::bigint[]) AS id OFFSET 0) asked
-  JOIN messages m ON m.id = asked.id
+-- A worker's rows are of few tenants; the rule of each is asked for once.
+WITH asked AS MATERIALIZED (
+  SELECT m.id, m.tenant_id, m.campaign_id, m.address, m.address_key, m.aliases
+    FROM (SELECT unnest(%(ids)s::bigint[]) AS id OFFSET 0) a JOIN messages m ON m.id = a.id),
+rules AS MATERIALIZED (SELECT tenant_id, mailbox_rule(tenant_id) AS merge FROM (SELECT DISTINCT tenant_id FROM asked) t)
+SELECT m.id FROM asked m JOIN rules USING (tenant_id)
  WHERE m.address IS NULL OR EXISTS (
    SELECT FROM suppressions s
     WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = m.address_key
@@ -61,10 +65,10 @@ SELECT m.id FROM (SELECT unnest(%(ids)s::bigint[]) AS id OFFSET 0) asked
     WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL) AND s.channel = ANY('{email,phone}') AND s.address_key = ANY(m.aliases)
       AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
       AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id))
-    OR mailbox_rule(m.tenant_id) IS NOT NULL AND EXISTS (
+    OR merge IS NOT NULL AND EXISTS (
    SELECT FROM unnest(array_append(m.aliases, m.address_key)) k JOIN suppressions s ON s.near = near_mailbox(k)
     WHERE (s.tenant_id = m.tenant_id OR s.tenant_id IS NULL)
-      AND mailbox_of(s.address_key, mailbox_rule(m.tenant_id)) = mailbox_of(k, mailbox_rule(m.tenant_id))
+      AND mailbox_of(s.address_key, merge) = mailbox_of(k, merge)
       AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp())
       AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = m.campaign_id));
 
