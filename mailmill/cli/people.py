@@ -9,12 +9,12 @@ import polars as pl
 import psycopg
 import typer
 
-from mailmill.cli import imports
+from mailmill.cli import imports, in_the_way
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import AskedFor, key_of
 from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import aliases, campaigns, consents, erasure, suppressions, tags
+from mailmill.io.postgres import aliases, campaigns, consents, erasure, tags
 from mailmill.io.postgres import contacts as stored
 from mailmill.io.postgres import ingest as sources
 from mailmill.io.postgres.audiences import PostgresContacts
@@ -150,7 +150,8 @@ def consent(
     if "@" in address and addresses.check(address).address_key is None:
         raise Misconfigured("is no e-mail address", place=address)
     key = key_of(address)
-    with installation().database.transaction() as conn:
+    mill = installation()
+    with mill.database.transaction() as conn:
         one = one_tenant(conn, tenant)
         erasure.keep_away(conn, one.id)
         known = erasure.forgotten(conn, one.id)
@@ -160,17 +161,15 @@ def consent(
             conn, one.id, key, "granted" if status == "grant" else "withdrawn", basis=basis, proof=proof,
             at=moment, by=person(),
         )  # fmt: skip
-        held = suppressions.listed(conn, tenant_id=one.id, address_key=key)
-    in_force = [row for row in held if row["scope"] != "campaign" and (row["expires_at"] or now) >= now]
-    reasons = sorted({row["reason"] for row in in_force})
+        left = in_the_way.of(conn, mill.lake, one.id, [key])
     if json:
-        answer_json({"tenant": one.slug, "status": status, "at": said, "suppressed": reasons})
-    elif not reasons:
-        print(f"{one.slug}: recorded")
+        answer_json({"tenant": one.slug, "status": status, "at": said, "suppressed": left.reasons,
+                     "withdrawn": left.withdrawn})  # fmt: skip
+    elif status == "grant":
+        print("\n".join([f"{one.slug}: recorded", *left.lines(one.slug)]))
     else:
         until = f"until `mailmill suppress remove {address} --tenant {one.slug} --reason …`"
-        kept = "suppressed" if status == "withdraw" else "still suppressed"
-        print(f"{one.slug}: recorded; {kept} ({', '.join(reasons)}), which stays {until}")
+        print(f"{one.slug}: recorded; suppressed ({', '.join(left.reasons)}), which stays {until}")
 
 
 @contacts.command("publish")

@@ -12,13 +12,14 @@ import polars as pl
 import psycopg
 import typer
 
-from mailmill.cli import suppression_files
+from mailmill.cli import in_the_way, suppression_files
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import key_of
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, consents, erasure, suppressions
+from mailmill.io.postgres import campaigns, erasure, suppressions
 from mailmill.pipelines.ingest import addresses, phones
 from mailmill.pipelines.ingest.forgotten import recognised
+from mailmill.pipelines.ingest.persons import EACH
 from mailmill.pipelines.target import windows
 
 group = typer.Typer(no_args_is_help=True, help="Addresses that are not mailed again.")
@@ -67,7 +68,9 @@ def suppress(
     found = found.drop_nulls("key").unique(["key", "reason"], keep="first", maintain_order=True)
     erasure.keep_away(conn, tenant_id)
     known = erasure.forgotten(conn, tenant_id or 0)
-    gone = recognised(found["key"].unique(), known.secrets, known.hashes) if known else []
+    # for every tenant another spelling is kept: whom one tenant's rule holds for the same, others mail as somebody else
+    rule = EACH if tenant_id is None else known.rule
+    gone = recognised(found["key"].unique(), known.secrets, known.hashes, rule) if known else []
     added, kept = 0, found.filter(~pl.col("key").is_in(list(gone)))
     by = kept.with_columns(mail=pl.col("key").str.contains("@", literal=True))
     for (mail, reason, until, note), theirs in by.group_by("mail", "reason", "until", "note", maintain_order=True):
@@ -160,7 +163,7 @@ def list_(
     with installation().database.transaction() as conn:
         tenant_id = None if tenant is None else campaigns.tenant_id(conn, tenant)
         rows = suppressions.listed(
-            conn, tenant_id=tenant_id, reason=reason, address_key=key_of(address) if address else None,
+            conn, tenant_id=tenant_id, reason=reason, address_keys=[key_of(address)] if address else None,
             limit=None if csv else limit,
         )  # fmt: skip
     if csv is None and json:
@@ -185,22 +188,15 @@ def remove(
 
     What was unsubscribed or complained of needs a --reason; the history keeps both. The consent stays withdrawn.
     """
-    keys = [key_of(text) for text in address]
-    with installation().database.transaction() as conn:
+    keys, mill = [key_of(text) for text in address], installation()
+    with mill.database.transaction() as conn:
         removed = suppressions.remove(
             conn, tenant_id=whose(conn, tenant, all), address_keys=keys, by=person(), why=reason,
             scope_campaign_id=_scope(conn, tenant, campaign),
         )  # fmt: skip
-        withdrawn = [] if tenant is None else _withdrawn(conn, campaigns.tenant_id(conn, tenant), keys)
+        left = in_the_way.of(conn, mill.lake, campaigns.tenant_id(conn, tenant), keys) if tenant else None
     if json:
-        answer_json({"removed": removed, "consent_withdrawn": len(withdrawn)})
+        withdrawn, still = (len(left.withdrawn), left.reasons) if left else (0, [])
+        answer_json({"removed": removed, "consent_withdrawn": withdrawn, "suppressed": still})
         return
-    print(f"{removed:,} removed")
-    for key in withdrawn:
-        print(f"{key}: the consent stays withdrawn until `mailmill contacts consent {key} grant --tenant {tenant} …`")
-
-
-def _withdrawn(conn: psycopg.Connection, tenant_id: int, keys: list[str]) -> list[str]:
-    """Who is not mailed all the same."""
-    said = {key: consents.current(conn, tenant_id, erasure.ids_of(conn, tenant_id, [key])) for key in keys}
-    return [key for key, consent in said.items() if consent == "withdrawn"]
+    print("\n".join([f"{removed:,} removed", *(left.lines(tenant) if left and tenant else ())]))

@@ -69,11 +69,7 @@ def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held
         explained=[replace(one, consent=consent) if one.contact else one for one in known.values()],
         history=consents.history(conn, tenant.id, who.contact_ids, who.keys),
         consents=consents.held(conn, tenant.id, who.keys),
-        suppressions=[
-            row
-            for one in who.keys
-            for row in suppressions.listed(conn, tenant_id=tenant.id, address_key=one)
-        ],
+        suppressions=suppressions.listed(conn, tenant_id=tenant.id, address_keys=who.keys),
         raw_rows=raw,
         rejected_rows=_rows(conn, lake, tenant, who, "rejected", lines),
         messages=explain.rows(conn, "held_messages", which),

@@ -8,7 +8,7 @@ import polars as pl
 import psycopg
 
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import erasure, manifest
+from mailmill.io.postgres import erasure, manifest, suppressions
 from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest.erasure import channel_of
@@ -31,6 +31,11 @@ def of(conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequenc
     theirs = several.filter(pl.col("aliases").list.set_intersection(list(match_keys)).list.len() > 0)
     keys = theirs.select(pl.col("aliases").explode()).collect(engine="streaming")["aliases"]
     return sorted(set(keys.drop_nulls().to_list()))
+
+
+def counting(conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequence[str]) -> list[str]:
+    """The keys by which these persons are not mailed once one of them is suppressed; those asked by come first."""
+    return suppressions.of_mailboxes(conn, tenant_id, [*match_keys, *of(conn, lake, tenant_id, match_keys)])
 
 
 def of_mailbox(

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from mailmill.io.postgres import bigints
 from mailmill.io.postgres.sql import statements
-from mailmill.io.postgres.suppressions import suppress
+from mailmill.io.postgres.suppressions import of_mailboxes, suppress
 from mailmill.pipelines.configuration.words import LawfulBasis
 from mailmill.pipelines.ingest import cells
 from mailmill.pipelines.ingest.erasure import channel_of
@@ -118,9 +118,13 @@ def said(rows: pl.DataFrame, basis: str, now: datetime) -> pl.DataFrame:
 def history(
     conn: psycopg.Connection, tenant_id: int, contact_ids: Sequence[int], keys: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What became of a person's contacts by time: at, what, detail, basis, proof, source, by, address."""
+    """What became of a person's contacts by time: at, what, detail, basis, proof, source, by, address.
+
+    What is or was suppressed of the same mailbox is told as well, be it a contact or not.
+    """
+    named = of_mailboxes(conn, tenant_id, keys)
     with conn.cursor(row_factory=dict_row) as cursor:
-        which = {"tenant_id": tenant_id, "ids": list(contact_ids), "keys": list(keys)}
+        which = {"tenant_id": tenant_id, "ids": list(contact_ids), "keys": named}
         return cursor.execute(SQL["history"], which).fetchall()
 
 
@@ -128,6 +132,12 @@ def current(conn: psycopg.Connection, tenant_id: int, contact_ids: Iterable[int]
     """The lawful basis in force for a person's contacts, 'withdrawn', or None where nothing is recorded."""
     rows = conn.execute(SQL["current"], {"tenant_id": tenant_id, "ids": sorted(set(contact_ids))})
     return min((word for (word,) in rows), key=CONSENTS.index, default=None)
+
+
+def withdrawn(conn: psycopg.Connection, tenant_id: int, keys: Sequence[str]) -> list[str]:
+    """Those of these match keys whose contact has withdrawn."""
+    rows = conn.execute(SQL["withdrawn"], {"tenant_id": tenant_id, "keys": list(keys)})
+    return [key for (key,) in rows]
 
 
 def held(conn: psycopg.Connection, tenant_id: int, keys: Sequence[str]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from psycopg.rows import class_row, dict_row
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import aliases, consents, domains, erasure
 from mailmill.io.postgres.sql import statements
+from mailmill.io.postgres.suppressions import of_mailboxes
 from mailmill.pipelines.ingest import verdicts
 from mailmill.pipelines.ingest.domains import frame as domain_frame
 from mailmill.pipelines.read.explanation import (
@@ -73,7 +74,8 @@ def _explain(
         same = aliases.of(conn, lake, tenant_id, sorted(keys - {""}))
     others = set(same) - keys
     keys |= others
-    which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": sorted(keys - {""})}
+    named = of_mailboxes(conn, tenant_id, sorted(keys - {""}))
+    which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": named}
     with conn.cursor(row_factory=class_row(Suppression)) as cursor:
         suppressions = cursor.execute(SQL["suppressions"], which).fetchall()
     with conn.cursor(row_factory=class_row(Sighting)) as cursor:

@@ -61,13 +61,21 @@ def listed(
     *,
     tenant_id: int | None = None,
     reason: str | None = None,
-    address_key: str | None = None,
+    address_keys: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Suppressions, newest first: tenant (None: the operator's), channel, address, reason, scope, times, note."""
-    which = {"tenant_id": tenant_id, "reason": reason, "address_key": address_key, "limit": limit}
+    which = {"tenant_id": tenant_id, "reason": reason, "limit": limit,
+             "address_keys": None if address_keys is None else list(address_keys)}  # fmt: skip
     with conn.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(SQL["list"], which).fetchall()
+
+
+def of_mailboxes(conn: psycopg.Connection, tenant_id: int, address_keys: Sequence[str]) -> list[str]:
+    """These addresses, and those of the same mailboxes that are or were suppressed: by the tenant's rule each counts
+    for all, be it a contact or not."""
+    rows = conn.execute(SQL["of_mailboxes"], {"tenant_id": tenant_id, "keys": list(address_keys)})
+    return list(dict.fromkeys([*address_keys, *sorted(key for (key,) in rows)]))
 
 
 def remove(

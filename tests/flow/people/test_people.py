@@ -92,7 +92,7 @@ def test_a_persons_own_word_is_taken_back_only_with_a_reason_and_the_history_kee
     with pytest.raises(Misconfigured, match="own word"):
         people.do("suppress", "remove", BOB, *of)
     removed = people.ask("suppress", "remove", BOB, *of, "--reason", "asked back, ticket 81")
-    assert removed == {"removed": 1, "consent_withdrawn": 1}
+    assert removed == {"removed": 1, "consent_withdrawn": 1, "suppressed": []}
     assert people.ask("contacts", "history", BOB)[0]["consent"] == "withdrawn", "the list does not take it back"
     people.do("contacts", "publish", "acme")
     assert people.ask("segment", "preview", "acme/everyone")["exclusions"] == {"consent_withdrawn": 1}

@@ -83,6 +83,10 @@ SELECT at, what, detail, basis, proof, source, by, address FROM (
 -- name: current
 SELECT consent FROM unnest(%(ids)s::bigint[]) id, consents_of(%(tenant_id)s, id, id);
 
+-- name: withdrawn
+SELECT c.match_key FROM contacts c, consents_of(%(tenant_id)s, c.id, c.id) o
+ WHERE c.tenant_id = %(tenant_id)s AND c.match_key = ANY(%(keys)s) AND o.consent = 'withdrawn' ORDER BY c.match_key;
+
 -- name: held
 SELECT channel, status, basis, proof, at, recorded_at, recorded_by FROM consents
  WHERE tenant_id = %(tenant_id)s AND address_key = ANY(%(keys)s) ORDER BY at, id;

@@ -42,10 +42,7 @@ SELECT id, origin FROM batches WHERE tenant_id = %(tenant_id)s AND id = ANY(%(ba
 SELECT reason, CASE WHEN tenant_id IS NULL THEN 'all' WHEN scope_campaign_id IS NULL THEN 'tenant' ELSE 'campaign' END AS scope,
        scope_campaign_id AS campaign_id, created_at, expires_at, note, address_key AS address FROM suppressions
  WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL)
-   AND (address_key = ANY(%(keys)s) AND channel = ANY(ARRAY['email', 'phone'])
-        OR near = ANY(SELECT near_mailbox(k) FROM unnest(%(keys)s::text[]) k)  -- of the same mailbox, by the tenant's rule
-           AND mailbox_rule(%(tenant_id)s) IS NOT NULL AND mailbox_of(address_key, mailbox_rule(%(tenant_id)s))
-               = ANY(SELECT mailbox_of(k, mailbox_rule(%(tenant_id)s)) FROM unnest(%(keys)s::text[]) k))
+   AND address_key = ANY(%(keys)s) AND channel = ANY(ARRAY['email', 'phone'])
  ORDER BY created_at;
 
 -- name: campaigns

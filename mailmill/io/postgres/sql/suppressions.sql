@@ -41,8 +41,19 @@ SELECT t.slug AS tenant, s.channel, CASE WHEN s.reason <> 'forgotten' THEN s.add
   FROM suppressions s LEFT JOIN tenants t ON t.id = s.tenant_id LEFT JOIN campaigns c ON c.id = s.scope_campaign_id
  WHERE (%(tenant_id)s::int IS NULL OR s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL)
    AND (%(reason)s::text IS NULL OR s.reason = %(reason)s)
-   AND (%(address_key)s::text IS NULL OR s.address_key = %(address_key)s)
+   AND (%(address_keys)s::text[] IS NULL OR s.address_key = ANY(%(address_keys)s))
  ORDER BY s.id DESC LIMIT %(limit)s;
+
+-- name: of_mailboxes
+-- What is or was suppressed of the mailboxes of these addresses, by the tenant's rule; without one nothing is looked up.
+WITH asked AS MATERIALIZED (
+  SELECT k, near_mailbox(k) AS near, merge FROM (SELECT mailbox_rule(%(tenant_id)s) AS merge OFFSET 0) r, unnest(%(keys)s::text[]) k
+   WHERE merge IS NOT NULL)
+SELECT s.address_key FROM asked JOIN suppressions s ON s.near = asked.near
+ WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND mailbox_of(s.address_key, merge) = mailbox_of(k, merge)
+UNION
+SELECT s.address_key FROM asked JOIN suppression_removals s ON near_mailbox(s.address_key) = asked.near
+ WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND mailbox_of(s.address_key, merge) = mailbox_of(k, merge);
 
 -- name: own_words
 -- What a person said themselves; it is taken back only with a reason.

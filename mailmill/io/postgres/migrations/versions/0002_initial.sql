@@ -288,6 +288,7 @@ CREATE TABLE suppression_removals (
   CHECK (why IS NOT NULL OR reason NOT IN ('unsubscribed', 'complained'))
 );
 CREATE INDEX suppression_removals_address ON suppression_removals (address_key, channel);
+CREATE INDEX suppression_removals_near ON suppression_removals (near_mailbox(address_key));
 
 -- ---------------------------------------------------------------- consent
 -- Append only. Of one person where address_key names it; of every row of a batch where it is null, so that a list whose
