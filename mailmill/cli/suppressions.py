@@ -71,13 +71,15 @@ def suppress(
     # for every tenant another spelling is kept: whom one tenant's rule holds for the same, others mail as somebody else
     rule = EACH if tenant_id is None else known.rule
     gone = recognised(found["key"].unique(), known.secrets, known.hashes, rule) if known else []
-    added, kept = 0, found.filter(~pl.col("key").is_in(list(gone)))
-    by = kept.with_columns(mail=pl.col("key").str.contains("@", literal=True))
-    for (mail, reason, until, note), theirs in by.group_by("mail", "reason", "until", "note", maintain_order=True):
-        added += suppressions.suppress(
-            conn, tenant_id=tenant_id, address_keys=theirs["key"].to_list(), reason=reason,
-            channel="email" if mail else "phone", scope_campaign_id=campaign, expires_at=until, note=note,
-        )  # fmt: skip
+    mail = pl.col("key").str.contains("@", literal=True)
+    kept = found.filter(~pl.col("key").is_in(list(gone))).with_columns(
+        channel=pl.when(mail).then(pl.lit("email")).otherwise(pl.lit("phone"))
+    )
+    added = suppressions.suppress_each(
+        conn, tenant_id=tenant_id, address_keys=kept["key"].to_list(), channels=kept["channel"].to_list(),
+        reasons=kept["reason"].to_list(), ends=kept["until"].to_list(), notes=kept["note"].to_list(),
+        scope_campaign_id=campaign,
+    )  # fmt: skip
     return Suppressed(
         added=added, known=kept.height - added, forgotten=len(gone), unreadable_lines=unreadable, skipped=skipped or {},
     )  # fmt: skip

@@ -29,24 +29,37 @@ def suppress(
     note: str | None = None,
     expires_at: datetime | None = None,
 ) -> int:
+    """Suppress addresses for one reason, as suppress_each."""
+    n = len(address_keys)
+    return suppress_each(
+        conn, tenant_id=tenant_id, address_keys=address_keys, channels=[channel] * n, reasons=[reason] * n,
+        ends=[expires_at] * n, notes=[note] * n, scope_campaign_id=scope_campaign_id, event_id=event_id,
+    )  # fmt: skip
+
+
+def suppress_each(
+    conn: psycopg.Connection, *, tenant_id: int | None, address_keys: Sequence[str], channels: Sequence[str],
+    reasons: Sequence[str], ends: Sequence[datetime | None], notes: Sequence[str | None],
+    scope_campaign_id: int | None = None, event_id: str | None = None,
+) -> int:  # fmt: skip
     """Suppress addresses (as contacts.match_key) and tell running workers. Out: how many are new or last longer.
 
-    In: tenant_id None, for every tenant.
+    In: tenant_id None, for every tenant; the others side by side, an address and reason once.
 
     Raises: psycopg's CheckViolation where an unsubscription or complaint is given an end.
     """
     what = {
         "tenant_id": tenant_id,
-        "channel": channel,
         "address_keys": list(address_keys),
-        "reason": reason,
+        "channels": list(channels),
+        "reasons": list(reasons),
+        "ends": list(ends),
+        "notes": list(notes),
         "scope_campaign_id": scope_campaign_id,
         "event_id": event_id,
-        "note": note,
-        "expires_at": expires_at,
     }
     prolonged = 0
-    if reason not in ENDLESS:  # nor may the ingress, which knows unsubscriptions alone, change rows
+    if not set(reasons) <= set(ENDLESS):  # the ingress, which knows unsubscriptions alone, may not change rows
         conn.execute(SQL["bury_ended"], what)
         prolonged = conn.execute(SQL["prolong"], what).rowcount
     row = conn.execute(SQL["suppress"], what).fetchone()

@@ -1,27 +1,31 @@
 -- name: bury_ended
 -- Those that ended are history before they are said again.
 WITH ended AS (
-  DELETE FROM suppressions
-   WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND channel = %(channel)s AND address_key = ANY(%(address_keys)s::text[])
-     AND reason = %(reason)s AND scope_campaign_id IS NOT DISTINCT FROM %(scope_campaign_id)s AND expires_at <= clock_timestamp()
-  RETURNING *)
+  DELETE FROM suppressions s
+   USING unnest(%(address_keys)s::text[], %(channels)s::text[], %(reasons)s::text[]) a (key, channel, reason)
+   WHERE s.tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND s.channel = a.channel AND s.address_key = a.key
+     AND s.reason = a.reason AND s.scope_campaign_id IS NOT DISTINCT FROM %(scope_campaign_id)s AND s.expires_at <= clock_timestamp()
+  RETURNING s.*)
 INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, suppressed_at,
   removed_at, removed_by)
 SELECT tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, created_at, expires_at, 'its end' FROM ended;
 
 -- name: prolong
 -- An end is put off or lifted by a later word, and never brought nearer.
-UPDATE suppressions SET expires_at = %(expires_at)s, note = coalesce(%(note)s, note)
- WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND channel = %(channel)s AND address_key = ANY(%(address_keys)s::text[])
-   AND reason = %(reason)s AND scope_campaign_id IS NOT DISTINCT FROM %(scope_campaign_id)s
-   AND expires_at < coalesce(%(expires_at)s::timestamptz, 'infinity');
+UPDATE suppressions s SET expires_at = a.until, note = coalesce(a.note, s.note)
+  FROM unnest(%(address_keys)s::text[], %(channels)s::text[], %(reasons)s::text[], %(ends)s::timestamptz[], %(notes)s::text[])
+       a (key, channel, reason, until, note)
+ WHERE s.tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND s.channel = a.channel AND s.address_key = a.key
+   AND s.reason = a.reason AND s.scope_campaign_id IS NOT DISTINCT FROM %(scope_campaign_id)s
+   AND s.expires_at < coalesce(a.until, 'infinity');
 
 -- name: suppress
 -- One row per address that is not suppressed for this reason.
 WITH added AS (
   INSERT INTO suppressions (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, expires_at)
-  SELECT %(tenant_id)s, %(channel)s, key, %(reason)s, %(scope_campaign_id)s, %(event_id)s, %(note)s, %(expires_at)s
-    FROM unnest(%(address_keys)s::text[]) key ORDER BY key
+  SELECT %(tenant_id)s, a.channel, a.key, a.reason, %(scope_campaign_id)s, %(event_id)s, a.note, a.until
+    FROM unnest(%(address_keys)s::text[], %(channels)s::text[], %(reasons)s::text[], %(ends)s::timestamptz[], %(notes)s::text[])
+         a (key, channel, reason, until, note) ORDER BY a.key
   ON CONFLICT (tenant_id, channel, address_key, reason, scope_campaign_id) DO NOTHING
   RETURNING 1)
 SELECT count(*) FROM added;

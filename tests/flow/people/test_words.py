@@ -1,0 +1,33 @@
+"""What a person said counts by its time, a list's word as long as the list is there, and a file's in one statement."""
+
+from __future__ import annotations
+
+from people_world import People
+
+BOB = "bob@people.example"
+
+
+def test_P07_a_file_of_suppressions_tells_the_workers_once_whatever_its_ends_and_notes_are(people: People) -> None:
+    people.tenant("acme")
+    file = people.mill.project / "list.csv"
+    head = "address,channel,reason,scope,tenant,campaign,created_at,expires_at,note\n"
+    rows = [f"p{n}@people.example,email,manual,tenant,acme,,,203{n}-01-01,ticket {n}\n" for n in range(5)]
+    rows += [f"{BOB},email,complained,tenant,acme,,,,\n", f"{BOB},email,bounced,tenant,acme,,,,\n",
+             "+4315337031,phone,manual,tenant,acme,,,,\n"]  # fmt: skip
+    file.write_text(head + "".join(rows))
+    people.do("suppress", "add", "p1@people.example", "p2@people.example", "--tenant", "acme", "--until", "2031-06-01")
+    [(before,)] = people.rows("SELECT n FROM change_number")
+    answer = people.ask("suppress", "import", str(file), "--tenant", "acme")
+    assert (answer["added"], answer["known"]) == (7, 1)
+    assert people.rows("SELECT n FROM change_number") == [(before + 1,)]
+    stored = "SELECT address_key, channel, reason, date_part('year', expires_at), note FROM suppressions ORDER BY 1, 3"
+    assert people.rows(stored) == [
+        ("+4315337031", "phone", "manual", None, None),
+        (BOB, "email", "bounced", None, None),
+        (BOB, "email", "complained", None, None),
+        ("p0@people.example", "email", "manual", 2030, "ticket 0"),
+        ("p1@people.example", "email", "manual", 2031, None),
+        *((f"p{n}@people.example", "email", "manual", 2030 + n, f"ticket {n}") for n in range(2, 5)),
+    ]
+    assert people.ask("suppress", "import", str(file), "--tenant", "acme")["added"] == 0
+    assert people.rows("SELECT n FROM change_number") == [(before + 1,)]
