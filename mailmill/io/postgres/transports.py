@@ -44,6 +44,6 @@ def overview(conn: psycopg.Connection, tenant: str | None) -> list[dict[str, Any
 
 
 def suppressed(conn: psycopg.Connection, tenant_id: int, address_key: str) -> bool:
-    """Whether the tenant, or everybody here, does not mail this address."""
+    """Whether the tenant, or everybody here, does not mail this address or its mailbox."""
     row = conn.execute(SQL["suppressed"], {"tenant_id": tenant_id, "address_key": address_key}).fetchone()
     return row is not None and bool(row[0])

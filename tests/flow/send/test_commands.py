@@ -184,6 +184,11 @@ def test_transport_test_says_each_step_and_hands_over_one_message(
         assert mailmill("suppress", "add", "me@example.org", "--tenant", "acme").code == 0
         told = mailmill("transport", "test", name, "--to", "me@example.org")
         assert told.code == 1 and "suppressed" in told.err and len(sink.taken) == 1
+        other = ("transport", "test", name, "--to", "me+news@example.org")
+        assert mailmill(*other).code == 0 and len(sink.taken) == 2, "without a rule it is another mailbox"
+        world.sql("""UPDATE tenants SET spec = '{"merge": {"plus_tags": true}}'""")
+        told = mailmill(*other)
+        assert told.code == 1 and "suppressed" in told.err and len(sink.taken) == 2
     listed = json.loads(mailmill("transport", "list", "acme", "--json").out)
     assert [row["transport"] for row in listed] == [name] and listed[0]["held_at"] is None
 

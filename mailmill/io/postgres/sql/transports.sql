@@ -11,8 +11,10 @@ SELECT t.slug || '/' || r.slug AS transport, r.kind, (r.spec ->> 'host') || ':' 
  WHERE %(tenant)s::text IS NULL OR t.slug = %(tenant)s ORDER BY t.slug, r.slug;
 
 -- name: suppressed
+-- Itself, or by the tenant's rule the same mailbox; without a rule every address is one of its own.
 SELECT EXISTS (
   SELECT FROM suppressions s
-   WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email'
-     AND s.address_key = %(address_key)s AND s.scope_campaign_id IS NULL
+   WHERE (s.tenant_id = %(tenant_id)s OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.scope_campaign_id IS NULL
+     AND s.near = near_mailbox(%(address_key)s)
+     AND mailbox_of(s.address_key, mailbox_rule(%(tenant_id)s)) = mailbox_of(%(address_key)s, mailbox_rule(%(tenant_id)s))
      AND (s.expires_at IS NULL OR s.expires_at > clock_timestamp()));
