@@ -27,7 +27,10 @@ def lock(conn: psycopg.Connection, campaigns: Iterable[str]) -> None:
 def stored(conn: psycopg.Connection) -> dict[Key, Stored]:
     """Everything that files can describe."""
     rows = conn.execute(SQL["stored"])
-    return {(kind, tenant, slug): Stored(spec=spec, state=state) for kind, tenant, slug, spec, state in rows}
+    return {
+        (kind, tenant, slug): Stored(spec=spec, state=state, sandbox=box)
+        for kind, tenant, slug, spec, state, box in rows
+    }
 
 
 def write(conn: psycopg.Connection, changes: Sequence[Change], *, by: str) -> int:

@@ -21,10 +21,11 @@ UNDER_WAY = ("planning", "running", "paused")  # decided for the transport that 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What the database holds of one thing; `state` is a campaign's."""
+    """What the database holds of one thing; `state` is a campaign's, as is whether it was planned for a sandbox."""
 
     spec: Mapping[str, Any]
     state: str | None = None
+    sandbox: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +155,10 @@ def _in_use(one: Declared, before: Stored | None, stored: Mapping[Key, Stored]) 
     users = [
         f"{name_of(key)} ({other.state})"
         for key, other in sorted(stored.items())
-        if key[:2] == ("campaign", one.key[1]) and other.state in UNDER_WAY and other.spec["transport"] == one.key[2]
+        if key[:2] == ("campaign", one.key[1])
+        and other.state in UNDER_WAY
+        and other.spec["transport"] == one.key[2]
+        and other.sandbox is not (one.spec.type == "sandbox")  # else this is what it waits for
     ]
     if not users:
         return None

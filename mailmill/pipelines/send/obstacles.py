@@ -21,12 +21,13 @@ class Situation:
     state: str
     now: datetime
     transport: str | None  # tenant/transport
-    kind: str | None
+    kind: str | None  # the transport's of today
     held: str | None
     scheduled_at: datetime | None
     ends_at: datetime | None
     last_step: str  # by whom and why the campaign is in its state
     window: Mapping[str, Any] | None = field(repr=False, default=None)
+    sandbox: bool | None = None  # what it was planned for
     ready: bool = False  # a message is queued and due
     next_due_at: datetime | None = None  # of those that wait
     waiting_for: str | None = None  # the most frequent reason of those
@@ -115,6 +116,9 @@ def _hands(now: Situation) -> list[Obstacle]:
         return [Obstacle(what=words, remedy="Start `mailmill send --forever`, or let `mailmill up` run.")]
     if now.unusable is not None:
         remedy = "Mend it where that worker runs (`mailmill workers`); it looks again by itself."
+        if now.sandbox is not None and now.sandbox != (now.kind == "sandbox"):
+            was = "sandbox" if now.sandbox else "smtp"
+            remedy = f"Apply {now.transport} with `type: {was}` again, or `mailmill campaign cancel {now.campaign}`."
         return [Obstacle(what=f"a worker says: {now.unusable}", remedy=remedy)]
     return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -97,6 +98,28 @@ def test_a_content_that_a_worker_cannot_use_is_told_by_it(world: World, run: Run
         result()
     assert "cannot be used" in found.what and "NOBODY_SET_THIS" in found.what and "mailmill workers" in found.remedy
     assert "NOBODY_SET_THIS" in trouble["said"]
+
+
+def test_what_is_said_of_a_transport_of_another_type_is_what_mends_it(
+    world: World, run: Run, mailmill: Verb, tmp_path: Path
+) -> None:
+    with Sink() as sink:
+        name = f"relay-{sink.port}"
+        id = world.campaign(2, port=sink.port, sandbox=True)
+        world.sql("UPDATE campaigns SET spec = jsonb_build_object('transport', %s::text)", name)
+        with thread(lambda: run(until=lambda: world.state(id) == "finished")) as result:
+            (found,) = until(lambda: world.sql("TABLE workers") and why(world))
+            assert "of another type now: change that back, or cancel it" in found.what
+            said = f"Apply acme/{name} with `type: sandbox` again, or `mailmill campaign cancel acme/spring`."
+            assert found.remedy == said and not sink.taken
+            again = tmp_path / "again.yaml"
+            again.write_text(
+                f"{{kind: transport, tenant: acme, slug: {name}, type: sandbox, port: {sink.port}, tls: none}}"
+            )
+            told = mailmill("apply", str(again))
+            assert told.code == 0, told.err
+            result()
+        assert len(sink.taken) == 2
 
 
 def test_what_waits_for_its_next_attempt_says_until_when_and_why(world: World, run: Run) -> None:

@@ -114,6 +114,25 @@ def test_a_transport_keeps_its_type_while_a_campaign_planned_for_it_is_under_way
         assert said in problems[0].message and "acme/else" not in problems[0].message
 
 
+@pytest.mark.parametrize(("was", "wanted"), [("sandbox", "smtp"), ("smtp", "sandbox")])
+def test_a_transport_becomes_again_what_everything_under_way_was_planned_for(was: str, wanted: str) -> None:
+    relay = {"kind": "transport", "tenant": "acme", "slug": "r", "type": was}
+    one, before = declared(relay | {"type": wanted}), declared(relay)
+    stored = {before.key: Stored(spec=before.spec.model_dump(mode="json"))}
+    campaigns = {slug: declared(CAMPAIGN | {"slug": slug}) for slug in ("first", "second")}
+
+    def planned_for(slug: str, sandbox: bool) -> None:
+        campaign = campaigns[slug]
+        stored[campaign.key] = Stored(spec=campaign.spec.model_dump(mode="json"), state="paused", sandbox=sandbox)
+
+    planned_for("first", wanted == "sandbox")
+    changes, problems = plan([one], stored, NOW)
+    assert [change.action for change in changes] == ["change"] and not problems
+    planned_for("second", was == "sandbox")
+    changes, [problem] = plan([one], stored, NOW)
+    assert not changes and "under way: acme/second (paused); finish" in problem.message
+
+
 def test_a_field_that_came_later_counts_as_its_default() -> None:
     one = declared(CAMPAIGN)
     old = one.spec.model_dump(mode="json")

@@ -3,18 +3,21 @@
 SELECT pg_advisory_xact_lock(hashtextextended('mailmill:apply', 0));
 
 -- name: stored
--- Everything that YAML files describe, as (kind, tenant's slug, slug, spec, a campaign's state).
-SELECT 'tenant' AS kind, slug AS tenant, '' AS slug, spec, NULL AS state FROM tenants
-UNION ALL SELECT 'source', t.slug, x.slug, x.spec, NULL FROM sources x JOIN tenants t ON t.id = x.tenant_id
+-- Everything that YAML files describe, as (kind, tenant's slug, slug, spec, a campaign's state, and of one that was planned
+-- whether for a sandbox).
+SELECT 'tenant' AS kind, slug AS tenant, '' AS slug, spec, NULL AS state, NULL::boolean AS sandbox FROM tenants
+UNION ALL SELECT 'source', t.slug, x.slug, x.spec, NULL, NULL FROM sources x JOIN tenants t ON t.id = x.tenant_id
   WHERE x.deleted_at IS NULL
-UNION ALL SELECT 'transport', t.slug, x.slug, x.spec, NULL FROM transports x JOIN tenants t ON t.id = x.tenant_id
-UNION ALL SELECT 'identity', t.slug, x.slug, x.spec, NULL FROM identities x JOIN tenants t ON t.id = x.tenant_id
-UNION ALL SELECT 'template', t.slug, x.slug, x.spec, NULL FROM templates x JOIN tenants t ON t.id = x.tenant_id
-UNION ALL SELECT 'tag', t.slug, x.slug, x.spec, NULL FROM tags x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'transport', t.slug, x.slug, x.spec, NULL, NULL FROM transports x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'identity', t.slug, x.slug, x.spec, NULL, NULL FROM identities x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'template', t.slug, x.slug, x.spec, NULL, NULL FROM templates x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'tag', t.slug, x.slug, x.spec, NULL, NULL FROM tags x JOIN tenants t ON t.id = x.tenant_id
  WHERE x.deleted_at IS NULL AND x.spec <> '{}'
-UNION ALL SELECT 'field', t.slug, x.slug, x.spec, NULL FROM fields x JOIN tenants t ON t.id = x.tenant_id
-UNION ALL SELECT 'segment', t.slug, x.slug, x.spec, NULL FROM segments x JOIN tenants t ON t.id = x.tenant_id
-UNION ALL SELECT 'campaign', t.slug, x.slug, x.spec, x.state::text FROM campaigns x JOIN tenants t ON t.id = x.tenant_id;
+UNION ALL SELECT 'field', t.slug, x.slug, x.spec, NULL, NULL FROM fields x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'segment', t.slug, x.slug, x.spec, NULL, NULL FROM segments x JOIN tenants t ON t.id = x.tenant_id
+UNION ALL SELECT 'campaign', t.slug, x.slug, x.spec, x.state::text,
+       CASE WHEN x.state IN ('running', 'paused') THEN (x.content ->> 'sandbox')::boolean END
+  FROM campaigns x JOIN tenants t ON t.id = x.tenant_id;
 
 -- name: lock_campaigns
 -- A tick may be about to start one of them: it goes before us or after us. Claims go on, whose leases name them.

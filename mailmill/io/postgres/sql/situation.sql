@@ -18,7 +18,8 @@ SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS 
        c.scheduled_at, c.ends_at,
        coalesce((SELECT concat_ws(': ', x.by, x.reason) FROM campaign_transitions x WHERE x.campaign_id = c.id
                   ORDER BY x.id DESC LIMIT 1), '') AS last_step,
-       nullif(c.content -> 'window', 'null') AS window, coalesce(d.due_at <= clock_timestamp(), false) AS ready,
+       (c.content ->> 'sandbox')::boolean AS sandbox, nullif(c.content -> 'window', 'null') AS window,
+       coalesce(d.due_at <= clock_timestamp(), false) AS ready,
        CASE WHEN d.due_at > clock_timestamp() THEN nullif(d.due_at, 'infinity') END AS next_due_at,
        (SELECT mode() WITHIN GROUP (ORDER BY w.reason) FROM
          (SELECT reason FROM messages WHERE campaign_id = c.id AND queued ORDER BY due_at, id LIMIT 1000) w) AS waiting_for,
