@@ -216,6 +216,6 @@ class Forgetter:
         for file in files:
             if self.lake.path(file.file).exists():
                 spec = sources.get(file.part)
-                frame = lake_erasure.scan(self.lake, file.file)
-                found |= keys_of(frame, spec.columns if spec else {}, spec.country if spec else None)
+                frame, columns = lake_erasure.scan(self.lake, file.file), spec.columns if spec else {}
+                found |= keys_of(frame, columns, file.facts, spec.country if spec else None)
         return found

@@ -42,7 +42,7 @@ def rewrite(
             continue
         frame = scan(lake, name)
         if dataset == "raw":
-            said = raw_rows(who, frame, columns.get(part, {}))
+            said = raw_rows(who, frame, columns.get(part, {}), facts)
             theirs.setdefault(batch_id, set()).update(said)
             own = pl.col("line").is_in([*lines, *said, *numbered_rows(numbers, frame, columns.get(part, {}))])
         else:

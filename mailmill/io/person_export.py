@@ -91,7 +91,7 @@ def _raw(
         if not lake.path(file.file).exists():
             continue
         frame = scan(lake, file.file)
-        lines = raw_rows(who, frame, columns.get(file.part, {}))
+        lines = raw_rows(who, frame, columns.get(file.part, {}), file.facts)
         theirs.setdefault(file.batch_id, set()).update(lines)
         for row in frame.filter(pl.col("line").is_in(lines)).collect(engine="streaming").iter_rows(named=True):
             cells = {name.removeprefix(CELL): value for name, value in row.items() if value is not None}

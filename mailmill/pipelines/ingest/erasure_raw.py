@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
-from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest import addresses, cells, phones
 from mailmill.pipelines.ingest.columns import mapped
 from mailmill.pipelines.ingest.erasure import Person
@@ -15,35 +15,53 @@ from mailmill.pipelines.ingest.raw import CELL
 from mailmill.pipelines.ingest.wordlists import countries
 
 
-def raw_rows(person: Person, frame: pl.LazyFrame, columns: Mapping[str, str]) -> list[int]:
+def raw_rows(
+    person: Person, frame: pl.LazyFrame, columns: Mapping[str, str], facts: Mapping[str, Any] | None = None
+) -> list[int]:
     """The lines of a raw batch that are the person's. One with somebody else's address is not, whatever its number.
 
-    In:     RAW_SCHEMA with the source's cells; columns, as the source maps them. Where they do not say which column
-            holds an address, any cell that is one counts.
+    In:     RAW_SCHEMA with the source's cells; columns, as the source maps them; facts of the batch, None of a file
+            as it lies. Where they do not say which column holds an address, any cell that is one counts.
     """
-    schema = frame.collect_schema()
-    names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
+    names = _names(frame)
     unread = frame.filter(pl.col("problem").is_not_null() & text_rows(person, {"raw": pl.String()})).select("line")
     lines = unread.collect(engine="streaming")["line"].to_list()
-    try:
-        known = mapped(names, columns, place="").known if names else {}
-        mails = [known["email"]] if "email" in known else []
-        calls, land = [known["phone"]] if "phone" in known else [], known.get("country")
-    except Misconfigured:
-        known, mails, calls, land = {}, names, names, None
-    for header in mails:
+    known = _known(names, columns, facts)
+    for header in _cells_of("email", known, names):
         lines += _by_mail(person, frame, header)
-    for header in calls:
-        lines += _unclaimed(_by_phone(person, frame, header, land), frame, known.get("email"), person.keys)
+    for header in _cells_of("phone", known, names):
+        found = _by_phone(person, frame, header, known.get("country"))
+        lines += _unclaimed(found, frame, known.get("email"), person.keys)
     return sorted(set(lines))
+
+
+def _names(frame: pl.LazyFrame) -> list[str]:
+    return [name.removeprefix(CELL) for name in frame.collect_schema() if name.startswith(CELL)]
+
+
+def _known(names: Sequence[str], columns: Mapping[str, str], facts: Mapping[str, Any] | None) -> Mapping[str, str]:
+    """Which columns say whose a row is: by the mapping of today, or by the one under which it was kept where today's
+    finds less. Empty where neither tells."""
+    few, kept = (facts.get("few"), facts.get("mapping")) if facts else (False, None)
+    mappings = [columns] if kept is None else [columns, kept]
+    read = [mapped(names, wanted, place="", few=True).known for wanted in mappings]
+    best = max(read, key=lambda known: ("email" in known, "phone" in known))
+    # a mapped column that is gone: few rows just lack it, of others it has another name that nobody knows
+    gone = not few and all("email" in wanted for wanted in mappings)
+    return best if "email" in best or ("phone" in best and not gone) else {}
+
+
+def _cells_of(field: str, known: Mapping[str, str], names: Sequence[str]) -> Sequence[str]:
+    return [known[field]] if field in known else [] if known else names
 
 
 def numbered_rows(numbers: Collection[str], frame: pl.LazyFrame, columns: Mapping[str, str]) -> list[int]:
     """The lines of a raw batch that nothing but one of these numbers says whose they are.
 
-    In: E.164; else as raw_rows. A row with an address is somebody else's, who shares the number.
+    In: E.164; else as raw_rows, the batch being read by the mapping of today. A row with an address is somebody else's,
+        who shares the number.
     """
-    names = [name.removeprefix(CELL) for name in frame.collect_schema() if name.startswith(CELL)]
+    names = _names(frame)
     known = mapped(names, columns, place="", few=True).known if numbers and names else {}
     if "phone" not in known:
         return []
@@ -95,23 +113,29 @@ def _region(country: pl.Series) -> pl.Series:
     return word.replace_strict(countries(), default=None, return_dtype=pl.String)
 
 
-def keys_of(frame: pl.LazyFrame, columns: Mapping[str, str], country: str | None = None) -> set[str]:
+def keys_of(
+    frame: pl.LazyFrame, columns: Mapping[str, str], facts: Mapping[str, Any] | None = None, country: str | None = None
+) -> set[str]:
     """Every match key that the rows of a raw batch give: a number where there is no address.
 
     In: as raw_rows; the source's country.
     """
-    schema = frame.collect_schema()
-    names = [name.removeprefix(CELL) for name in schema if name.startswith(CELL)]
-    known = mapped(names, columns, place="", few=True).known if names else {}
-    wanted = [known[field] for field in ("email", "phone", "country") if field in known]
-    rows = frame.select(CELL + header for header in wanted).unique().collect(engine="streaming") if wanted else None
+    names = _names(frame)
+    known = _known(names, columns, facts)
+    mails, calls = (_cells_of(field, known, names) for field in ("email", "phone"))
+    wanted = dict.fromkeys([*mails, *calls, *([known["country"]] if "country" in known else [])])
     found: set[str] = set()
-    if rows is not None and "email" in known:
-        mails = addresses.examine(cells.clean(rows[CELL + known["email"]]))["address_key"]
-        found |= set(mails.drop_nulls())
-        rows = rows.filter(mails.is_null())
-    if rows is not None and "phone" in known:
-        land = rows[CELL + known["country"]] if "country" in known else pl.Series([None] * rows.height, dtype=pl.String)
-        region = _region(land).fill_null(country) if country else _region(land)
-        found |= set(phones.examine(cells.clean(rows[CELL + known["phone"]]), region).drop_nulls())
+    if not wanted:
+        return found
+    rows = frame.select(CELL + header for header in wanted).unique().collect(engine="streaming")
+    unnamed = pl.repeat(True, rows.height, dtype=pl.Boolean, eager=True)
+    for header in mails:
+        keys = addresses.examine(cells.clean(rows[CELL + header]))["address_key"]
+        found |= set(keys.drop_nulls())
+        unnamed &= keys.is_null()
+    rows = rows.filter(unnamed)
+    land = rows[CELL + known["country"]] if "country" in known else pl.Series([None] * rows.height, dtype=pl.String)
+    region = _region(land).fill_null(country) if country else _region(land)
+    for header in calls:
+        found |= set(phones.examine(cells.clean(rows[CELL + header]), region).drop_nulls())
     return found

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailmill.io.person_search import bytes_hold
+from mailmill.io.sources.http_items import items_table
 from mailmill.io.sources.manual import table_of
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import erasure, erasure_rows, formats
@@ -178,3 +179,39 @@ def test_a_raw_row_is_theirs_however_it_was_written_when_it_was_taken_in() -> No
         lines = raw["line"].filter(keys == key).to_list()
         assert len(lines) == 4 and raw_rows(Person(keys=(key,)), raw.lazy(), {}) == lines
     assert keys_of(raw.lazy(), {}) == set(keys)
+
+
+CY = Person(keys=("cy@x.org",))
+
+
+def test_a_raw_row_of_few_items_that_lack_a_mapped_field_is_not_theirs_whom_it_mentions() -> None:
+    columns, items = (
+        {"email": "mail", "name": "display"},
+        [{"mail": "bob@x.org", "by": "ann@x.org"}, {"mail": "cy@x.org"}],
+    )
+    rows, facts = items_table(items).frame.lazy(), {"few": True, "mapping": columns}
+    assert (raw_rows(ANN, rows, columns, facts), raw_rows(CY, rows, columns, facts)) == ([], [2])
+    rows = items_table([{"phone": "+4930123456", "by": "ann@x.org"}]).frame.lazy()
+    assert raw_rows(ANN, rows, columns, facts) == [], "the number says whose it is"
+    assert raw_rows(Person(keys=("+4930123456",)), rows, columns, facts) == [1]
+    assert keys_of(rows, columns, facts) == {"+4930123456"}
+    rows = items_table([{"contact": "ann@x.org"}, {"contact": "bob@x.org"}]).frame.lazy()
+    assert raw_rows(ANN, rows, columns, facts) == [1], "no column says whose it is"
+    assert keys_of(rows, columns, facts) == {"ann@x.org", "bob@x.org"}
+
+
+@pytest.mark.parametrize("few", [True, False])
+@pytest.mark.parametrize("header", ["kontakt", "email"])
+def test_a_raw_row_is_theirs_though_the_source_maps_another_column_since(few: bool, header: str) -> None:
+    item = {header: "ann@x.org", "phone": "+4930123456", "by": "cy@x.org"}
+    rows = items_table([item, item | {header: "bob@x.org"}]).frame.lazy()
+    before = {"email": header} if header == "kontakt" else {}
+    facts = {"few": few, "mapping": before}
+    for today in ({"email": "contact_mail"}, {"name": "owner"}):
+        assert (raw_rows(ANN, rows, today, facts), raw_rows(CY, rows, today, facts)) == ([1], [])
+        assert keys_of(rows, today, facts) == {"ann@x.org", "bob@x.org"}
+    # one that is held, because what is mapped cannot read it, and a file that lies in its folder
+    gone = {"email": "contact_mail"}
+    for known in ({"few": False, "mapping": gone}, None):
+        assert raw_rows(ANN, rows, gone, known) == [1]
+        assert keys_of(rows, gone, known) >= {"ann@x.org", "bob@x.org"}
