@@ -66,6 +66,9 @@ class Rows:
         self.conn.execute(SQL["fill_shown"], facts)
         if (rule := self.rule()).is_on:
             terms = {"rule": Jsonb(rule.model_dump(mode="json")), "strips": rule.strips, "phone": rule.phone}
+            self.conn.execute(SQL["stage_named"])
+            self.conn.execute(SQL["fill_named"], {**facts, **terms})
+            self.conn.execute("ANALYZE named")
             self.conn.execute(SQL["fill_shown_by_rule"], {**facts, **terms})
         self.conn.execute(SQL["fill_withdrawn"], facts)
         self.conn.execute("ANALYZE shown")

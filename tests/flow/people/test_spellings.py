@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
 from people_world import People
+from psycopg.types.json import Jsonb
 
-from mailmill.io.postgres import consents, explain, ledger, suppressions
+from mailmill.io.postgres import consents, explain, generation_rows, ledger, suppressions
+from mailmill.pipelines.ingest.generations import GRAVEST
 
 ANN, NEWS, BOB = "ann@people.example", "ann+news@people.example", "bob@people.example"
 GRANT = ("grant", "--basis", "consent", "--proof", "form", "--tenant", "acme")
@@ -93,3 +96,25 @@ def test_what_is_suppressed_of_a_person_is_looked_up_by_indexes_with_a_rule_and_
         plan = conn.execute("EXPLAIN (ANALYZE, COSTS OFF) " + suppressions.SQL["of_mailboxes"], which).fetchall()
         reads = [line for (line,) in plan if "Scan" in line and " on suppression" in line]
         assert reads and all("never executed" in line for line in reads)
+
+
+def test_whom_a_rule_concerns_is_found_by_one_reading_of_the_contacts_without_a_sort_of_them(merged: People) -> None:
+    merged.rows(
+        "INSERT INTO contacts (tenant_id, match_key, email, provenance) "
+        "SELECT 1, key, key, '{}' FROM generate_series(1, 20000) n, concat('p', n, '+x@people.example') key"
+    )
+    merged.rows("ANALYZE contacts")
+    merged.do("suppress", "add", "p7@people.example", "--tenant", "acme")
+    rule = {"rule": Jsonb({"plus_tags": True, "dots": []}), "strips": True, "phone": False}
+    which = {"tenant_id": 1, "now": datetime.now(UTC), "gravest": list(GRAVEST), **rule}
+    with merged.mill.database.transaction() as conn:
+        for name in ("stage", "stage_named", "fill_named"):
+            conn.execute(generation_rows.SQL[name], which)
+        conn.execute("ANALYZE named")
+        plan = conn.execute(
+            "EXPLAIN (ANALYZE, TIMING OFF) " + generation_rows.SQL["fill_shown_by_rule"], which
+        ).fetchall()
+        text = "\n".join(line for (line,) in plan)
+        assert conn.execute("SELECT reason FROM shown").fetchall() == [("manual",)]
+    assert "Hash Join" in text and "Merge Join" not in text
+    assert "Hash Cond: " in text and "mailbox" not in text.partition("Hash Cond:")[2].partition("\n")[0]
