@@ -70,7 +70,7 @@ class Person:
         """Every spelling, in lower case; what is searched for byte by byte as well."""
         found: dict[str, None] = {}
         for text in (*self.keys, *self.spellings):
-            for written in (text.lower(), *unicode_domain(text.lower())):
+            for written in (form for one in unfolded(text.lower()) for form in (one, *unicode_domain(one))):
                 for form in (written, written.replace("@", "%40"), json.dumps(written, ensure_ascii=False)[1:-1]):
                     found[form] = None
         return tuple(found)
@@ -101,6 +101,12 @@ class Person:
     def endings(self) -> tuple[str, ...]:
         """The last six digits of their numbers."""
         return tuple({key[-6:] for key in self.keys if channel_of(key) == "phone"})
+
+
+def unfolded(address: str) -> tuple[str, ...]:
+    """The address, and as it may stand in what was typed: a key has ss for ß."""
+    local, at, domain = address.rpartition("@")
+    return tuple(dict.fromkeys((address, local.replace("ss", "ß") + at + domain)))
 
 
 def unicode_domain(address: str) -> Iterable[str]:

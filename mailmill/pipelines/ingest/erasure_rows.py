@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from functools import partial
+from functools import cache, partial
+from unicodedata import normalize
 
 import polars as pl
 
@@ -86,10 +87,23 @@ def spellings(frame: pl.LazyFrame, mailboxes: Collection[str], rule: MergeSpec) 
 
 
 def _local(box: str, rule: MergeSpec) -> str:
-    """An expression for the part before the at sign."""
+    """An expression for the part before the at sign, in whichever case: a mailbox has `ss` where somebody wrote `ß`."""
     local, _, domain = box.rpartition("@")
     between, after = r"\.?" if domain in rule.dots else "", r"(?:\+[^\s,;|<>()@]*)?" if rule.plus_tags else ""
-    return between.join(re.escape(letter) for letter in local) + after
+    folded = _folded()
+    parts = re.findall("|".join([*sorted(folded, key=len, reverse=True), "(?s:.)"]), local)
+    spelt = ((between.join(map(re.escape, part)), folded.get(part)) for part in parts)
+    return between.join(f"(?:{text}|[{letters}])" if letters else text for text, letters in spelt) + after
+
+
+@cache
+def _folded() -> dict[str, str]:
+    """Letters of which folding makes several, by what it makes."""
+    found: dict[str, str] = {}
+    for letter in map(chr, range(0x80, 0x10000)):
+        if len(text := normalize("NFC", letter.casefold())) > 1:
+            found[text] = found.get(text, "") + letter
+    return found
 
 
 def told(person: Person, dataset: str, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:

@@ -98,6 +98,18 @@ def test_what_is_suppressed_of_a_person_is_looked_up_by_indexes_with_a_rule_and_
         assert reads and all("never executed" in line for line in reads)
 
 
+def test_a_mailbox_whose_case_folds_to_other_letters_is_suppressed_and_forgotten_like_any_other(people: People) -> None:
+    people.tenant("acme", people="email\nStraße+a@people.example\nbob@people.example\nStraße+b@people.example,x,y\n")
+    people.rows("""UPDATE tenants SET spec = spec || '{"merge": {"plus_tags": true}}'""")
+    people.do("ingest", "acme/inbox")
+    people.do("suppress", "add", "straße@people.example", "--tenant", "acme")
+    people.do("contacts", "publish", "acme")
+    assert people.ask("segment", "preview", "acme/everyone")["exclusions"] == {"manual": 1}
+    assert people.ask("forget", "straße@people.example")["tenants"][0]["contacts"] == 1
+    assert people.rows("SELECT match_key FROM contacts") == [(BOB,)]
+    assert "stra" not in people.texts(1)
+
+
 def test_whom_a_rule_concerns_is_found_by_one_reading_of_the_contacts_without_a_sort_of_them(merged: People) -> None:
     merged.rows(
         "INSERT INTO contacts (tenant_id, match_key, email, provenance) "

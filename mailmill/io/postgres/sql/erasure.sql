@@ -42,9 +42,10 @@ SELECT id FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = ANY(%(ke
 
 -- name: of_mailboxes
 -- By what else a tenant knows these mailboxes, as contacts.match_key, in any place that is asked by an address. Each is read
--- from end to end, as the search afterwards does.
+-- from end to end, as the search afterwards does. Only a match key has its case folded: of ß that makes ss.
 SELECT DISTINCT key FROM (
-  SELECT match_key AS key, coalesce(lower(email), match_key) AS said FROM contacts WHERE tenant_id = %(tenant_id)s
+  SELECT match_key AS key, CASE WHEN match_key LIKE '%%@%%' THEN match_key ELSE coalesce(lower(email), match_key) END AS said
+    FROM contacts WHERE tenant_id = %(tenant_id)s
   UNION ALL SELECT address_key, address_key FROM messages WHERE tenant_id = %(tenant_id)s AND address IS NOT NULL
   UNION ALL SELECT address_key, address_key FROM consents WHERE tenant_id = %(tenant_id)s AND address_key IS NOT NULL
   UNION ALL SELECT address_key, address_key FROM suppressions
