@@ -110,7 +110,7 @@ def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[tuple[str
 
 
 def release(conn: psycopg.Connection, source: SourceRow, *, accept: bool) -> int:
-    batches = [one.batch for one in held(conn, source) if one.readable and (accept or one.remapped)]
+    batches = [one.batch for one in held(conn, source) if one.readable and (accept or one.due)]
     return conn.execute(SQL["release"], {"tenant_id": source.tenant_id, "batches": batches}).rowcount
 
 
@@ -128,9 +128,9 @@ def held(conn: psycopg.Connection, source: SourceRow) -> list[Held]:
     facts = {"tenant_id": source.tenant_id, "source_id": source.id}
     for batch_id, origin, surprise, names, mapping, few in conn.execute(SQL["held"], facts):
         problem = unreadable(names, source.spec.columns, few=few)
-        remapped = mapping != source.spec.columns
-        why = problem or surprise or "the next import takes it in"
-        found.append(Held(batch=batch_id, origin=origin, why=why, readable=problem is None, remapped=remapped))
+        due = problem is None and (surprise is None or mapping != source.spec.columns)
+        why = problem or ("the next import takes it in" if due else surprise)
+        found.append(Held(batch=batch_id, origin=origin, why=why, readable=problem is None, due=due))
     return found
 
 

@@ -104,7 +104,7 @@ class Held:
     origin: str
     why: str
     readable: bool  # by the source's mapping of today
-    remapped: bool  # the mapping is another since it was held
+    due: bool  # so the next import takes it in: the mapping is another since, or it was held for nothing else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ class RawStore(Protocol):
         ...
 
     def release(self, source: SourceRow, *, accept: bool) -> int:
-        """Let in what is held and can be read: all, or what was held under another mapping. Out: how many."""
+        """Let in what is held and can be read: all, or what is due. Out: how many."""
         ...
 
     def held(self, source: SourceRow) -> list[Held]:

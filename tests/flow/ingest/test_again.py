@@ -12,7 +12,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.postgres import ingest, sightings
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.io.sources.files import CsvFiles
-from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest import columns, stage
 from mailmill.pipelines.ingest.ports import SourceRow
 
 # the same people in several batches, with two addresses and two names to choose from
@@ -126,6 +126,20 @@ def test_P03_a_batch_that_waits_and_that_the_rules_of_today_cannot_read_is_not_l
     [held] = mill.store.held(gone)
     assert "no column 'nom'" in held.why and mill.contacts() == {}
     assert mill.run(mill.source(), CsvFiles()).loaded.counts.new == 2
+
+
+def test_P04_what_is_held_and_can_be_read_without_another_mapping_is_let_in_as_it_says(mill, monkeypatch):
+    source = mill.source()
+    with monkeypatch.context() as other:
+        other.setitem(columns.ALIASES, "email", ("kontakt",))
+        stage.receive(source, CsvFiles(paths=[mill.file("Kontakt,name\nann@x.org,Ann\n", "1.csv")]), mill.store)
+    stage.validate(source, mill.store)
+    assert mill.run(source, CsvFiles()).received.held[0].why.startswith("no column holds an e-mail address")
+    monkeypatch.setitem(columns.ALIASES, "email", ("kontakt",))
+    [one] = mill.store.held(source)
+    assert (one.why, one.due) == ("the next import takes it in", True)
+    assert mill.run(source, CsvFiles()).loaded.counts.new == 1
+    assert list(mill.contacts()) == ["ann@x.org"]
 
 
 def test_P03_again_changes_accepted_rows_and_says_so(mill, mailmill):
