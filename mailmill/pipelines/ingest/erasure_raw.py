@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from mailmill.pipelines.ingest import addresses, cells, phones
-from mailmill.pipelines.ingest.columns import mapped
+from mailmill.pipelines.ingest.columns import mapped, unreadable
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_rows import text_rows
 from mailmill.pipelines.ingest.raw import CELL
@@ -42,12 +42,13 @@ def _names(frame: pl.LazyFrame) -> list[str]:
 def _known(names: Sequence[str], columns: Mapping[str, str], facts: Mapping[str, Any] | None) -> Mapping[str, str]:
     """Which columns say whose a row is: by the mapping of today, or by the one under which it was kept where today's
     finds less. Empty where neither tells."""
-    few, kept = (facts.get("few"), facts.get("mapping")) if facts else (False, None)
+    facts = facts or {}
+    said, few, kept = facts.get("columns", names), facts.get("few", False), facts.get("mapping")
     mappings = [columns] if kept is None else [columns, kept]
     read = [mapped(names, wanted, place="", few=True).known for wanted in mappings]
     best = max(read, key=lambda known: ("email" in known, "phone" in known))
-    # a mapped column that is gone: few rows just lack it, of others it has another name that nobody knows
-    gone = not few and all("email" in wanted for wanted in mappings)
+    # these rows may all lack the column of addresses; where none could be read so, it has a name that nobody knows
+    gone = all(unreadable(said, wanted, few=few) for wanted in mappings)
     return best if "email" in best or ("phone" in best and not gone) else {}
 
 

@@ -193,6 +193,8 @@ def test_a_raw_row_of_few_items_that_lack_a_mapped_field_is_not_theirs_whom_it_m
     assert (raw_rows(ANN, rows, columns, facts), raw_rows(CY, rows, columns, facts)) == ([], [2])
     rows = items_table([{"phone": "+4930123456", "by": "ann@x.org"}]).frame.lazy()
     assert raw_rows(ANN, rows, columns, facts) == [], "the number says whose it is"
+    many = {"few": False, "mapping": columns, "columns": ["phone", "by", *columns.values()]}  # which others had before
+    assert raw_rows(ANN, rows, columns, many) == []
     assert raw_rows(Person(keys=("+4930123456",)), rows, columns, facts) == [1]
     assert keys_of(rows, columns, facts) == {"+4930123456"}
     rows = items_table([{"contact": "ann@x.org"}, {"contact": "bob@x.org"}]).frame.lazy()
