@@ -138,7 +138,7 @@ def consent(
     tenant: TenantOption = None,
     json: Json = False,
 ) -> None:
-    """Record what a person said. Who withdraws is suppressed as well; a consent lifts no suppression."""
+    """Record what a person said. Who withdraws is suppressed, unless a later grant stands; a consent lifts none."""
     if status == "grant" and (basis not in consents.BASES or not proof):
         raise Misconfigured(
             "a consent needs its lawful basis and a proof", place="--basis, --proof",
@@ -165,8 +165,9 @@ def consent(
     if json:
         answer_json({"tenant": one.slug, "status": status, "at": said, "suppressed": left.reasons,
                      "withdrawn": left.withdrawn})  # fmt: skip
-    elif status == "grant":
-        print("\n".join([f"{one.slug}: recorded", *left.lines(one.slug)]))
+    elif status == "grant" or "unsubscribed" not in left.reasons:
+        stands = "" if status == "grant" else "; a later grant stands, so nobody is suppressed"
+        print("\n".join([f"{one.slug}: recorded{stands}", *left.lines(one.slug)]))
     else:
         until = f"until `mailmill suppress remove {address} --tenant {one.slug} --reason …`"
         print(f"{one.slug}: recorded; suppressed ({', '.join(left.reasons)}), which stays {until}")

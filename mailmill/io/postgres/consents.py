@@ -31,7 +31,9 @@ def add(
     conn: psycopg.Connection, tenant_id: int, address_key: str, status: Literal["granted", "withdrawn"], *,
     basis: str | None, proof: str | None, by: str, at: datetime | None = None,
 ) -> datetime:  # fmt: skip
-    """One person's word; who withdraws is suppressed, so that running campaigns hear of it. Out: when they said it.
+    """One person's word. Out: when they said it.
+
+    Who withdraws is suppressed as of then, so that running campaigns hear of it; not so where a later grant stands.
 
     Raises: psycopg's CheckViolation for a grant without a basis.
     """
@@ -41,11 +43,11 @@ def add(
     }).fetchone()  # fmt: skip
     assert row is not None
     if status == "withdrawn":
-        keys = [key for (key,) in conn.execute(SQL["reached_by"], {"tenant_id": tenant_id, "key": address_key})]
-        for key in keys:
+        which = {"tenant_id": tenant_id, "key": address_key, "at": row[0]}
+        for (key,) in conn.execute(SQL["reached_by"], which).fetchall():
             suppress(
                 conn, tenant_id=tenant_id, address_keys=[key], reason="unsubscribed", channel=channel_of(key),
-                note="consent withdrawn",
+                note="consent withdrawn", at=row[0],
             )  # fmt: skip
     return row[0]  # type: ignore[no-any-return]
 

@@ -28,23 +28,26 @@ def suppress(
     event_id: str | None = None,
     note: str | None = None,
     expires_at: datetime | None = None,
+    at: datetime | None = None,
 ) -> int:
     """Suppress addresses for one reason, as suppress_each."""
     n = len(address_keys)
     return suppress_each(
         conn, tenant_id=tenant_id, address_keys=address_keys, channels=[channel] * n, reasons=[reason] * n,
         ends=[expires_at] * n, notes=[note] * n, scope_campaign_id=scope_campaign_id, event_id=event_id,
+        at=at,
     )  # fmt: skip
 
 
 def suppress_each(
     conn: psycopg.Connection, *, tenant_id: int | None, address_keys: Sequence[str], channels: Sequence[str],
     reasons: Sequence[str], ends: Sequence[datetime | None], notes: Sequence[str | None],
-    scope_campaign_id: int | None = None, event_id: str | None = None,
+    scope_campaign_id: int | None = None, event_id: str | None = None, at: datetime | None = None,
 ) -> int:  # fmt: skip
     """Suppress addresses (as contacts.match_key) and tell running workers. Out: how many are new or last longer.
 
-    In: tenant_id None, for every tenant; the others side by side, an address and reason once.
+    In: tenant_id None, for every tenant; at, when it was said (None: now); the lists side by side, an address
+    and reason once.
 
     Raises: psycopg's CheckViolation where an unsubscription or complaint is given an end.
     """
@@ -57,6 +60,7 @@ def suppress_each(
         "notes": list(notes),
         "scope_campaign_id": scope_campaign_id,
         "event_id": event_id,
+        "at": at,
     }
     prolonged = 0
     if not set(reasons) <= set(ENDLESS):  # the ingress, which knows unsubscriptions alone, may not change rows

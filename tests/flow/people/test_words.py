@@ -31,3 +31,30 @@ def test_P07_a_file_of_suppressions_tells_the_workers_once_whatever_its_ends_and
     ]
     assert people.ask("suppress", "import", str(file), "--tenant", "acme")["added"] == 0
     assert people.rows("SELECT n FROM change_number") == [(before + 1,)]
+
+
+def test_a_withdrawal_counts_by_its_time_and_not_by_when_it_was_recorded(people: People) -> None:
+    people.tenant("acme")
+    people.do("ingest", "acme/inbox")
+
+    def say(who: str, *words: str) -> str:
+        return people.do("contacts", "consent", who, *words, "--tenant", "acme")
+
+    def grant(who: str, at: str) -> str:
+        return say(who, "grant", "--basis", "contract", "--proof", "form", "--at", at)
+
+    def stands(who: str) -> str | None:
+        [told] = people.ask("contacts", "history", who)
+        return told["consent"]  # type: ignore[no-any-return]
+
+    grant(BOB, "2025-06-01T00:00Z")
+    assert "a later grant stands" in say(BOB, "withdraw", "--at", "2024-01-01T00:00Z")
+    assert stands(BOB) == "contract" and people.rows("SELECT count(*) FROM suppressions") == [(0,)]
+    assert "suppressed (unsubscribed)" in say(BOB, "withdraw", "--at", "2025-07-01T00:00Z")
+    assert people.rows("SELECT created_at::date::text FROM suppressions") == [("2025-07-01",)]
+    assert stands(BOB) == "withdrawn"
+    people.do("suppress", "remove", BOB, "--tenant", "acme", "--reason", "ticket 9")
+    assert "stays withdrawn" in grant(BOB, "2025-06-15T00:00Z") and stands(BOB) == "withdrawn"
+    assert "withdrawn" not in grant(BOB, "2026-01-01T00:00Z") and stands(BOB) == "contract"
+    people.do("suppress", "add", BOB, "--tenant", "acme", "--reason", "unsubscribed")
+    assert "stays withdrawn" in grant(BOB, "2026-02-01T00:00Z")

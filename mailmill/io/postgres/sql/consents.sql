@@ -4,9 +4,14 @@ VALUES (%(tenant_id)s, %(channel)s, %(address_key)s, %(status)s, %(basis)s, %(pr
 RETURNING at;
 
 -- name: reached_by
--- Who is known by a number may have an address as well.
-SELECT %(key)s
-UNION SELECT lower(email) FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = %(key)s AND email IS NOT NULL;
+-- Who is known by a number may have an address as well. Nobody, where they have granted it again since.
+WITH granted AS (
+  SELECT address_key FROM consents
+   WHERE tenant_id = %(tenant_id)s AND status = 'granted' AND NOT of_list AND at > %(at)s AND at <= clock_timestamp())
+SELECT key FROM (
+  SELECT %(key)s::text AS key
+  UNION SELECT lower(email) FROM contacts WHERE tenant_id = %(tenant_id)s AND match_key = %(key)s AND email IS NOT NULL) k
+ WHERE NOT EXISTS (SELECT FROM granted g WHERE g.address_key IN (%(key)s, k.key));
 
 -- name: of_batch
 -- One row for a list whose source vouches for all of it; a batch that is loaded again says it once.
