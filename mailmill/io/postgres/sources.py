@@ -65,9 +65,11 @@ def withdraw_all(conn: psycopg.Connection, row: SourceRow) -> int:
 
 
 def remove_contacts(conn: psycopg.Connection, lake: Lake, row: SourceRow) -> Recomputed:
-    """What it gave goes, its kept rows and rejects too; lake_erasure.clear takes their files off the disk."""
+    """What it gave goes, what it vouched for, its kept rows and rejects too; lake_erasure.clear takes their files off
+    the disk."""
     ids = sightings.of_source(conn, row.tenant_id, row.id)["id"]
     done = recompute(conn, lake, row.tenant_id, ids, without=row.id)
+    conn.execute(SQL["remove_words"], _facts(row))
     conn.execute(SQL["remove_batches"], _facts(row))  # first, so that one that is just divided lists no file afterwards
     conn.execute(SQL["remove_files"], _facts(row))
     return done

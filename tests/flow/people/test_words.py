@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from people_world import People
+from people_world import ANN, People
 
 BOB = "bob@people.example"
 
@@ -58,3 +58,20 @@ def test_a_withdrawal_counts_by_its_time_and_not_by_when_it_was_recorded(people:
     assert "withdrawn" not in grant(BOB, "2026-01-01T00:00Z") and stands(BOB) == "contract"
     people.do("suppress", "add", BOB, "--tenant", "acme", "--reason", "unsubscribed")
     assert "stays withdrawn" in grant(BOB, "2026-02-01T00:00Z")
+
+
+def test_the_word_of_a_list_goes_with_what_the_list_gave(people: People) -> None:
+    people.tenant("acme", source="consent: {basis: consent, proof: A}\n", people="email\n" + f"{ANN}\n{BOB}\n")
+    folder, yaml = people.mill.project / "acme", people.mill.project / "acme.yaml"
+    for name, proof in (("b", "A"), ("c", "B")):
+        yaml.write_text(yaml.read_text().replace("proof: A", f"proof: {proof}"))
+        people.do("apply", str(yaml))
+        (folder / f"{name}.csv").write_text(f"email,name\n{ANN},{name}\n{BOB},{name}\n")
+        people.do("ingest", "acme/inbox")
+    words = "SELECT address_key, proof FROM consents WHERE of_list AND address_key IS NOT NULL ORDER BY 1"
+    people.do("contacts", "add", "--tenant", "acme", "--email", ANN)
+    assert people.rows(words) == [(ANN, "A"), (BOB, "A")]
+    people.do("sources", "delete", "acme/inbox", "--contacts", "remove")
+    assert people.rows(words) == []
+    [told] = people.ask("contacts", "history", ANN)
+    assert told["consent"] is None

@@ -32,6 +32,14 @@ UPDATE sources SET deleted_at = clock_timestamp(), cursor = NULL, walk_from = NU
        last_error = NULL, last_error_at = NULL, retry_at = NULL
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s;
 
+-- name: remove_words
+-- What it vouched for, once nothing of it names the person any more: its words of whole batches count no more then either.
+DELETE FROM consents k
+ WHERE k.tenant_id = %(tenant_id)s AND k.source_id = %(source_id)s AND k.of_list AND k.address_key IS NOT NULL
+   AND NOT EXISTS (SELECT FROM contact_sources s JOIN contacts c ON c.id = s.contact_id
+                    WHERE s.tenant_id = %(tenant_id)s AND s.source_id = %(source_id)s AND c.match_key = k.address_key
+                      AND c.tenant_id = %(tenant_id)s);
+
 -- name: remove_batches
 -- Should the source come back, the same content is to be taken in again.
 UPDATE batches SET key = key || ':removed:' || id, state = 'removed'
