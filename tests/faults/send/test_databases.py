@@ -82,7 +82,7 @@ def test_F19_a_connection_cut_in_the_commit_is_asked_what_became_of_it(
 
     def cut(statements: list[str]) -> Fate | None:
         text = " ".join(statements)
-        kind = "claim" if "WITH due AS" in text else "record" if "string_to_table" in text else ""
+        kind = "claim" if "due AS MATERIALIZED" in text else "record" if "string_to_table" in text else ""
         seen[kind] += 1
         return fate if kind and seen[kind] % (2 if kind == "claim" else 3) == 1 else None
 
@@ -104,7 +104,7 @@ def test_F19_F01_a_worker_killed_while_its_claim_commits_leaves_nothing_leased(
     killed: list[int] = []
 
     def kill(statements: list[str]) -> Fate | None:
-        if "WITH due AS" not in " ".join(statements) or killed:
+        if "due AS MATERIALIZED" not in " ".join(statements) or killed:
             return None
         killed.append(worker.pid)
         worker.kill()

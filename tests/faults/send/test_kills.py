@@ -84,7 +84,7 @@ class Stage:
 
 
 def in_the_claim(at: Stage, gate: Gate) -> str:
-    with at.locked("message_fields IN ACCESS EXCLUSIVE", "WITH due AS"):
+    with at.locked("message_fields IN ACCESS EXCLUSIVE", "due AS MATERIALIZED"):
         at.strike()
     return ""
 
