@@ -71,7 +71,8 @@ def bucket(first: int, rows: int) -> pl.DataFrame:
         tags=pl.concat_list("one", "two").list.unique(),
         last_opened=pl.when("did").then("opened"),
         domain=pl.lit("mail") + (pl.col("contact_id") % 997).cast(pl.String) + ".example",
-        aliases=pl.concat_list("match_key"), status=pl.lit("active"),
+        aliases=pl.concat_list("match_key"), status=pl.lit("active"), consent=pl.lit(None, pl.String),
+        provider=pl.lit("google"),
     )  # fmt: skip
 
 
