@@ -27,7 +27,7 @@ from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.sources import drop_folders
 from mailmill.io.sources.drop_folders import Looked
 from mailmill.io.warehouse import Warehouse
-from mailmill.pipelines.ingest.erasure import Person, channel_of
+from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_raw import keys_of
 from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.ports import SourceRow
@@ -98,9 +98,7 @@ class Forgetter:
                 conn.execute(erasure.SQL["hold"], {"tenant_id": tenant_id})
                 named = [*before.keys, *erasure.sharing(conn, tenant_id, before.keys)]
                 same, others = aliases.of_mailbox(conn, self.lake, tenant_id, named)
-                mails = [key for key in same if channel_of(key) == "email"]  # a number may be somebody else's as well
-                asked = [*before.keys, *mails]
-                who = erasure.person(conn, tenant_id, asked, erasure.ids_of(conn, tenant_id, same))
+                who = aliases.person(conn, tenant_id, before.keys, same)
                 done.others = done.others or [key for key in others if key not in who.keys]
                 who = who.with_all_of(before)
                 self.log.append(

@@ -14,7 +14,7 @@ from mailmill.io.lake import Lake
 from mailmill.io.lake_erasure import scan
 from mailmill.io.postgres import aliases, consents, erasure, explain, ingest, manifest, suppressions
 from mailmill.pipelines.ingest import erasure_rows
-from mailmill.pipelines.ingest.erasure import Person, channel_of
+from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_raw import raw_rows
 from mailmill.pipelines.ingest.raw import CELL
 from mailmill.pipelines.read.answers import Tenant
@@ -48,11 +48,9 @@ class Held:
 
 def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held:
     """In: a transaction that sees one moment; key, as contacts.match_key."""
-    same, others = aliases.of_mailbox(
-        conn, lake, tenant.id, [key]
-    )  # who else has their number is somebody else's to read
-    mails = [one for one in same if channel_of(one) == "email"]
-    who = erasure.person(conn, tenant.id, [key, *mails], erasure.ids_of(conn, tenant.id, same))
+    # the others have their number as well, and are somebody else's to read
+    same, others = aliases.of_mailbox(conn, lake, tenant.id, [key])
+    who = aliases.person(conn, tenant.id, [key], same)
     # what counts for them is the consent of all who are shown as one with them
     consent = consents.current(conn, tenant.id, (*who.contact_ids, *erasure.ids_of(conn, tenant.id, others)))
     found = [

@@ -11,7 +11,7 @@ from mailmill.io.lake import Lake
 from mailmill.io.postgres import erasure, manifest, suppressions
 from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.pipelines.configuration.specs import MergeSpec
-from mailmill.pipelines.ingest.erasure import channel_of
+from mailmill.pipelines.ingest.erasure import Person, channel_of
 from mailmill.pipelines.ingest.erasure_rows import spellings
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 from mailmill.pipelines.ingest.persons import mailboxes
@@ -59,6 +59,13 @@ def of_mailbox(
     same = [key for key in keys if key in theirs or box[key] in own or (alone and "@" not in key)]
     known = set(same)
     return same, [key for key in keys if key not in known]
+
+
+def person(conn: psycopg.Connection, tenant_id: int, match_keys: Sequence[str], same: Sequence[str]) -> Person:
+    """Who has these keys. In: same, as of_mailbox gives it; of a number in it, which others may share, the contact
+    counts and not the number."""
+    mails = [key for key in same if channel_of(key) == "email"]
+    return erasure.person(conn, tenant_id, [*match_keys, *mails], erasure.ids_of(conn, tenant_id, same))
 
 
 def _of_mailboxes(conn: psycopg.Connection, tenant_id: int, mails: Sequence[str]) -> Iterator[str]:
