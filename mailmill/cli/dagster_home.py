@@ -11,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from mailmill.cli.app import installation
 from mailmill.composition import Installation
+from mailmill.io.data_folder import write_whole
 
 _TEMPLATE = """\
 # Written by mailmill; changes here are lost. The storage's URL comes by the environment: Dagster repeats this file on
@@ -80,13 +81,8 @@ def instance(home: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    if path.exists() and path.read_text() == text:
-        return
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
+    if not path.exists() or path.read_text() != text:
+        write_whole(path, text)
 
 
 def prepare(mill: Installation | None = None) -> Path:

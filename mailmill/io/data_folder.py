@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from mailmill.errors import Misconfigured
 
@@ -15,7 +17,7 @@ def check(home: Path) -> None:
     try:
         if not path.exists():
             home.mkdir(parents=True, exist_ok=True)
-            path.write_text(LAYOUT + "\n")
+            write_whole(path, LAYOUT + "\n")
         found = path.read_text().strip()
     except OSError as error:
         raise Misconfigured(
@@ -29,3 +31,16 @@ def check(home: Path) -> None:
             place=str(home),
             remedy="Use the mailmill that made it, or restore its backup into a new folder.",
         )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a file, readable by its owner only, in the place of what is there: nobody sees half of it, and of processes
+    that write it at once the last one's stays. Raises: OSError."""
+    with NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", encoding="utf-8", delete=False) as file:
+        try:
+            file.write(text)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise

@@ -16,6 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from mailmill.errors import StoreUnavailable
+from mailmill.io.data_folder import write_whole
 
 GRACE_S = 86_400.0  # how long a file stays that nobody lists: longer than any read, and any way into the manifest
 NOTES = ".unlisted.json"
@@ -131,9 +132,7 @@ class Lake:
     def _note(self, since: dict[str, float]) -> None:
         if not self.root.is_dir():
             return
-        temporary = self.root / f"{NOTES}.tmp"
-        temporary.write_text(json.dumps(since), encoding="utf-8")
-        temporary.replace(self.root / NOTES)
+        write_whole(self.root / NOTES, json.dumps(since))
 
 
 @contextmanager

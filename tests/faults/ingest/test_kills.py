@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -37,6 +38,7 @@ class Shop:
 
     def __init__(self, folder: Path, url: str, database: Database) -> None:
         self.folder, self.database = folder, database
+        self.started: list[subprocess.Popen[str]] = []
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAILMILL_", "DAGSTER_"))}
         self.environment = kept | {"MAILMILL_DATABASE_URL": url, "MAILMILL_SECRETS_DIR": "none"}
         (folder / "in box").mkdir(parents=True)
@@ -49,8 +51,11 @@ class Shop:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-W", "ignore", "-m", "mailmill", *words]
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        self.started.append(
+            subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )  # fmt: skip
+        return self.started[-1]
 
     def run(self, *words: str) -> str:
         process = self.start(*words)
@@ -75,9 +80,13 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, server: EmbeddedServer, database: Database) -> Shop:
+def shop(tmp_path: Path, server: EmbeddedServer, database: Database) -> Iterator[Shop]:
     name = conninfo_to_dict(database.conninfo("owner"))["dbname"]
-    return Shop(tmp_path / "a shop", server.conninfo("postgres", str(name)), database)
+    shop = Shop(tmp_path / "a shop", server.conninfo("postgres", str(name)), database)
+    yield shop
+    for process in shop.started:  # of a test that failed; it would go on in the next one's database
+        process.kill()
+        process.communicate()
 
 
 def test_P02_F36_killed_at_random_moments_and_run_again_an_import_gives_each_person_once(shop: Shop) -> None:
