@@ -166,7 +166,7 @@ def _fields(kind: str, position: Position) -> tuple[str, ...]:
     """The fields allowed at a position: of the document, or of what is in it."""
     inner: dict[tuple[str | int, ...], type[words.Spec]] = {
         ("window",): specs.WindowSpec, ("consent",): specs.ConsentPolicy, ("dkim",): sending.DkimSpec,
-        ("variants",): specs.VariantSpec,
+        ("variants",): specs.VariantSpec, ("merge",): specs.MergeSpec,
     }  # fmt: skip
     spec = inner.get(position[:1], SPECS[kind])
     return tuple(spec.model_fields)

@@ -39,6 +39,8 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
          "nmae: is unknown (did you mean name?); allowed: kind, slug, name, postal_address, time_zone, merge"),
         (CAMPAIGN + "window:\n  dayz: [mon]\n", 9,
          "window.dayz: is unknown (did you mean days?); allowed: days, start, end, time_zone"),
+        (TENANT + "merge: {plus_tag: true}\n", 5,
+         "merge.plus_tag: is unknown (did you mean plus_tags?); allowed: plus_tags, dots, phone"),
         (CAMPAIGN + "doubt: maybe\n", 8, "doubt: 'maybe' is not allowed; allowed: 'hold' or 'resend'"),
         (CAMPAIGN + "misfire_grace_s: 60\n", 8,
          "misfire_grace_s: at least 120: what is due is looked for once a minute, so "
