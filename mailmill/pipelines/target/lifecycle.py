@@ -1,4 +1,4 @@
-"""The lives of a campaign and of a message, as data: which state may follow which, and at whose word."""
+"""The life of a campaign, as data: which state may follow which, and at whose word."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from typing import Literal
 
 CampaignState = Literal[
     "draft", "scheduled", "planning", "running", "paused", "finished", "cancelled", "failed", "missed"
-]
-MessageState = Literal[
-    "queued",
-    "leased",
-    "deferred",
-    "held",
-    "sent",
-    "failed",
-    "invalid",
-    "suppressed",
-    "cancelled",
-    "expired",
-    "in_doubt",
 ]
 Move = Literal[
     "schedule", "plan", "run", "pause", "resume", "finish", "finish_empty", "cancel", "fail", "miss", "reopen"
@@ -50,24 +37,6 @@ TRANSITIONS: dict[Move, Transition] = {
     "miss": Transition(("scheduled", "planning"), "missed"),
     "reopen": Transition(("finished",), "running"),  # doubts are sent again, at a person's word
 }
-
-# A message's life (design.md): the ledger's `state`, always by compare-and-set.
-MESSAGE_TRANSITIONS: dict[MessageState, tuple[MessageState, ...]] = {
-    "queued": ("leased", "suppressed", "cancelled", "expired", "in_doubt"),  # in doubt again: it was before
-    "leased": ("queued", "sent", "failed", "invalid", "deferred", "held", "in_doubt"),
-    # to leased when it is due again, at the claim
-    "deferred": ("queued", "leased", "suppressed", "cancelled", "expired", "in_doubt"),
-    "held": ("queued", "suppressed", "cancelled", "expired", "in_doubt"),
-    "in_doubt": ("queued",),
-    "sent": (),
-    "failed": (),
-    "invalid": (),
-    "suppressed": (),
-    "cancelled": (),
-    "expired": (),
-}
-CANCELLABLE: tuple[MessageState, ...] = ("queued", "deferred", "held")  # the leased ones are their worker's
-
 
 # Nothing is frozen yet: a campaign has no recipients, so whom it will have may still be changed.
 UNPLANNED: tuple[CampaignState, ...] = TRANSITIONS["schedule"].sources
