@@ -62,8 +62,10 @@ class Installation:
     def database(self) -> Database:
         """PostgreSQL with the schema this mailmill works with; another one is refused at the first connection.
 
-        Raises: Misconfigured while a restore is not through: somebody who was forgotten may be in it again.
+        Raises: Misconfigured while a restore is not through: somebody who was forgotten may be in it again; and where
+                nothing was ever made, for an empty database would answer as if everything were lost.
         """
+        self.expect_data()
         if self.restoring.exists():
             raise Misconfigured(
                 "a restore was begun here and is not through",
@@ -71,6 +73,11 @@ class Installation:
                 remedy="Run it again: `mailmill restore FILE --replace`.",
             )
         return replace(self.any_database, verify=SchemaCheck())
+
+    def expect_data(self) -> None:
+        """Raises: Misconfigured when the embedded server has no data folder yet: most often it is the wrong folder."""
+        if self.server is not None:
+            data_folder.check(self.home, make=False)
 
     @property
     def restoring(self) -> Path:

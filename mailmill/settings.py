@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     @property
     def home_path(self) -> Path:
         """The data folder, absolute."""
-        return self.home.expanduser().absolute()
+        home = self.home.expanduser()
+        return home.absolute() if "home" in self.model_fields_set else self.project_path / home
 
     @property
     def journal_path(self) -> Path:

@@ -36,6 +36,7 @@ def back_up(mill: Installation, target: Path) -> About:
 @app.command()
 def backup(file: Annotated[Path, typer.Argument(help="The archive to write.")], json: Json = False) -> None:
     """Write the database and the lake's files into one archive. Keep it secret: it holds addresses and signing keys."""
+    installation().expect_data()
     about = back_up(installation(), file)
     if json:
         answer_json({"file": file, "bytes": file.stat().st_size, "about": about})

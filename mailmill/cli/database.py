@@ -26,4 +26,4 @@ def down() -> None:
     if server is None:
         print("MAILMILL_DATABASE_URL names a server that others run; it stays as it is")
     else:
-        print("PostgreSQL stopped" if server.stop() else "PostgreSQL was not running")
+        print("PostgreSQL stopped" if server.stop() else f"no PostgreSQL of {server.home} was running")

@@ -11,11 +11,17 @@ from mailmill.errors import Misconfigured
 LAYOUT = "1"
 
 
-def check(home: Path) -> None:
-    """Make the folder, or see that this version works with it. Raises: Misconfigured."""
+def check(home: Path, *, make: bool = True) -> None:
+    """Make the folder, or see that this version works with it; without `make` only see. Raises: Misconfigured."""
     path = home / "version"
     try:
         if not path.exists():
+            if not make:
+                raise Misconfigured(
+                    "there is no installation of mailmill here",
+                    place=str(home),
+                    remedy="Go to the project's folder, or set MAILMILL_PROJECT; `mailmill apply PATH` begins one.",
+                )
             home.mkdir(parents=True, exist_ok=True)
             write_whole(path, LAYOUT + "\n")
         found = path.read_text().strip()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
+import pytest
+
+from mailmill.cli import main
+from mailmill.cli.app import installation
 from mailmill.io.data_folder import check, write_whole
 
 AT_ONCE = 8
@@ -24,6 +29,20 @@ def test_a_file_that_several_write_at_once_is_one_of_theirs_and_no_writer_fails(
         list(threads.map(write, texts))
     assert [one.name for one in tmp_path.iterdir()] == ["a file"]
     assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("verb", [("account", "shop/welcome"), ("backup", "shop.tar"), ("tenants",)])
+def test_a_verb_where_nothing_is_installed_says_so_and_makes_nothing(verb, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MAILMILL_HOME", raising=False)
+    monkeypatch.setattr(sys, "argv", ["mailmill", *verb])
+    installation.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert f"{tmp_path}/.mailmill: there is no installation of mailmill here" in capsys.readouterr().err
+    installation.cache_clear()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_several_make_at_once_is_good_for_each(tmp_path: Path) -> None:

@@ -25,6 +25,12 @@ def test_the_readme_lists_every_setting_and_no_other() -> None:
     assert found[1].splitlines()[2:] == rows()
 
 
+def test_data_lies_in_the_project_folder_wherever_a_verb_is_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings(project=tmp_path / "shop").home_path == tmp_path / "shop" / ".mailmill"
+    assert Settings(project=Path("shop"), home=Path("data")).home_path == tmp_path / "data"
+
+
 def test_a_secret_setting_is_in_no_repr() -> None:
     settings = Settings(database_url="postgresql://u:hunter2@h/d")  # type: ignore[arg-type]
     assert "hunter2" not in repr(settings) and "hunter2" not in str(settings.model_dump())
