@@ -63,7 +63,7 @@ class HttpFeed:
 
     def __init__(self, config: HttpSource, *, full: bool = False) -> None:
         self._config, self._full = config, full
-        self._waited_s = 0.0
+        self._waited_s = self._free_at = 0.0  # of the monotonic clock: before then its rate limit is used up
         path, self._fields = RESOURCES[config.type]
         self._endpoint = config.url.rstrip("/") + path
         self._place = f"{config.name} ({self._endpoint})" if config.name else self._endpoint
@@ -88,7 +88,12 @@ class HttpFeed:
             headers=headers, timeout=self._config.timeout_s, follow_redirects=False, transport=transport
         ) as client:
             while True:
-                page = self._page(client, state)
+                try:
+                    page = self._page(client, state)
+                except SourceUnavailable:  # what came until here is kept, or a few pages an hour were no progress
+                    if state != stored:
+                        yield self._batch(items, state)
+                    raise
                 if page is None:
                     self._begin_again(begun)
                     state, items, begun = {**state, "page": None, "as_of": None}, [], begun + 1
@@ -155,6 +160,7 @@ class HttpFeed:
         """One page, tried until it comes or the attempts are used up. None: its cursor is gone."""
         query = {"limit": self._config.page_size, "updated_since": state["updated_since"], "cursor": state["page"]}
         parameters = {name: value for name, value in query.items() if value is not None}
+        self._pause(self._free_at - time.monotonic())
         for attempt in range(1, self._config.attempts + 1):
             wait = self._config.backoff_s * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)
             attempts, remedy = self._config.attempts, ""
@@ -174,8 +180,7 @@ class HttpFeed:
                 if status == 200:
                     page = http_answers.page(body, place=self._place)
                     if page is not None:
-                        if page.next_cursor is not None:
-                            self._pause(connections.used_up_s(headers))
+                        self._free_at = time.monotonic() + connections.used_up_s(headers)
                         return page
                     problem = "the answer is no JSON"
                 else:
@@ -192,7 +197,7 @@ class HttpFeed:
         return wait_s <= self._config.max_wait_s and self._waited_s + wait_s <= self._config.max_waits_s
 
     def _pause(self, wait_s: float) -> None:
-        """Wait for the next window of the API's rate limit; the page is in, so a long one ends the import here."""
+        """Wait for the next window of the API's rate limit; a long one ends the import here."""
         if wait_s <= 0:
             return
         if not self._may_wait(wait_s):

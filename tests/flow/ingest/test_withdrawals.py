@@ -464,6 +464,23 @@ def test_a_used_up_rate_limit_is_waited_for_before_the_next_page(mill, source, a
     with pytest.raises(SourceUnavailable, match=r"rate limit is used up for 3[56]\d\d s") as caught:
         sync(mill, source, api, full=True)
     assert caught.value.retry_after_s > 3000
+    # the page that had come is kept: an API that gives one an hour is read to its end
+    before = len(api.asked)
+    assert sync(mill, source, api).received.rows == 1
+    assert [one.get("cursor") for one in api.asked[before:]] == ["2"]
+    assert mill.rows("SELECT sum(rows_read)::int n FROM batches") == [{"n": 6}]
+
+
+def test_P02_what_had_come_before_an_api_fails_is_kept(mill, source, api) -> None:
+    api.items, api.statuses = [ANN, BOB, CY], [200, 500, 500]
+    with pytest.raises(SourceUnavailable, match=r"HTTP 500 (.|\n)*What had come before is kept"):
+        sync(mill, source, api, attempts=2)
+    api.statuses, before = [500, 500], len(api.asked)
+    with pytest.raises(SourceUnavailable):
+        sync(mill, source, api, attempts=2)
+    assert mill.rows("SELECT rows_read FROM batches") == [{"rows_read": 2}], "nothing new is no batch"
+    assert sync(mill, source, api).received.rows == 1
+    assert {one.get("cursor") for one in api.asked[before:]} == {"2"}
 
 
 def test_what_an_api_asks_to_wait_is_kept_for_the_schedule_and_a_good_import_ends_it(
