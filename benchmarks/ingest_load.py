@@ -4,10 +4,13 @@ ingest.load     fresh rows all the way into contacts, with provenance, sightings
 ingest.reload   the same people again, seen later, one of a hundred with another name
                 both against a bare binary COPY of the same rows into a table with the same keys
 ingest.dedupe_growth
-                100,000 rows, every second one known and those spread over all contacts, against GROWTH existing
-                contacts, vacuumed, on a connection of their own; its reference is the same against a tenth of them
+                100,000 rows of new people against GROWTH existing contacts, vacuumed, on a connection of their own; its
+                reference is the same against a tenth of them, in a server of its own, by turns
+ingest.dedupe_growth_known
+                the same with every second row known and those spread over all contacts, so that each known one of ten
+                million lies on a page of its own
 ingest.dedupe_growth_run
-                the same in one run: ROUNDS such batches over one connection
+                the latter in one run: ROUNDS such batches over one connection
 
 ROWS (1,000,000), ROUNDS (3) and GROWTH (10,000,000) in the environment.
 """
@@ -16,6 +19,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -123,9 +128,8 @@ class Bench:
 
 def run() -> None:
     with measure.server() as server, tempfile.TemporaryDirectory() as folder:
-        bench = Bench(server, Path(folder))
-        _load_and_reload(bench)
-        _growth(bench)
+        _load_and_reload(Bench(server, Path(folder)))
+    _growth()
 
 
 def _load_and_reload(bench: Bench) -> None:
@@ -144,30 +148,54 @@ def _load_and_reload(bench: Bench) -> None:
     measure.result("ingest.reload", "rows/s", again, reference)
 
 
-def _growth(bench: Bench) -> None:
-    (many, many_run), (few, few_run) = _grown(bench, "many", GROWTH), _grown(bench, "few", GROWTH // 10)
-    measure.result("ingest.dedupe_growth", "rows/s", many, few)
-    measure.result("ingest.dedupe_growth_run", "rows/s", many_run, few_run)
+@dataclass
+class Grown:
+    """So many contacts in a server of their own, vacuumed as autovacuum leaves what exists."""
+
+    bench: Bench
+    source: SourceRow
+    existing: int
+    day: int = 100  # of the next batch
+
+    @classmethod
+    def to(cls, existing: int, stack: ExitStack) -> Grown:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        bench = Bench(stack.enter_context(measure.server()), Path(folder))
+        source, piece = bench.source("grown"), min(existing, 1_000_000)
+        for day, start in enumerate(range(0, existing, piece)):
+            bench.load(source, people(pl.int_range(start, start + piece, eager=True), SEEN), day)
+        bench.conn.execute("VACUUM (ANALYZE) contacts, sightings")
+        return cls(bench, source, existing)
+
+    def rows(self, known: int) -> pl.DataFrame:
+        """The next batch. In: how many of its people are known."""
+        self.day += 1
+        first = self.existing + self.day * BATCH
+        numbers = pl.int_range(first, first + BATCH - known, eager=True)
+        if known:
+            there = pl.int_range(self.day, self.existing, self.existing // known, eager=True).head(known)
+            numbers = pl.concat([there, numbers])
+        return people(numbers, SEEN + timedelta(days=self.day))
+
+    def load(self, known: int) -> float:
+        rows = self.rows(known)
+        return BATCH / self.bench.load(self.source, rows, self.day)
+
+    def run(self, known: int) -> float:
+        for _ in range(ROUNDS):
+            rows = self.rows(known)
+            self.bench.add(self.source, rows, self.day)
+        return ROUNDS * BATCH / self.bench.take_in(self.source)
 
 
-def _grown(bench: Bench, slug: str, existing: int) -> tuple[list[float], list[float]]:
-    """Rates of batches on connections of their own, and of a run of as many."""
-    source = bench.source(slug)
-    piece = min(existing, 1_000_000)
-    for day, start in enumerate(range(0, existing, piece)):
-        bench.load(source, people(pl.int_range(start, start + piece, eager=True), SEEN), day)
-    bench.conn.execute("VACUUM (ANALYZE) contacts, sightings")  # as autovacuum leaves what exists, not while it does
-
-    def rows(number: int) -> pl.DataFrame:
-        step = existing // (BATCH // 2)
-        known = pl.int_range(number, existing, step, eager=True).head(BATCH // 2)
-        new = pl.int_range(existing + number * BATCH, existing + number * BATCH + BATCH // 2, eager=True)
-        return people(pl.concat([known, new]), SEEN + timedelta(days=100 + number))
-
-    alone = [BATCH / bench.load(source, rows(number), 100 + number) for number in range(ROUNDS)]
-    for number in range(ROUNDS, 2 * ROUNDS):
-        bench.add(source, rows(number), 100 + number)
-    return alone, [ROUNDS * BATCH / bench.take_in(source)]
+def _growth() -> None:
+    """By turns, for the machine's speed changes within minutes."""
+    with ExitStack() as stack:
+        many, few = Grown.to(GROWTH, stack), Grown.to(GROWTH // 10, stack)
+        for name, known in (("ingest.dedupe_growth", 0), ("ingest.dedupe_growth_known", BATCH // 2)):
+            pairs = [(many.load(known), few.load(known)) for _ in range(ROUNDS)]
+            measure.result(name, "rows/s", [ours for ours, _ in pairs], [other for _, other in pairs])
+        measure.result("ingest.dedupe_growth_run", "rows/s", [many.run(BATCH // 2)], [few.run(BATCH // 2)])
 
 
 if __name__ == "__main__":
