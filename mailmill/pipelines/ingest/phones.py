@@ -64,6 +64,8 @@ PLANS: dict[str, Plan] = {
 _RELAYED = "+44180020"  # a British prefix that is no part of a number
 _DIALLED = r"^\s*(?:tel:\s*)?\(?00\)?[ \x{a0}./-]*([1-9])"  # 00 for +, as most of the world dials (ITU-T E.123)
 _BETWEEN = "[ \u00a0().\\-/]"  # what people put between the digits
+_FRACTION = r"^(\+?[0-9]{6,})\.0+$"  # 2025550123.0: what programs make of a column of numbers with a gap in it
+_SEVERAL = r"(?:[0-9][^0-9/]*){6,}/\s*[0+]"  # 01 5337031 / 0664 1234567: together they would be a number of nobody's
 
 
 def examine(typed: pl.Series, region: pl.Series) -> pl.Series:
@@ -76,14 +78,16 @@ def examine(typed: pl.Series, region: pl.Series) -> pl.Series:
     pairs = pl.DataFrame({"typed": typed, "region": region}, schema={"typed": pl.String, "region": pl.String})
     if pairs["typed"].null_count() == pairs.height:
         return pl.Series(typed.name, [None] * len(typed), dtype=pl.String)
+    pairs = pairs.with_columns(pl.col("typed").str.replace(_FRACTION, "$1"))
     if pairs["region"].null_count():
         abroad = pl.col("typed").str.replace(_DIALLED, "+$1")
         pairs = pairs.with_columns(pl.when(pl.col("region").is_null()).then(abroad).otherwise("typed"))
     bare = pl.col("typed").str.replace(r"^tel:", "").str.replace_all(_BETWEEN, "")
-    pairs = pairs.with_columns(bare=bare).with_columns(phone=_planned())
+    several = pl.col("typed").str.contains(_SEVERAL)
+    pairs = pairs.with_columns(bare=bare).with_columns(phone=pl.when(~several).then(_planned()))
     # without a + and without a country nobody can say whose number it is
     hopeless = pl.col("region").is_null() & ~pl.col("typed").str.contains("[+\uff0b]")
-    rest = pairs.filter(pl.col("phone").is_null() & (pl.col("typed") != "") & ~hopeless)
+    rest = pairs.filter(pl.col("phone").is_null() & (pl.col("typed") != "") & ~hopeless & ~several)
     if rest.is_empty():
         return pairs["phone"].alias(typed.name)
     distinct = rest.select("typed", "region").unique()
@@ -126,6 +130,12 @@ def _e164(typed: str, region: str | None) -> str | None:
         number = phonenumbers.parse(typed.removeprefix("tel:"), region)
     except phonenumbers.NumberParseException:
         return None
+    digits = phonenumbers.normalize_digits_only(typed)
+    # 4915112345678 in Germany: the library takes it for a number of the area 04915, but it is a mobile's without its +
+    if digits == str(number.national_number) and digits.startswith(str(number.country_code)):
+        abroad = phonenumbers.parse("+" + digits)
+        mobile = phonenumbers.number_type(abroad) == phonenumbers.PhoneNumberType.MOBILE
+        number = abroad if mobile else number
     text = str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     # a number that can only be dialled within its town is none; +49 12 is possible by its length, and nobody's
     possible = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
