@@ -23,11 +23,9 @@ from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.send import mime
 from mailmill.pipelines.send.messages import MISSING, Outgoing, Unrenderable
 from mailmill.pipelines.send.ports import CampaignFacts
+from mailmill.pipelines.send.tokens import NOBODY
 from mailmill.pipelines.target import audiences, planning, variants
 from mailmill.pipelines.target.ports import Draft
-
-# a message that no row of the ledger names: its links and pixel count for nobody, its unsubscribe link for none
-NOBODY = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +69,8 @@ def preview(mill: Installation, name: str, contact: str | None, *, to: str | Non
     contents, content = _content(mill, draft)
     for one in content["variants"]:
         one["subject"] = mark + one["subject"]
+        if to is not None:  # of a campaign that has not begun no link of ours leads anywhere yet
+            one["links"] = []
     person = _person(mill, draft, contents, contact)
     made = composer(keys, _facts(draft), content, mill.secret)
     values = [MISSING if person[f] is None else str(person[f]).encode() for f in content["merge_fields"]]

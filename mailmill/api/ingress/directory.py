@@ -37,7 +37,7 @@ class Remembered(Generic[V]):
         found = self._known.get(key)
         return found[1] if found is not None and found[0] > self._clock() else None
 
-    def get(self, key: Hashable, ask: Callable[[], V]) -> V:
+    def get(self, key: Hashable, ask: Callable[[], V], *, keep: Callable[[V], bool] = lambda answer: True) -> V:
         """Raises: what `ask` raises, when nothing at all is remembered."""
         found = self._known.get(key)
         if found is not None and found[0] > self._clock():
@@ -48,6 +48,8 @@ class Remembered(Generic[V]):
             if found is None:
                 raise
             return found[1]
+        if not keep(answer):
+            return answer
         with self._lock:
             self._known[key] = (self._clock() + self._ttl_s, answer)
             self._known.move_to_end(key)
@@ -113,7 +115,7 @@ class Directory:
         return self._links.known((tenant, campaign))
 
     def links(self, tenant: int, campaign: int) -> tuple[str, ...]:
-        """A campaign's links by ordinal; empty for a campaign that this tenant does not have.
+        """A campaign's links by ordinal; empty for a campaign that this tenant does not have, or that has not begun.
 
         Raises: StoreUnavailable.
         """
@@ -122,7 +124,7 @@ class Directory:
             with self._pool.transaction(tenant_id=tenant) as conn:
                 return ingress.links(conn, tenant_id=tenant, campaign_id=campaign)
 
-        return self._links.get((tenant, campaign), ask)
+        return self._links.get((tenant, campaign), ask, keep=bool)  # it may begin at any moment
 
     def webhook(self, tenant: str, transport: str) -> Webhook | None:
         """The webhook under these slugs; None where there is none or its transport has no secret.

@@ -45,6 +45,11 @@ def done() -> HTMLResponse:
     return _page("Unsubscribed", "<p>You will receive no more mail of this kind. It takes effect at once.</p>")
 
 
+def tried() -> HTMLResponse:
+    """For who tries the button of a preview or a test."""
+    return _page("It works", "<p>This message was a test, sent to try it out: nobody is unsubscribed by it.</p>")
+
+
 def unknown() -> HTMLResponse:
     return _page("Not found", "<p>This link is not complete. Please follow it from the mail again.</p>", 404)
 

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from mailmill.api.ingress.services import Services, services
 from mailmill.errors import MailmillError, StoreUnavailable
 from mailmill.pipelines.listen import arrivals
-from mailmill.pipelines.send.tokens import Token
+from mailmill.pipelines.send.tokens import NOBODY, Token
 
 logger = logging.getLogger(__name__)
 PIXEL = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -50,6 +50,8 @@ async def click(request: Request) -> Response:
 
 
 def _count(live: Services, token: Token, request: Request) -> None:
+    if token.message == NOBODY:
+        return
     address = request.client.host if request.client else None
     agent = request.headers.get("user-agent")
     live.appender.offer([arrivals.visit(token, at_ms=live.now_ms(), user_agent=agent, address=address)])

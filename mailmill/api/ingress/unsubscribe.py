@@ -22,7 +22,7 @@ from mailmill.io.postgres import ingress
 from mailmill.pipelines.listen import arrivals
 from mailmill.pipelines.listen.arrivals import Event
 from mailmill.pipelines.listen.events import event_id
-from mailmill.pipelines.send.tokens import Token
+from mailmill.pipelines.send.tokens import NOBODY, Token
 
 logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 16_384
@@ -54,6 +54,8 @@ async def one_click(request: Request) -> Response:
         content = await body(request, MAX_BODY_BYTES)
         if not is_one_click(request.headers.get("content-type", ""), content):
             return pages.not_understood()
+        if token.message == NOBODY:
+            return pages.tried()
         return pages.done() if await _unsubscribe(live, token) else pages.not_now()
     except (BodyTooLarge, TimeoutError):
         return pages.not_understood()

@@ -15,7 +15,7 @@ from mailmill.errors import StoreUnavailable
 from mailmill.pipelines.configuration.words import SLUG
 from mailmill.pipelines.listen import webhooks
 from mailmill.pipelines.listen.webhooks import MalformedReport, Report
-from mailmill.pipelines.send.tokens import Token
+from mailmill.pipelines.send.tokens import NOBODY, Token
 
 logger = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
@@ -115,6 +115,7 @@ async def _append(live: Services, webhook: Webhook, known: list[tuple[Report, To
     if orphans:
         extra = {"tenant_id": webhook.tenant_id, "transport_id": webhook.transport_id, "events": orphans}
         logger.warning("a webhook reports about messages that are not this tenant's", extra=extra)
+    own = [(report, token) for report, token in own if token.message != NOBODY]
     if not own:
         return 0, orphans
     campaigns = {token.campaign for report, token in own if isinstance(report.link, str)}

@@ -26,7 +26,7 @@ Purpose = Literal["open", "click", "unsubscribe", "return_path"]
 
 TAG = 12  # bytes; 96 bits
 IN_BLOCK = 5  # tags in one hash of 60 bytes
-MAX_LINKS = 4096
+NOBODY = 0  # the message of a preview or a test: no row of the ledger, and nothing is counted of it
 _HEAD = Struct(">HHIIHI")  # key, ordinal, tenant, campaign, message in 2 + 4 bytes
 _FORTY_BITS = Struct(">BIBIBI")  # three times, the highest byte apart
 _SUBJECT = Struct(">IIQI")  # what is hashed: tenant, campaign, message, block

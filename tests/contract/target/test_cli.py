@@ -216,6 +216,10 @@ def test_a_test_goes_to_one_person_marked_and_outside_the_ledger(run, world, pro
     assert found["ok"] and [one.recipient for one in sink.taken] == ["me@acme.example"]
     message = message_from_bytes(sink.taken[0].body, policy=default)
     assert message["Subject"] == "[Test] Spring" and "Person 1" in message.get_body(("plain",)).get_content()
+    html = message.get_body(("html",)).get_content()
+    assert "/c/" not in html and 'href="https://shop.example/offers"' in html, (
+        "nothing of a draft is behind a link of ours"
+    )
     assert world.value("SELECT count(*) FROM messages") == 0
     run("suppress", "add", "me@acme.example", "--tenant", "acme")
     with pytest.raises(Misconfigured, match="suppressed"):

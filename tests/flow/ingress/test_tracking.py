@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from mailmill.pipelines.send.tokens import NOBODY
+
 NETWORK = "127.0.0.0"
 
 
@@ -66,6 +68,32 @@ def test_F47_a_click_goes_nowhere_but_to_a_stored_web_page(ingress: Any) -> None
             continue
         assert answer.status_code == 404, name
         assert "location" not in answer.headers, name
+
+
+def test_a_click_before_its_campaign_began_makes_no_link_of_it_unknown(ingress: Any) -> None:
+    """Somebody opens a preview's file and follows a link; the campaign is started a minute later."""
+    world = ingress.world
+    path = f"/c/{world.token('click')}"
+    with world.database.transaction() as conn:
+        conn.execute("DELETE FROM links WHERE campaign_id = 1")
+    assert ingress.client.get(path).status_code == 404
+    with world.database.transaction() as conn:
+        conn.execute("INSERT INTO links VALUES (1, 0, 1, 'https://shop.example/new')")
+    assert ingress.client.get(path).headers["location"] == "https://shop.example/new"
+
+
+def test_of_a_preview_or_a_test_nothing_is_counted_and_nobody_unsubscribed(ingress: Any, until: Any) -> None:
+    """Its message is none of the ledger: an event of it would be a dead letter."""
+    world, client = ingress.world, ingress.client
+    assert client.get(f"/o/{world.token('open', message=NOBODY)}").status_code == 200
+    assert client.get(f"/c/{world.token('click', message=NOBODY)}").status_code == 302
+    leave = client.post(f"/u/{world.token('unsubscribe', message=NOBODY)}", data={"List-Unsubscribe": "One-Click"})
+    assert leave.status_code == 200 and "nobody is unsubscribed" in leave.text
+    report = {"message": world.message_id(NOBODY), "type": "delivered", "at": "2026-11-20T10:00:00Z"}
+    assert ingress.post_events([report]).json() == {"accepted": 0, "orphans": 0}
+    client.get(f"/o/{world.token('open', message=7)}")
+    (event,) = until(world.events)
+    assert event["message"] == 7 and not world.suppressed()
 
 
 def test_F48_machines_are_kept_apart_and_HEAD_counts_nothing(ingress: Any, until: Any) -> None:
