@@ -97,8 +97,9 @@ class SmtpRelay:
         if config.proxy is None:
             return {"sock": await _connected_socket(config, source), "hostname": config.host}
         url = config.secret(config.proxy) if config.proxy.startswith(("env:", "file:")) else config.proxy
+        # socks5h is curl's word for what both are here: the proxy looks the name up
         try:
-            sock = await Proxy.from_url(url).connect(
+            sock = await Proxy.from_url(url.replace("socks5h:", "socks5:", 1)).connect(
                 config.host, config.port, timeout=config.connect_timeout_s, local_addr=source
             )
         except ValueError:  # its words may hold the password
@@ -146,7 +147,7 @@ class SmtpRelay:
                     raise RouteRefused("auth", 530, "the relay does not offer XOAUTH2")
                 await client.auth_xoauth2(config.username or "", password)
             else:
-                await client.login(config.username or "", password)
+                await _logged_in(client, config.username or "", password)
         except aiosmtplib.SMTPResponseException as error:
             raise RouteRefused("auth", error.code, str(error.message)) from error
         except (aiosmtplib.SMTPServerDisconnected, aiosmtplib.SMTPTimeoutError):
@@ -154,6 +155,25 @@ class SmtpRelay:
         except aiosmtplib.SMTPException as error:  # none offered, or none of ours
             raise RouteRefused("auth", 530, str(error)) from error
         self._tell("auth", f"let in as {config.username}")
+
+
+async def _logged_in(client: aiosmtplib.SMTP, username: str, password: str) -> None:
+    """By the first method that relay and library know and the relay takes; some offer one that they do not have.
+
+    A relay may hang up on who was refused: then the refusal is what it said, and not that it is away.
+    """
+    refused: aiosmtplib.SMTPAuthenticationError | None = None
+    for method in client.supported_auth_methods:
+        try:
+            await getattr(client, f"auth_{method.replace('-', '')}")(username, password)
+            return
+        except aiosmtplib.SMTPAuthenticationError as error:  # 535 says more than a 421 behind it
+            refused = error if refused is None or error.code > refused.code else refused
+        except (aiosmtplib.SMTPServerDisconnected, aiosmtplib.SMTPTimeoutError):
+            if refused is None:
+                raise
+            break
+    raise refused or aiosmtplib.SMTPException("the relay offers no AUTH, or by no method that is known here")
 
 
 async def _connected_socket(config: SmtpConfig, source: tuple[str, int] | None) -> socket.socket:

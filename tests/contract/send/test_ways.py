@@ -124,6 +124,17 @@ async def test_a_password_is_said_by_the_method_the_relay_offers(method: str) ->
     assert b"".join(base64.b64decode(one) for one in said) == (b"\0ann\0secret" if method == "PLAIN" else b"annsecret")
 
 
+@pytest.mark.parametrize("then", ["cut", "421 4.7.0 too many errors"])
+async def test_F10_a_relay_that_hangs_up_on_a_wrong_password_has_refused_it(then: str) -> None:
+    """It is not away, which would be tried again for ever: the next method is asked of a relay that has left."""
+    said = iter(["535 5.7.8 wrong", then])
+    with Sink(lambda stage, _: next(said) if stage == "auth" else None, offers=["AUTH PLAIN LOGIN"]) as sink:
+        settings = config(sink.port, username="ann", password="env:P", secret=lambda reference: "secret")
+        with pytest.raises(RouteRefused, match="535 5") as refused:
+            await deliver(settings)
+    assert refused.value.stage == "auth" and refused.value.permanent
+
+
 async def test_a_relay_is_reached_over_ipv6() -> None:
     with Sink(host="::1") as sink:
         assert await deliver(config(sink.port, host="::1"), envelope("a")) == [("a", "dot 250")]
@@ -190,10 +201,11 @@ async def proxy(*, user: str = "", password: str = "") -> AsyncIterator[tuple[in
         yield server.sockets[0].getsockname()[1], asked
 
 
-async def test_a_relay_is_reached_through_a_socks5_proxy() -> None:
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+async def test_a_relay_is_reached_through_a_socks5_proxy(scheme: str) -> None:
     with Sink() as sink:
         async with proxy() as (port, asked):
-            settings = config(sink.port, proxy=f"socks5://127.0.0.1:{port}")
+            settings = config(sink.port, proxy=f"{scheme}://127.0.0.1:{port}")
             assert await deliver(settings, envelope("a"), envelope("b")) == [("a", "dot 250"), ("b", "dot 250")]
     assert asked == [("127.0.0.1", sink.port)]
 
