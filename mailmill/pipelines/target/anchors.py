@@ -1,4 +1,7 @@
-"""The links of an HTML template, found in its Jinja2 source with their places, and values that tags do not quote."""
+"""The links of an HTML template, found in its Jinja2 source with their places, and values that tags do not quote.
+
+Outlook reads what stands in its conditional comments, buttons as VML above all; to everybody else they are comments.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from mailmill.pipelines.target import attributes, inserts
 from mailmill.pipelines.target.grammar import KEEPING
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_CONDITIONAL = re.compile(r"<!--\s*\[if\b", re.IGNORECASE)
 # one that does not close takes the rest along, as it does where HTML is read
-_ANCHOR = re.compile(r"<a(?=[\s/>])(?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:(>)|.*)", re.IGNORECASE | re.DOTALL)
-_TAG = re.compile(r"<[A-Za-z](?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:>|.*)", re.DOTALL)
+_LINK = re.compile(rf"<(?:a|area|v:[a-z]+)(?=[\s/>]){attributes.INSIDE}(?:(>)|.*)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(rf"<[A-Za-z]{attributes.INSIDE}(?:>|.*)", re.DOTALL)
 _FOUND = re.compile(r"https?://[^/]|data:|\{[{%]", re.IGNORECASE)  # of a picture; what Jinja2 prints, nobody knows yet
 _UNTRACKED = re.compile(r"#|(?:mailto|tel|sms):", re.IGNORECASE)  # a place in the message, or another program's
 _UNSUBSCRIBE = re.compile(  # it is always there, so a default of it is never shown
@@ -25,7 +29,8 @@ _BAD = re.compile(r"[\x00-\x20\x7f\\]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """One `<a href>`: `start` and `end` cut its value out of the source, `url` is that value with entities resolved.
+    """The `href` of an `<a>`, an `<area>` or a shape of VML: `start` and `end` cut its value out of the source, `url`
+    is that value with entities resolved.
 
     `dynamic`: it holds Jinja2, so it is each recipient's own. `problem` says why it cannot be sent.
     """
@@ -38,22 +43,26 @@ class Anchor:
     problem: str | None
 
 
-def without_comments(html: str) -> str:
-    """The source with HTML comments blanked; conditional comments of Outlook are comments to everybody else."""
+def without_comments(html: str, *, outlook: bool = False) -> str:
+    """The source with HTML comments blanked; as `outlook` reads it, to which conditional ones are none."""
+
+    def blank(found: re.Match[str]) -> str:
+        return found[0] if outlook and _CONDITIONAL.match(found[0]) else re.sub(r"[^\n]", " ", found[0])
+
     end = html.rfind("-->") + 3  # behind it none closes
-    return _COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), html[:end]) + html[end:]
+    return _COMMENT.sub(blank, html[:end]) + html[end:]
 
 
 def anchors(html: str) -> list[Anchor]:
-    """Every `<a href>` of a template's HTML source that leads to the web, in its order; those in comments are none.
+    """Every link of a template's HTML source that leads to the web, in its order; those in comments are none.
 
     A tag may have several, in branches of a condition. `#place`, `mailto:`, `tel:` and `sms:` are left as they stand.
     """
-    chunks = inserts.split(without_comments(html))
+    chunks = inserts.split(without_comments(html, outlook=True))
     mask = next(inserts.marks(html))  # character for character, so that places stay what they are
     masked = "".join([mask * len(chunk) if at % 2 else chunk for at, chunk in enumerate(chunks)])
     found = []
-    for tag in _ANCHOR.finditer(masked):
+    for tag in _LINK.finditer(masked):
         if not tag[1]:
             found.append(_anchor(html, masked, mask, tag.start(), min(tag.end(), tag.start() + 80), _UNCLOSED))
             continue
@@ -68,7 +77,7 @@ def anchors(html: str) -> list[Anchor]:
 def unquoted(html: str) -> int | None:
     """The line of a tag that prints something without quotes around it, None when there is none: a value with a space
     would be an attribute of its own there."""
-    chunks = inserts.split(without_comments(html))
+    chunks = inserts.split(without_comments(html, outlook=True))
     mask = next(inserts.marks(html))
     for at in range(1, len(chunks), 2):
         prints = chunks[at].startswith("{{") and not _UNSUBSCRIBE.match(chunks[at])
@@ -83,7 +92,7 @@ def unquoted(html: str) -> int | None:
 
 def picture_nowhere(html: str) -> tuple[int, str] | None:
     """Line and address of the first `<img>` whose picture no mail program can find, such as one beside the file."""
-    shown = without_comments(html)
+    shown = without_comments(html, outlook=True)
     for tag in _TAG.finditer(shown):
         source = attributes.read(tag[0]).get("src", "").strip() if tag[0][:4].lower() == "<img" else ""
         if source and not _FOUND.match(source):

@@ -13,14 +13,15 @@ from mailmill.pipelines.target import inserts
 
 # name and value, as HTML's tokenizer parts them; what Jinja2 says between two belongs to neither
 FOUND = re.compile(rf"([^\s\"'>/={inserts.MARKS}]+)(?:\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+)))?")
-_TAG = re.compile(r"<[^\s/>]*")
+NAME = re.compile(r"<[^\s/>]*")  # of a tag, with what opens it
+INSIDE = r"""(?:[^>"']|"[^"]*"|'[^']*')*+"""  # a tag up to its end, which is in no quotation
 _REFERENCE = re.compile(r"&(#[0-9]+;?|#[xX][0-9a-fA-F]+;?|[A-Za-z][A-Za-z0-9]*[;=]?)")
 
 
 def read(tag: str) -> dict[str, str]:
     """The attributes of a tag's source by name in small letters; of several with one name the first counts."""
     found: dict[str, str] = {}
-    start = _TAG.match(tag)
+    start = NAME.match(tag)
     for one in FOUND.finditer(tag, start.end() if start else 0):
         group = one.lastindex or 1
         found.setdefault(one[1].lower(), value(one[group]) if group > 1 else "")

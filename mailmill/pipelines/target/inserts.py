@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import unescape
 
 MARKS = "\U00040000-\U000dffff"  # as a class of a regular expression; no character of these planes is assigned
+MARK = re.compile(f"[{MARKS}]")
 _OPENS = re.compile(r"(?=(\{[{%#]))")  # of {{{% each of the three may open one
 _CLOSES = {"{{": "}}", "{%": "%}", "{#": "#}"}
+_BLOCK = re.compile(r"\{%[-+]?\s*(end)?(?:if|for)\b")
 
 
 def split(source: str) -> list[str]:
@@ -31,3 +33,23 @@ def marks(source: str) -> Iterator[str]:
     Jinja2. There are more of them than a part has characters."""
     shown = set(unescape(source))
     return (mark for mark in map(chr, range(0x40000, 0xE0000)) if mark not in shown)
+
+
+def masked(source: str) -> tuple[str, dict[str, str]]:
+    """The source with a mark for each piece of its Jinja2, and what each of them stands for."""
+    chunks, fresh, held = split(source), marks(source), dict[str, str]()
+    for at in range(1, len(chunks), 2):
+        mark = next(fresh)
+        held[mark], chunks[at] = chunks[at], mark
+    return "".join(chunks), held
+
+
+def back(text: str, held: Mapping[str, str]) -> str:
+    """The text with what its marks stand for."""
+    return MARK.sub(lambda found: held.get(found[0], found[0]), text)
+
+
+def opened(piece: str) -> int:
+    """How many blocks a piece of Jinja2 opens, whose content not everybody gets: 1, -1 where it ends one, or 0."""
+    found = _BLOCK.match(piece)
+    return 0 if found is None else -1 if found[1] else 1

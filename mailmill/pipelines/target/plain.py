@@ -12,7 +12,6 @@ from urllib.parse import unquote
 
 from mailmill.pipelines.target import attributes, inserts
 
-_HELD = re.compile(f"[{inserts.MARKS}]")
 _AROUND_END = re.compile(r"(?:(?<![ \t])[ \t]+)?\n[ \t]*")  # a run of spaces is tried from its beginning only
 _BLOCKS = frozenset({
     "address", "article", "aside", "blockquote", "body", "center", "dd", "div", "dl", "dt", "figure", "footer", "form",
@@ -33,17 +32,14 @@ _SIZE = re.compile(r"(?<![\w-])font-size\s*:\s*(\d+\.?\d*|\.\d+)?\s*([a-z%]*)", 
 
 def plain_text(html: str) -> str:
     """The text of an HTML source: a line a block, links as `words: address`, nothing that is hidden."""
-    chunks, marks, held = inserts.split(html), inserts.marks(html), {}
-    for at in range(1, len(chunks), 2):
-        mark = next(marks)
-        held[mark], chunks[at] = chunks[at], mark
+    source, held = inserts.masked(html)
     reader = _Reader()
-    reader.feed("".join(chunks))
+    reader.feed(source)
     if not _UNFINISHED.match(reader.rawdata):  # a tag or comment that does not end shows nothing of the rest
         reader.close()
     text = _AROUND_END.sub("\n", "".join(reader.out).replace("{{", "{ {").replace("{%", "{ %"))
     text = re.sub(r"\n{3,}", "\n\n", text).strip("\n ") + "\n"
-    return _HELD.sub(lambda found: held.get(found[0], found[0]), text)
+    return inserts.back(text, held)
 
 
 def _tiny(style: str, around: bool) -> bool:

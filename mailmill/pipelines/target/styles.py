@@ -1,9 +1,10 @@
 """CSS put into the elements too, since many mail programs read no `<style>`. That stays, for what they cannot hold:
-media queries, `:hover`, and what is about elements that some programs put around a message.
+media queries, `:hover`, what is about elements that some programs put around a message, and what is for some of the
+recipients: a `<style>` within a condition, or an element whose class or id Jinja2 makes.
 
 Jinja2 is put out of the HTML parser's way meanwhile, each piece as one character that the source does not have; a
 `{% … %}` between elements in a comment, which may stand anywhere. So is what the parser would spoil or apply where it
-should not: Outlook's `<![if …]>`, and a `<style>` for some media only.
+should not: Outlook's `<![if …]>`, and a `<style>` for some media or recipients only.
 """
 
 from __future__ import annotations
@@ -17,18 +18,16 @@ from mailmill.pipelines.target import attributes, inserts
 
 # what does not close takes the rest along, as it does where HTML is read
 _STYLE = re.compile(r"<style\b.*?(?:</style\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
-_TAG = r"<[A-Za-z/!](?:[^>\"']|\"[^\"]*\"|'[^']*')*+(?:>|.*)"
 _PIECE = re.compile(
     rf"(?P<comment><!--.*?(?:-->|\Z))|(?P<style>{_STYLE.pattern})"
     r"|(?P<text><(?P<name>title|textarea|script)\b.*?(?:</(?P=name)\s*>|\Z))"  # no element or comment stands in these
-    rf"|(?P<tag>{_TAG})|{_JINJA.pattern}",
+    rf"|(?P<tag><[A-Za-z/!]{attributes.INSIDE}(?:>|.*))|{inserts.MARK.pattern}",
     re.DOTALL | re.IGNORECASE,
 )
 _DOCTYPE = re.compile(r"<!doctype[^>]*>", re.IGNORECASE)
 _DOCUMENT = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
-_MARK = re.compile(f"[{inserts.MARKS}]")
-_HELD = re.compile(f"<!--{_MARK.pattern}-->|{_MARK.pattern}")
+_HELD = re.compile(f"<!--{inserts.MARK.pattern}-->|{inserts.MARK.pattern}")
+_LEFT_ALONE = ' data-css-inline="ignore"'
 
 
 def inlined(html: str) -> str:
@@ -36,44 +35,79 @@ def inlined(html: str) -> str:
 
     Raises: Misconfigured when the CSS cannot be read, or a tag not because of Jinja2 between its attributes.
     """
-    styles = _STYLE.findall(html)
-    if not styles or any(_JINJA.search(style) for style in styles):
-        return html
-    marks, held = inserts.marks(html), dict[str, str]()
-    # of a source without a head, the parser would put a condition that stands before all else into the one it makes,
-    # and its end elsewhere; once there is a body, another <body> is nothing
-    body = "" if _DOCUMENT.search(html) else "<body>"
+    source, held = inserts.masked(html)
+    styles = _STYLE.findall(source)
+    if all(map(held.keys().isdisjoint, styles)):
+        return _Inlining(source, held).done() if styles else html
+    return html
 
-    def kept(jinja: str, form: str = "{}") -> str:
-        mark = form.format(next(marks))
-        held[mark] = jinja
-        return mark
 
-    def hold(found: re.Match[str]) -> str:
-        text = found[0]
-        if text.startswith(("{%", "{#", "<![")) or (found.lastgroup == "style" and _for_some_media(text)):
-            return (body if text.startswith("{") else "") + kept(text, "<!--{}-->")
-        shown = _JINJA.sub(lambda piece: kept(piece[0]), text)
-        is_tag = found.lastgroup == "tag" and text.endswith(">")
-        if is_tag and any(mark in held for mark in attributes.FOUND.sub("", shown)):
-            raise _between_attributes(html.count("\n", 0, found.start()) + 1)
-        return shown
+class _Inlining:
+    """One source's. `held`: what stands for what."""
 
-    def back(found: re.Match[str]) -> str:
-        return held[found[0]] if found[0] in held else _MARK.sub(lambda mark: held.get(mark[0], mark[0]), found[0])
+    def __init__(self, source: str, held: dict[str, str]) -> None:
+        self._source, self._held, self._jinja = source, held, frozenset(held)
+        self._fresh = inserts.marks(source)
+        self._depth = 0  # of conditions and loops
+        # of a source without a head, the parser would put a condition that stands before all else into the one it
+        # makes, and its end elsewhere; once there is a body, another <body> is nothing
+        self._body = "" if _DOCUMENT.search(source) else "<body>"
 
-    try:
-        done = _INLINER.inline(_PIECE.sub(hold, html))
-    except (css_inline.InlineError, ValueError) as error:
-        raise Misconfigured(f"its CSS cannot be put into the elements: {error}"[:300], place="html") from None
-    was, now = _DOCTYPE.search(html), _DOCTYPE.search(done)
-    if was and now:  # the parser writes but one, and programs lay out by it
-        done = done[: now.start()] + was[0] + done[now.end() :]
-    return _HELD.sub(back, done)
+    def done(self) -> str:
+        held = _PIECE.sub(self._hold, self._source)
+        try:
+            done = _INLINER.inline(held)
+        except (css_inline.InlineError, ValueError) as error:
+            raise Misconfigured(f"its CSS cannot be put into the elements: {error}"[:300], place="html") from None
+        was, now = _DOCTYPE.search(self._source), _DOCTYPE.search(done)
+        if was and now:  # the parser writes but one, and programs lay out by it
+            done = done[: now.start()] + was[0] + done[now.end() :]
+        return _HELD.sub(self._back, done.replace(_LEFT_ALONE, ""))
+
+    def _hold(self, found: re.Match[str]) -> str:
+        text, kind = found[0], found.lastgroup
+        self._depth += sum(inserts.opened(self._held.get(mark, "")) for mark in inserts.MARK.findall(text))
+        if kind == "style":
+            return self._apart(text) if self._depth > 0 or _for_some_media(text) else text
+        if kind != "tag":  # a comment, a text, or a piece between elements
+            return self._between(text) if self._held.get(text, "{{").startswith(("{%", "{#")) else text
+        if text.startswith("<!["):
+            return self._apart(text)
+        if text.endswith(">") and not self._jinja.isdisjoint(text):
+            return self._tag(text, found.start())
+        return text
+
+    def _between(self, mark: str) -> str:
+        comment = f"<!--{mark}-->"
+        self._held[comment] = self._held[mark]
+        return self._body + comment
+
+    def _apart(self, text: str) -> str:
+        comment = f"<!--{next(self._fresh)}-->"
+        self._held[comment] = inserts.back(text, self._held)
+        return comment
+
+    def _tag(self, text: str, start: int) -> str:
+        if not self._jinja.isdisjoint(attributes.FOUND.sub("", text)):
+            raise _between_attributes(inserts.back(self._source[:start], self._held).count("\n") + 1)
+        if text[1] in "/!" or not self._for_some(attributes.read(text)):
+            return text
+        return attributes.NAME.sub(lambda name: name[0] + _LEFT_ALONE, text, count=1)
+
+    def _for_some(self, values: dict[str, str]) -> bool:
+        """Whether not everybody's element is what the same rules are about, or its own style is no list before Jinja2
+        makes it one."""
+        of_rules, own = values.get("class", "") + values.get("id", ""), values.get("style", "")
+        if not self._jinja.isdisjoint(of_rules):
+            return True
+        return not self._jinja.isdisjoint(own) and any(":" not in one for one in own.split(";") if one.strip())
+
+    def _back(self, found: re.Match[str]) -> str:
+        return self._held[found[0]] if found[0] in self._held else inserts.back(found[0], self._held)
 
 
 def _for_some_media(element: str) -> bool:
-    tag = re.match(_TAG, element)
+    tag = re.match(rf"<style{attributes.INSIDE}>", element, re.IGNORECASE)
     media = attributes.read(tag[0]).get("media", "") if tag else ""
     return media.strip().lower() not in ("", "all", "screen")
 

@@ -43,6 +43,8 @@ def checked(subject: str, html: str, text: str | None) -> tuple[str, str, Templa
     facts = templates.check(subject, html, shown)
     sent = styles.inlined(html)
     if sent != html:
+        if text is None:  # now it shows what a <style> hides
+            shown = plain.plain_text(sent)
         after = templates.check(subject, sent, shown)
         if set(after.merge_fields) != set(facts.merge_fields) or after.links != facts.links:
             raise Misconfigured(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.send.links import tracked_html
 from mailmill.pipelines.target import inserts, variants
 from mailmill.pipelines.target.anchors import anchors
 from mailmill.pipelines.target.plain import plain_text
@@ -168,9 +169,9 @@ def test_a_picture_that_no_mail_program_can_find_is_refused(source):
         "data:image/png;base64,AA==",
         "{% if name %}a{% endif %}",
     ]
-    facts(
-        "".join(f'<img src="{one}">' for one in fine) + "<!--[if mso]><img src='a.png'><![endif]--><img data-src='a'>"
-    )
+    facts("".join(f'<img src="{one}">' for one in fine) + "<!-- <img src='a.png'> --><img data-src='a'>")
+    with pytest.raises(Misconfigured, match="html:1: the picture"):
+        facts("<!--[if mso]><img src='a.png'><![endif]-->")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +314,24 @@ def test_links_are_found_once_each_in_their_order_without_the_recipients_own():
     <!-- <a href="https://hidden.example/"> --><a name="top">no link</a><area href="https://area.example/">
     <a title="a > b" href="https://b.example/x?a=1&b=2">again</a><a href="https://a.example/?e={{ email|e }}">e</a>
     <a href="{{ unsubscribe_url }}">u</a>"""
-    assert facts(html).links == ("https://b.example/x?a=1&b=2", "https://a.example/")
+    assert facts(html).links == ("https://b.example/x?a=1&b=2", "https://a.example/", "https://area.example/")
+
+
+BUTTON = """<!--[if mso]><v:roundrect xmlns:v="urn:schemas-microsoft-com:vml" arcsize="8%"
+ href="https://a.example/?a=1&amp;b=2"><center>Buy</center></v:roundrect><a href='https://o.example/'>o</a><![endif]-->
+<!--[if !mso]><!--><a href="https://a.example/?a=1&b=2">Buy</a><!--<![endif]-->"""
+
+
+@pytest.mark.parametrize("style", ["", "<style>a{color:red}</style>"])
+def test_links_that_only_outlook_shows_are_counted_too(style):
+    """It reads conditional comments, and buttons of VML in them."""
+    html, _, found = variants.checked("Hi", style + BUTTON + "<!-- <a href='https://no.example/'> -->" + FOOT, None)
+    assert found.links == ("https://a.example/?a=1&b=2", "https://o.example/")
+    sent = tracked_html(html, found.links)
+    assert sent.count('="{{ _token_2 }}"') == 2 and "='{{ _token_3 }}'" in sent and sent.count("https://") == 1
+    for wrong in ("<v:rect href='ftp://a.example'>", "<v:rect href={{ name }}>", "<v:rect href='https://a.example>"):
+        with pytest.raises(Misconfigured, match="html:2"):
+            facts(f"\n<!--[if mso]>{wrong}<![endif]-->")
 
 
 @pytest.mark.parametrize(

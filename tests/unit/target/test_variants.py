@@ -133,6 +133,45 @@ def test_jinja_between_attributes_is_refused_where_css_would_move_them():
     assert '<p class="{% if vip %}gold{% endif %}" id="{{ x }}"' in inlined("<style>p{color:red}</style>" + fine)
 
 
+@pytest.mark.parametrize(
+    "for_some",
+    [
+        "{% if vip %}<style>p{color:gold}</style>{% endif %}",
+        "{%- if vip -%}{% if a < b %}{{ a }}{% endif %}<!-- {% if c %} --><!-- {% endif %} -->"
+        "<style>p{color:gold}</style>"
+        "{% else %}<style>p{color:gray}</style>{% endif %}",
+        '{% for item in b.split() %}<i class="{% if item %}x{% endif %}"></i><style>p{color:gold}</style>{% endfor %}',
+    ],
+)
+def test_a_style_within_a_condition_is_for_whom_it_is(for_some):
+    for html in (
+        f"<style>p{{color:red}}</style>{for_some}<p>x</p>",
+        f"{for_some}<style>p{{color:red}}</style><p>x</p>",
+    ):
+        done = inlined(html)
+        assert for_some in done and '<p style="color: red;">x</p>' in done
+
+
+def test_an_element_that_jinja_styles_is_left_to_the_style_which_knows_what_comes_first():
+    """What stands in an element wins over all that a <style> says of it: gold would stay blue."""
+    css = "<style>.b{color:blue}.gold{color:gold}td{margin:0}</style>"
+    own = ["class=\"b {% if vip %}gold{% endif %}\"", "class=\"b\" id=\"{{ name }}\"",
+           "class=\"b\" style=\"{% if vip %}color:gold;{% endif %}\"", "class=\"b\" style=\"{{ css }}\""]  # fmt: skip
+    for one in own:
+        done = inlined(f"{css}<table><td {one}>x</td><td class='b' title='{{{{ a | default(\"a > b\") }}}}'>")
+        assert f"<td {one}>x</td>" in done and "data-" not in done
+        assert '<td class="b" title="{{ a | default("a > b") }}" style="margin: 0;color: blue;">' in done
+    done = inlined(f"{css}<p class='b' style='{{% if vip %}}color:gold;{{% endif %}}width:{{{{ w }}}}px'>x</p>")
+    assert 'style="color: blue;{% if vip %}color: gold;{% endif %}width: {{ w }}px"' in done
+
+
+def test_the_text_shows_nothing_that_a_style_hides():
+    """A preview line, say, or what is for telephones only and stands twice."""
+    css = "<style>.no{display:none}@media (max-width:9em){.no{display:block !important}}</style>"
+    _, text, _ = variants.checked("Hi", f"{css}<p class='no'>{{{{ name }}}}</p>yes" + FOOT, None)
+    assert text.startswith("yes\n") and "name" not in text
+
+
 @pytest.mark.parametrize("html", ["<p>no styles</p>", "<style>p{color:{{ colour }}}</style><p>x</p>"])
 def test_html_without_styles_of_its_own_stays_as_it_is(html):
     assert inlined(html) == html
