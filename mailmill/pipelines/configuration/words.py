@@ -17,7 +17,7 @@ SLUG = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # of text from outsi
 Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
 SecretReference = Annotated[str, StringConstraints(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=998, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=998, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
 DomainName = Annotated[
     str,
     StringConstraints(max_length=253, pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z][a-z0-9-]{0,61}[a-z0-9]$"),
@@ -31,7 +31,7 @@ Host = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=HO
 Address = Annotated[str, StringConstraints(pattern=r"^[^@\s\x00-\x1f<>,;:\"()\[\]\\]{1,64}@[^@\s]+\.[^@\s.]+$")]
 
 
-def _service(url: str) -> str:
+def service_url(url: str) -> str:
     """A URL that paths are put behind, and that logs and answers show."""
     try:
         parts = urlsplit(url)
@@ -47,7 +47,7 @@ def _service(url: str) -> str:
     return url
 
 
-ServiceUrl = Annotated[str, AfterValidator(_service)]
+ServiceUrl = Annotated[str, AfterValidator(service_url)]
 
 
 def tag_slug(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.configuration.sending import IdentitySpec
+from mailmill.pipelines.send.mime import ascii_address
 from mailmill.pipelines.target.preflight import DkimRecord, Finding, Sender, check, failures, told
 from mailmill.pipelines.target.records import Records
 
@@ -13,7 +14,7 @@ from mailmill.pipelines.target.records import Records
 def sender_of(identity: IdentitySpec, record: Callable[[str], str], public_url: str) -> Sender:
     """In: record, from a key's reference to the DNS record of its public half."""
     return Sender(
-        from_domain=identity.from_address.rpartition("@")[2].lower(),
+        from_domain=ascii_address(identity.from_address).rpartition("@")[2].lower(),
         return_path_domain=identity.return_path_domain,
         dkim=tuple(
             DkimRecord(

@@ -12,6 +12,7 @@ import polars as pl
 from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable, TransientError
 from mailmill.pipelines.configuration.sending import IdentitySpec
 from mailmill.pipelines.configuration.specs import CampaignSpec, WindowSpec
+from mailmill.pipelines.configuration.words import service_url
 from mailmill.pipelines.send.mime import ascii_address
 from mailmill.pipelines.target import audiences, recipients, segments, variants
 from mailmill.pipelines.target.comparisons import RuleError
@@ -174,7 +175,12 @@ def _given(draft: Draft, spec: CampaignSpec) -> Mapping[str, Any]:
 
 
 def check_public_url(draft: Draft, public_url: str) -> None:
-    """Raises: Misconfigured when people could not unsubscribe."""
+    """Raises: Misconfigured when people could not unsubscribe, or it cannot begin every link, in a header too."""
+    try:
+        if not service_url(public_url).isascii():
+            raise ValueError("a domain beyond ASCII is written as punycode here: xn--…")
+    except ValueError as error:
+        raise Misconfigured(str(error), place="MAILMILL_PUBLIC_URL") from None
     if draft.transport_kind != "sandbox" and not public_url.startswith("https://"):
         raise Misconfigured(
             "without an https address for unsubscribing nothing is sent, except to a sandbox",

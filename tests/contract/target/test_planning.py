@@ -242,6 +242,22 @@ def test_without_an_https_url_only_a_sandbox_is_sent_to(world, project):
     assert world.start()[0].state == "running", "a failed start may be tried again: nothing was planned"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mail.example.org",
+        "https://",
+        "https://mail.example.org ",
+        "https://b\u00fccher.example",
+        "https://a.example/?b",
+    ],
+)
+def test_a_url_that_cannot_begin_every_link_is_frozen_with_no_campaign(world, url):
+    world.public_url = url
+    (result,) = world.start()
+    assert (result.state, "MAILMILL_PUBLIC_URL" in result.reason) == ("failed", True)
+
+
 def test_no_contacts_yet_is_said_so(world):
     world.run("DELETE FROM manifest")
     assert "no contacts yet" in world.start()[0].reason

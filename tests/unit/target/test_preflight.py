@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from mailmill.pipelines.configuration.sending import IdentitySpec
+from mailmill.pipelines.target.identities import sender_of
 from mailmill.pipelines.target.preflight import DkimRecord, Finding, Sender, aligned, check, failures
 from mailmill.pipelines.target.records import Question
 
@@ -137,6 +139,15 @@ def test_a_key_may_say_more_than_we_do_as_long_as_verifiers_take_it(record: str)
 def test_an_installation_on_loopback_is_told_that_nobody_else_reaches_it(host: str) -> None:
     sender = replace(SENDER, public_url=f"https://{host}:8025")
     assert found(sender)["tracking host"].level == "warning"
+
+
+def test_a_from_domain_beyond_ascii_is_what_dns_calls_it() -> None:
+    """As the From header has it, and as the identity has to write its other domains."""
+    identity = IdentitySpec(
+        kind="identity", tenant="acme", slug="news", from_name="A", from_address="news@B\u00fccher.example",
+        return_path_domain="bounce.xn--bcher-kva.example",
+    )  # fmt: skip
+    assert sender_of(identity, str, "").from_domain == "xn--bcher-kva.example"
 
 
 def test_several_policies_of_one_domain_end_the_search() -> None:
