@@ -60,13 +60,18 @@ def _make(mill: Installation, spec: DkimSpec, reference: str) -> bool:
         return False
     if not Path(file).expanduser().is_absolute() and not path.resolve().is_relative_to(mill.project.resolve()):
         raise Misconfigured("a relative path stays in the project folder", place=reference)
+    pem = dkim.generate(spec.algorithm)  # which takes a while: an empty file would pass for a key from now on
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(dkim.generate(spec.algorithm))
-            out.flush()
-            os.fsync(out.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(pem)
+                out.flush()
+                os.fsync(out.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise Misconfigured(f"cannot be written: {error.strerror}", place=reference) from None
     return True

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mailmill.errors import TerminalError
 from mailmill.pipelines.send import dkim, headers, links
-from mailmill.pipelines.send.parts import MAX_BYTES, MISSING, Body, Subject
+from mailmill.pipelines.send.parts import MAX_BYTES, MISSING, Body, NoValue, Subject
 from mailmill.pipelines.send.slots import Names
 from mailmill.pipelines.send.tokens import Key, MessageTokens
 
@@ -145,6 +145,8 @@ class Composer:
             tails = self._tokens.tails(message, one.blocks)
             body = one.body.pieces(values, tails)
             subject = one.subject.line(values)
+        except NoValue as error:
+            raise Unrenderable("render_error", f"the merge field {self.fields[error.field]} has no value") from None
         except Exception as error:  # Jinja2 and its filters raise what they like; it is this recipient's values
             raise Unrenderable("render_error", f"{type(error).__name__}: {error}"[:200]) from None
         own = b"".join([

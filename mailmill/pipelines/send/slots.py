@@ -25,7 +25,11 @@ _TOKEN = re.compile(r"_token_(\d+)")
 
 
 class NoValue(TerminalError):
-    """A merge field that has to be printed has no value."""
+    """A merge field that has to be printed has no value. `field`: its place among the campaign's."""
+
+    def __init__(self, field: int) -> None:
+        super().__init__(f"merge field {field} has no value")
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,7 @@ class Slot:
         value = values[self.field]
         if value == MISSING or (self.empty and not value):
             if self.default is None:
-                raise NoValue(f"merge field {self.field} has no value")
+                raise NoValue(self.field)
             return self.default
         return value
 

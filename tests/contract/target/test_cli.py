@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 from email import message_from_bytes
 from email.policy import default
@@ -184,6 +186,21 @@ def test_a_message_for_a_local_part_beyond_ascii_is_previewed(run, world, frame)
     world.publish(frame([{"email": "jörg@x0.example", "name": "Jörg"}]))
     shown = run("preview", "acme/spring", "--contact", "jörg@x0.example", "--json")
     assert (shown["address"], shown["text"][:10]) == ("jörg@x0.example", "Hello Jörg")
+
+
+def test_a_key_that_was_not_written_to_its_end_is_none(run, world, project, tmp_path, monkeypatch):
+    documents = project()
+    documents[2] |= {"dkim": [{"selector": "m1", "domain": "acme.example", "key": f"file:{tmp_path}/keys/m1.pem"}]}
+    world.apply(*documents)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", _full)
+        with pytest.raises(Misconfigured, match="cannot be written: No space left"):
+            run("keys", "dkim", "acme/news")
+    assert run("keys", "dkim", "acme/news", "--json")[0]["made"]
+
+
+def _full(_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_preview_is_written_as_it_would_go_out_signed_by_the_identitys_keys(run, world, tmp_path, project):

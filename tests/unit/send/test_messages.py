@@ -209,7 +209,7 @@ def test_an_address_in_capital_letters_is_counted_in_the_text_too() -> None:
 
 
 def test_a_missing_value_without_default_is_an_error_for_this_recipient() -> None:
-    with pytest.raises(Unrenderable):
+    with pytest.raises(Unrenderable, match="the merge field first has no value"):
         compose([None, "Oslo"])
     assert "your &amp; town" in parts(compose(["Anna", None]))[1]
 
