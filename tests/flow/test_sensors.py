@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from mailmill import definitions
 from mailmill.assets import partitions
 from mailmill.io.postgres.database import Database
 from mailmill.pipelines.ingest import addresses
-from mailmill.sensors import schedules, sensors
+from mailmill.sensors import lost_runs, schedules, sensors
 
 REPOSITORY = definitions.defs.get_repository_def()
 SETUP = """
@@ -223,6 +224,39 @@ def test_F35_the_tick_starts_what_is_due_and_not_what_is_at_work(world: World, i
         dg.DagsterRun(job_name="campaign", status=dg.DagsterRunStatus.STARTED, tags={"mailmill/campaign": "acme|due"})
     )
     assert tick("campaign_tick", world, instance) == []
+
+
+def test_F35_a_run_that_was_lost_with_its_machine_holds_up_nothing_and_one_that_lives_goes_on(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_runs, "ENDS_S", 0.0)
+    found: list[list[str]] = []
+
+    def began(run_id: str, ago_s: float) -> None:
+        start = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "campaign")
+        instance.report_dagster_event(start, run_id, timestamp=time.time() - ago_s)
+
+    @dg.op
+    def work(context, mill: dg.ResourceParam[object]) -> None:  # type: ignore[no-untyped-def]
+        assert mill is world
+        began(context.run_id, 1000)
+        found.append(tick("campaign_tick", world, instance))
+        sense("configuration", world, instance)
+        found.append(tick("campaign_tick", world, instance))
+
+    @dg.job(resource_defs={"mill": lost_runs.shown(world)})  # type: ignore[arg-type]
+    def working() -> None:
+        work()
+
+    for run_id, ago_s in (("lost", 1000), ("only just begun", 1)):
+        instance.add_run(dg.DagsterRun(job_name="campaign", run_id=run_id, tags={"mailmill/campaign": "acme|due"}))
+        began(run_id, ago_s)
+    done = working.execute_in_process(instance=instance)
+    assert done.success
+    states = {run.run_id: run.status.value for run in instance.get_runs()}
+    assert states == {"lost": "FAILURE", "only just begun": "STARTED", done.run_id: "SUCCESS"}
+    instance.delete_run("only just begun")
+    assert found == [[], []] and tick("campaign_tick", world, instance) == ["acme|due"]
 
 
 def test_http_sources_are_synchronized_by_the_clock_and_files_are_not(
