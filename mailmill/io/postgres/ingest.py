@@ -90,6 +90,7 @@ def move_cursor(conn: psycopg.Connection, source: SourceRow, cursor: Cursor, bat
         "full": cursor.get("full"),
         "compare": source.spec.on_delete == "withdraw",
         "batch_id": batch_id,
+        "url": source.spec.url,
     }
     conn.execute(SQL["move_cursor"], facts)
 

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from mailmill.cli import imports
+from mailmill.cli.configuration import apply_paths
 from mailmill.cli.sources import waiting
 from mailmill.errors import Misconfigured, SourceUnavailable, StoreUnavailable
 from mailmill.io.postgres import batch_files, contacts, control, ingest, manifest, sources
@@ -449,6 +450,36 @@ def test_a_walk_whose_last_page_is_empty_still_ends(mill, source, api) -> None:
     feed._page = lambda client, state: http_answers.page(json.dumps(pages.pop(0)).encode(), place="")
     [batch] = feed.batches(None)
     assert isinstance(batch.cursor, dict) and (batch.cursor["updated_since"], batch.cursor["page"]) == ("t1", None)
+
+
+TENANT = "kind: tenant\nslug: acme\nname: Acme\npostal_address: Street 1\n---\nkind: source\ntenant: acme\nslug: api\n"
+
+
+def test_P02_a_source_with_another_url_is_read_from_its_beginning_and_one_of_another_type_as_that(
+    mill, api, mailmill, installed
+) -> None:
+    def applied(text: str):
+        path = installed.project / "acme.yaml"
+        path.write_text(TENANT + text)
+        apply_paths(installed, [path])
+        with mill.database.transaction() as conn:
+            return ingest.source(conn, "acme/api")
+
+    spec = "type: scraper_pro\nurl: https://{}.example\napi_key: env:KEY\non_delete: withdraw\npriority: {}\n"
+    api.items, api.changed = [ANN, BOB], [CY]
+    old = applied(spec.format("old", 0))
+    sync(mill, old, api)
+    sync(mill, applied(spec.format("old", 1)), api)
+    assert api.asked[-1].get("updated_since"), "nothing but the priority was changed"
+    [late] = HttpFeed(HttpSource(url=api.url, type="scraper_pro", key="k", private=("127.0.0.1",))).batches(None)
+    new = applied(spec.format("new", 1))
+    assert mill.store.keep(old, late).new, "an import that began before; it knows nothing of the new one"
+    assert mill.rows("SELECT cursor FROM sources") == [{"cursor": None}]
+    sync(mill, new, api)
+    assert not api.asked[-1].get("updated_since")
+    mailmill("sources", "delete", "acme/api", "--contacts", "keep")
+    applied("type: manual\n")
+    mailmill("contacts", "add", "--tenant", "acme", "--email", "dee@x.org")
 
 
 # ---------------------------------------------------------------- limits and places

@@ -32,13 +32,17 @@ ON CONFLICT (slug) DO UPDATE SET name = excluded.name, postal_address = excluded
   time_zone = excluded.time_zone, spec = excluded.spec, applied_at = clock_timestamp();
 
 -- name: put_source
--- One that was deleted comes back, and with it the contacts that its deletion took back; it is read from its beginning.
+-- One that was deleted comes back, perhaps as another type, and with it the contacts that its deletion took back; it is read
+-- from its beginning, as is what has another URL now: how far one API was read says nothing of another.
 WITH back AS (
   DELETE FROM withdrawals w USING sources s JOIN tenants t ON t.id = s.tenant_id
    WHERE t.slug = %(tenant)s AND s.slug = %(slug)s AND s.deleted_at IS NOT NULL AND w.source_id = s.id AND w.batch_id = 0)
 INSERT INTO sources (tenant_id, slug, kind, priority, spec)
 SELECT id, %(slug)s, %(spec)s->>'type', (%(spec)s->>'priority')::smallint, %(spec)s FROM tenants WHERE slug = %(tenant)s
-ON CONFLICT (tenant_id, slug) DO UPDATE SET priority = excluded.priority, spec = excluded.spec,
+ON CONFLICT (tenant_id, slug) DO UPDATE SET kind = excluded.kind, priority = excluded.priority, spec = excluded.spec,
+  (cursor, walk_from, walk_until, walk_absent, retry_at) = (
+    SELECT sources.cursor, sources.walk_from, sources.walk_until, sources.walk_absent, sources.retry_at
+     WHERE sources.spec ->> 'url' IS NOT DISTINCT FROM excluded.spec ->> 'url'),
   deleted_at = NULL, applied_at = clock_timestamp();
 
 -- name: put_tag

@@ -27,12 +27,13 @@ SELECT cursor FROM sources WHERE tenant_id = %(tenant_id)s AND id = %(source_id)
 
 -- name: move_cursor
 -- What is known of a walk changes with the batches of one alone: an import knows nothing of one that was compared meanwhile.
+-- Nor does an import move the cursor of what has another URL since it began.
 UPDATE sources SET cursor = %(cursor)s,
   walk_from = CASE WHEN NOT %(compare)s THEN NULL WHEN %(full)s::text IS NULL OR cursor ->> 'full' = 'open' THEN walk_from
     ELSE %(batch_id)s END,
   walk_absent = CASE WHEN %(compare)s AND (%(full)s::text IS NULL OR cursor ->> 'full' = 'open') THEN walk_absent END,
   walk_until = CASE %(full)s::text WHEN 'done' THEN %(batch_id)s WHEN 'open' THEN NULL ELSE walk_until END
- WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND deleted_at IS NULL;
+ WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND deleted_at IS NULL AND spec ->> 'url' IS NOT DISTINCT FROM %(url)s;
 
 -- name: remember
 -- Whatever an API asks for, it is tried again within a week.
