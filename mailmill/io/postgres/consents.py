@@ -59,6 +59,18 @@ def vouch(conn: psycopg.Connection, source: SourceRow, batch: BatchRow) -> None:
         conn.execute(SQL["of_batch"], {**facts, "basis": policy.basis, "proof": policy.proof})
 
 
+def show_vouched(conn: psycopg.Connection, source: SourceRow, batches: Sequence[BatchRow]) -> None:
+    """Have those published anew for whom a batch vouches since this load, one loaded before: what it says of them is
+    the same, so nothing else of theirs has moved."""
+    before = [batch.id for batch in batches if batch.loaded_before]
+    if source.spec.consent is None or not before:
+        return
+    anew = [batch for (batch,) in conn.execute(SQL["newly_vouched"], {"batch_ids": before})]
+    which = {"tenant_id": source.tenant_id, "source_id": source.id, "batch_ids": anew}
+    for statement in ("touch_sightings", "touch_lone") if anew else ():
+        conn.execute(SQL[statement], which)
+
+
 def keep_vouched(conn: psycopg.Connection, batch_id: int, before: pl.DataFrame, after: pl.DataFrame) -> None:
     """What batches vouched for that a person's sighting names no longer is written for the person.
 

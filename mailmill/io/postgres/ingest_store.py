@@ -201,6 +201,7 @@ class IngestStore:
         self._be_alone(conn, source)
         doubted, also = Doubted(conn, source), {batch.id for batch in batches}
         taken = [self._take_in(conn, source, batch, doubted) for batch in batches]
+        consents.show_vouched(conn, source, batches)
         counts = sum((one.counts for one in taken), LoadCounts())
         if len(doubted.ids):
             redone = recompute(conn, self.lake, source.tenant_id, doubted.ids, also=also)

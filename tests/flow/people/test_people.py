@@ -170,6 +170,17 @@ def test_what_a_list_once_vouched_for_stays_in_force_and_in_the_history(people: 
     assert people.rows("SELECT address_key, proof FROM consents WHERE address_key IS NOT NULL") == [(CID, new)]
 
 
+def test_what_a_source_vouches_for_since_counts_for_what_is_loaded_again(people: People) -> None:
+    people.tenant("acme", people=f"email\n{ANN}\n{BOB}\n")
+    people.do("ingest", "acme/inbox")
+    people.tenant("acme", source=POLICY, people=f"email\n{ANN}\n{BOB}\n")
+    people.do("ingest", "acme/inbox")
+    assert [consent for _, consent, _ in shown(people).values()] == [None, None], "the file is known"
+    people.do("ingest", "acme/inbox", "--again")
+    assert people.ask("contacts", "history", ANN)[0]["consent"] == "consent"
+    assert [consent for _, consent, _ in shown(people).values()] == ["consent", "consent"], "as the history says"
+
+
 def test_a_list_grants_only_what_it_says_and_never_against_who_withdrew(people: People) -> None:
     head = "email,consent_at,consent_basis\n"
     rows = [f"{ANN},no,\n", f"{BOB},,declined\n", f"{CID},2062-01-01,\n", "dee@people.example,,consent\n",

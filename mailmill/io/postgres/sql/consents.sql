@@ -19,6 +19,20 @@ INSERT INTO consents (tenant_id, address_key, status, basis, proof, source_id, b
 VALUES (%(tenant_id)s, NULL, 'granted', %(basis)s, %(proof)s, %(source_id)s, %(batch_id)s, %(at)s, 'ingest', true)
 ON CONFLICT DO NOTHING;
 
+-- name: newly_vouched
+SELECT batch_id FROM consents WHERE address_key IS NULL AND batch_id = ANY(%(batch_ids)s) AND recorded_at >= transaction_timestamp();
+
+-- name: touch_sightings
+-- A publication knows by the transaction numbers of its rows that a file is to be made anew (fingerprints in generations.sql).
+UPDATE sightings SET digest = digest
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s
+   AND (first_batch && %(batch_ids)s::bigint[] OR last_batch && %(batch_ids)s::bigint[]);
+
+-- name: touch_lone
+UPDATE lone_sightings SET digest = digest
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s
+   AND (first_batch = ANY(%(batch_ids)s) OR last_batch = ANY(%(batch_ids)s));
+
 -- name: vouched
 SELECT batch_id, basis, proof FROM consents WHERE address_key IS NULL AND batch_id = ANY(%(batch_ids)s::bigint[]);
 
