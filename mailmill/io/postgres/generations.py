@@ -26,7 +26,7 @@ from mailmill.io.postgres import manifest
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.generation_rows import SQL, Rows
 from mailmill.pipelines.configuration.specs import MergeSpec
-from mailmill.pipelines.ingest import persons
+from mailmill.pipelines.ingest import addresses, persons
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA, Published, content, of_domains
 
 DATASET = "contacts"
@@ -83,19 +83,23 @@ class _Publication:
                 self._keep(old, facts)
             elif frame.height:
                 self._write(frame, facts)
-        if not self.written and not self.kept:  # no contacts are a generation too
-            self._write(pl.DataFrame(schema=CONTACTS_SCHEMA), {"rows": 0})
+        if not self.written and not self.kept:  # no contacts are a generation too, and stay the same one
+            if (nobody := before.get(None)) is not None:
+                self._keep(nobody, nobody.facts)
+            else:
+                self._write(pl.DataFrame(schema=CONTACTS_SCHEMA), {"rows": 0})
         self._list()
         return self._published(together, began)
 
     @cached_property
     def _code(self) -> str:
-        """What the files are made by: another version may derive something else from the same rows."""
-        return f"{version('mailmill')} {crc32(str(CONTACTS_SCHEMA).encode()):x}"
+        """What the files are made by: another version or list of words may derive something else from the same rows."""
+        return f"{version('mailmill')} {addresses.rules_version()} {crc32(str(CONTACTS_SCHEMA).encode()):x}"
 
-    def _before(self) -> dict[int, manifest.ListedFile]:
+    def _before(self) -> dict[int | None, manifest.ListedFile]:
+        """By bucket, None where nobody was there, what is listed; a file that the lake has lost is made anew."""
         files = manifest.listed(self.conn, tenant_id=self.tenant_id, dataset=DATASET)
-        return {file.facts["bucket"]: file for file in files if "bucket" in file.facts}
+        return {file.facts.get("bucket"): file for file in files if self.lake.path(file.file).exists()}
 
     def _dns_holds(self, old: manifest.ListedFile, dns: str, rows: Rows) -> bool:
         """Whether DNS says of the file's domains what it said when the file was made."""

@@ -17,7 +17,7 @@ from mailmill.io.postgres import manifest
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.ingest_store import IngestStore
-from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest import addresses, providers, stage
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -108,6 +108,43 @@ def test_what_changes_no_content_writes_no_file(mill, people):
     assert publish(mill, tenant_id).files_written == 0
     assert files(mill, tenant_id) == before
     assert publish(mill, tenant_id).files_written == 0
+
+
+def test_nobody_published_again_is_no_news_and_somebody_takes_nobodys_place(mill, people):
+    """Segments follow the names of a generation's files."""
+    tenant_id = mill.tenant()
+    assert (publish(mill, tenant_id).files_written, publish(mill, tenant_id).files_written) == (1, 0)
+    (nobody,) = files(mill, tenant_id)
+    people(1)
+    assert publish(mill, tenant_id).rows == 1 and nobody not in files(mill, tenant_id)
+
+
+def test_what_another_list_of_providers_says_is_published_with_the_next_generation(mill, people, monkeypatch):
+    """No contact changes by it: only what is derived when a file is made."""
+    tenant_id = people(2)
+    publish(mill, tenant_id)
+    monkeypatch.setattr(providers, "mail_providers", lambda: {"d2.org": "mine"})
+    monkeypatch.setattr(addresses, "word_lists", lambda: "another")
+    addresses.rules_version.cache_clear()
+    try:
+        assert publish(mill, tenant_id).files_written == 1
+        assert publish(mill, tenant_id).files_written == 0
+    finally:
+        addresses.rules_version.cache_clear()
+    shown = mill.lake.scan(files(mill, tenant_id), CONTACTS_SCHEMA).sort("contact_id").collect()
+    assert shown["provider"].to_list() == [None, "mine"]
+
+
+@pytest.mark.parametrize("meanwhile", ["SELECT 1", CHANGES["what DNS says of a domain"]], ids=["nothing", "dns"])
+def test_a_file_that_the_lake_has_lost_is_made_anew(mill, people, meanwhile):
+    tenant_id = people(3)
+    publish(mill, tenant_id)
+    lost = files(mill, tenant_id)[1]
+    mill.lake.path(lost).unlink()
+    run(mill, meanwhile)
+    again = publish(mill, tenant_id)
+    assert again.rows == 3 and lost not in files(mill, tenant_id) and again.files_kept >= 1
+    assert mill.lake.scan(files(mill, tenant_id), CONTACTS_SCHEMA).collect().height == 3
 
 
 def test_a_bucket_whose_contacts_are_gone_leaves_no_file_and_an_expired_suppression_shows(mill, people):
