@@ -40,6 +40,8 @@ concurrency:
     tag_concurrency_limits:
       - {{key: "mailmill/campaign", value: {{applyLimitPerUniqueValue: true}}, limit: 1}}
       - {{key: "mailmill/source", value: {{applyLimitPerUniqueValue: true}}, limit: 1}}
+      # tenants are validated again one after the other: what DNS said for one holds for all, and campaigns need room
+      - {{key: "mailmill/tenant", limit: 1}}
 run_monitoring: {{enabled: true, poll_interval_seconds: 30}}
 # a sensor that waits, for a file to settle or for a database, holds up no other
 sensors: {{use_threads: true, num_workers: 4}}
