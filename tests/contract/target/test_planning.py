@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, suppressions
+from mailmill.io.postgres import audiences, campaigns, consents, control, suppressions
 from mailmill.pipelines.target import planning
 
 
@@ -163,6 +164,28 @@ def test_P07_somebody_suppressed_while_the_audience_is_taken_is_not_in_it(world,
     assert tries == [5, 4]
     assert (result.planned, result.exclusions) == (4, {"unsubscribed": 1})
     assert world.value("SELECT count(*) FROM messages WHERE address_key = 'p3@x1.example'") == 0
+
+
+def test_P07_whom_a_campaign_is_told_of_later_makes_no_audience_unclean_and_whom_it_was_told_of_before_does(
+    world, monkeypatch
+):
+    """The check blocks what sends: not for who was suppressed while the ledger was filled, or as of before."""
+    copy = audiences._copy
+
+    def meanwhile(conn, statement, pieces):
+        with world.database.transaction() as other:
+            suppressions.suppress(other, tenant_id=1, address_keys=["p3@x1.example"], reason="unsubscribed")
+        copy(conn, statement, pieces)
+
+    monkeypatch.setattr(audiences, "_copy", meanwhile)
+    assert world.start()[0].planned == 5
+    with world.database.transaction() as conn:
+        last_week = datetime.now(UTC) - timedelta(days=7)
+        consents.add(conn, 1, "p1@x1.example", "withdrawn", basis=None, proof="a call", by="ann", at=last_week)
+    for recorded, dirt in ((0, (0, 0, 2)), (3600, (0, 2, 0))):
+        world.run("UPDATE suppressions SET recorded_at = recorded_at - make_interval(secs => %s)", recorded)
+        with world.database.transaction() as conn:
+            assert astuple(control.audience_dirt(conn, 1)) == dirt
 
 
 def test_P06_the_ledger_keeps_addresses_letter_by_letter(world, frame):

@@ -64,11 +64,14 @@ SELECT c.state::text, coalesce(c.planned, 0) AS planned,
   FROM campaigns c WHERE c.id = %(campaign_id)s;
 
 -- name: audience_dirt
--- A suppression that is older than the start must have kept its address out; a later one is caught at the claim.
+-- A suppression that was there when the planning began must have kept its address out; a later one is caught at the claim.
+-- Ten minutes before, for one may be written long before it is committed: by an import of many.
 SELECT (SELECT count(*) - count(DISTINCT m.address_key) FROM messages m WHERE m.campaign_id = c.id) AS duplicates,
-       count(s.*) FILTER (WHERE s.created_at < c.started_at) AS suppressed_when_frozen,
-       count(s.*) FILTER (WHERE s.created_at >= c.started_at) AS suppressed_since
+       count(s.*) FILTER (WHERE s.recorded_at < p.began) AS suppressed_when_frozen,
+       count(s.*) FILTER (WHERE s.recorded_at >= p.began) AS suppressed_since
   FROM campaigns c
+ CROSS JOIN LATERAL (SELECT coalesce(max(at), c.started_at) - interval '10 minutes' AS began FROM campaign_transitions
+                      WHERE campaign_id = c.id AND to_state = 'planning') p
   LEFT JOIN messages m ON m.campaign_id = c.id
   LEFT JOIN LATERAL (SELECT m.address_key AS key UNION ALL SELECT unnest(m.aliases)) k ON true
   LEFT JOIN suppressions s ON (s.tenant_id = c.tenant_id OR s.tenant_id IS NULL) AND s.channel = 'email' AND s.address_key = k.key

@@ -259,7 +259,8 @@ CREATE TABLE suppressions (
   scope_campaign_id int,                        -- null: for the whole tenant
   event_id text,                                -- the delivery event it follows from
   note text,
-  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),   -- when it was said
+  recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- when it began to keep mail away
   expires_at timestamptz,
   near text NOT NULL GENERATED ALWAYS AS (near_mailbox(address_key)) STORED,
   CHECK (expires_at IS NULL OR reason NOT IN ('unsubscribed', 'complained', 'forgotten')),
