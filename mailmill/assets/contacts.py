@@ -24,6 +24,7 @@ class ReadConfig(dg.Config):
     files: list[str] = Field(default_factory=list)  # relative ones lie in the project folder
     full: bool = False  # an API from its beginning, so that what it has no more is seen
     accept_columns: bool = False  # let in what is held because its columns changed
+    discard: list[int] = Field(default_factory=list)  # batches that are held or withheld, and wrong
 
 
 class ValidateConfig(dg.Config):
@@ -78,8 +79,9 @@ def raw_contacts(
     with _work(context, mill) as source:
         feed = mill.feed(source, [mill.project / file for file in config.files], full=config.full)
         received = stage.receive(
-            source, feed, mill.ingest, accept_columns=config.accept_columns, progress=context.log.info
-        )
+            source, feed, mill.ingest, accept_columns=config.accept_columns, discard=config.discard,
+            progress=context.log.info,
+        )  # fmt: skip
         mill.ingest.remember(source, "; ".join(r.text for r in received.refused) or None)
     return dg.MaterializeResult(
         metadata={
@@ -106,8 +108,9 @@ def columns_are_known(context: dg.AssetCheckExecutionContext, mill: dg.ResourceP
         severity=dg.AssetCheckSeverity.WARN,  # what is not held goes on
         metadata={
             "held": reports.table([asdict(batch) for batch in held]),
-            "remedy": "Look at the file, then correct `columns` of the source and apply it, or let it in as it is: "
-            f"mailmill ingest {'/'.join(partitions.parts(context.partition_key))} --accept-columns",
+            "remedy": "Look at the file, then correct `columns` of the source and apply it, let it in as it is "
+            "(`accept_columns`), or say that it is wrong (`discard`): "
+            f"mailmill ingest {'/'.join(partitions.parts(context.partition_key))} --accept-columns, or --discard BATCH",
         },
     )
 
@@ -180,8 +183,8 @@ def rejects_are_few(
 ) -> dg.AssetCheckResult:
     source = mill.source("/".join(partitions.parts(context.partition_key)))
     waiting = mill.ingest.batches(source, "validated")
-    over = [batch for batch in waiting if batches.too_many_rejected(source, batch)]
-    # one bad file does not hold up the others: it is withheld, and loaded by hand or after a correction
+    over = batches.withheld(source, waiting)
+    # one bad file does not hold up the others: it is withheld, and loaded by hand or after a correction, or discarded
     stops = len(over) == len(waiting) and not config.force
     return dg.AssetCheckResult(
         passed=not over,

@@ -25,13 +25,17 @@ def take_in(
     files: Sequence[Path] = (),
     full: bool = False,
     accept_columns: bool = False,
+    discard: Sequence[int] = (),
     force: bool = False,
 ) -> dict[str, Any]:
     """Read, validate, load and publish. Out: the summary, as --json shows it.
 
     In: files as this process finds them; the run is told where they are.
     """
-    reading = {"files": [str(file.absolute()) for file in files], "full": full, "accept_columns": accept_columns}
+    reading = {
+        "files": [str(file.absolute()) for file in files], "full": full, "accept_columns": accept_columns,
+        "discard": list(discard),
+    }  # fmt: skip
     return _run(mill, source, {"raw_contacts": reading}, force=force)
 
 
@@ -98,8 +102,7 @@ def _summary(mill: Installation, source: SourceRow, found: Found, *, force: bool
 def _withheld(mill: Installation, source: SourceRow) -> list[dict[str, Any]]:
     return [
         {"id": batch.id, "origin": batch.origin, "read": batch.shown, "rejected": batch.refused}
-        for batch in mill.ingest.batches(source, "validated")
-        if batches.too_many_rejected(source, batch)
+        for batch in batches.withheld(source, mill.ingest.batches(source, "validated"))
     ]
 
 
@@ -140,13 +143,15 @@ def _complaints(one: Mapping[str, Any]) -> list[str]:
         said.append(
             f"{len(one['held'])} held, and nothing of it taken in:{listed}\n"
             "  Correct `columns` of the source and apply it"
-            f"{either if any(held['readable'] for held in one['held']) else ''}."
+            f"{either if any(held['readable'] for held in one['held']) else ''}; what is wrong goes by "
+            f"`mailmill ingest {source} --discard BATCH`."
         )
     if one["withheld"]:
         names = ", ".join(f"{batch['origin']} (batch {batch['id']})" for batch in one["withheld"])
         said.append(
             f"too many rows of {names} were rejected, so none of them was loaded\n"
-            f"  Look at them with `mailmill rejects {source}`, then run this again with --force."
+            f"  Look at them with `mailmill rejects {source}`, then run this again with --force; a batch that is wrong "
+            f"goes by `mailmill ingest {source} --discard BATCH`."
         )
     return said
 

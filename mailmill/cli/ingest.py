@@ -23,6 +23,10 @@ def ingest(
     accept_columns: Annotated[
         bool, typer.Option("--accept-columns", help="Let in what is held because its columns changed.")
     ] = False,
+    discard: Annotated[
+        list[int] | None,
+        typer.Option("--discard", help="A batch that is held or withheld, and wrong; once for each.", min=1),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Everything it has given so far, by the rules of today; nothing is read.")
     ] = False,
@@ -33,20 +37,27 @@ def ingest(
     """Take in what a source has: its files, or what its API gives since the last time, as a run that the UI shows."""
     mill = installation()
     if again or batch is not None:
-        if file or full or accept_columns or not again:
+        if file or full or accept_columns or discard or not again:
             raise Misconfigured("--again reads nothing, and --batch belongs to it", place="--again, --batch")
         _again(mill, source, batch, force, json)
         return
-    rows = _sources(mill, source, by_hand=bool(file or full or accept_columns or force))
+    waiting = bool(accept_columns or discard or force)  # what is kept already may be all there is to do
+    rows = _sources(mill, source, by_hand=bool(file or full or waiting))
     for row in rows:
-        if row.spec.type == "csv" and not (file or full or row.spec.folder or accept_columns or force):
+        if row.spec.type == "manual" and not (file or full or waiting):
+            raise Misconfigured(
+                f"{row.name} is filled by hand", remedy="Use `mailmill contacts add`, or a source of type csv."
+            )
+        if row.spec.type == "csv" and not (file or full or row.spec.folder or waiting):
             raise Misconfigured(
                 f"the source {row.name} has no folder and no file is named",
                 place="--file",
                 remedy="Name the files, or give the source a `folder`.",
             )
     done = [
-        imports.take_in(mill, row, files=file or (), full=full, accept_columns=accept_columns, force=force)
+        imports.take_in(
+            mill, row, files=file or (), full=full, accept_columns=accept_columns, discard=discard or (), force=force
+        )
         for row in rows
     ]
     imports.show(done, json)

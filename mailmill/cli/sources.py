@@ -43,11 +43,13 @@ def waiting(row: Mapping[str, Any]) -> list[str]:
             if one["readable"]
             else "correct `columns` and apply the source"
         )
+        + f", or `mailmill ingest {name} --discard {one['batch']}`"
         for one in row["held"]
     ]
     withheld = [
         f"{name}: batch {one['batch']} ({one['origin']}) is withheld: {one['rejected']:,} of {one['read']:,} rows were "
-        f"rejected; `mailmill rejects {one['batch']}`, then `mailmill ingest {name} --force`"
+        f"rejected; `mailmill rejects {one['batch']}`, then `mailmill ingest {name} --force`, or "
+        f"`mailmill ingest {name} --discard {one['batch']}`"
         for one in row["withheld"]
     ]
     absent = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import psycopg
@@ -18,6 +18,7 @@ from mailmill.pipelines.ingest.ports import (
     BatchState,
     Cursor,
     Held,
+    Kept,
     LoadCounts,
     RawBatch,
     Recorded,
@@ -95,12 +96,12 @@ def move_cursor(conn: psycopg.Connection, source: SourceRow, cursor: Cursor, bat
     conn.execute(SQL["move_cursor"], facts)
 
 
-def find_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch) -> tuple[int, int] | None:
-    """Id and rows of the source's batch with this content. What an API says is known only if it said so last: a state
+def find_batch(conn: psycopg.Connection, source: SourceRow, batch: RawBatch) -> Kept | None:
+    """The source's batch with this content. What an API says is known only if it said so last: a state
     that returns after another one is news."""
     facts = {"tenant_id": source.tenant_id, "source_id": source.id, "key": batch.key}
     row = conn.execute(SQL["find_batch" if batch.cursor is None else "find_newest"], facts).fetchone()
-    return (int(row[0]), int(row[1])) if row else None
+    return Kept(batch_id=row[0], new=False, rows=row[1], discarded=row[2]) if row else None
 
 
 def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -113,6 +114,22 @@ def last_columns(conn: psycopg.Connection, source: SourceRow) -> tuple[tuple[str
 def release(conn: psycopg.Connection, source: SourceRow, *, accept: bool) -> int:
     batches = [one.batch for one in held(conn, source) if one.readable and (accept or one.due)]
     return conn.execute(SQL["release"], {"tenant_id": source.tenant_id, "batches": batches}).rowcount
+
+
+def discard(conn: psycopg.Connection, source: SourceRow, batches: Sequence[int]) -> list[BatchRow]:
+    """Raises: Misconfigured when one of them does not wait for a person."""
+    facts = {"tenant_id": source.tenant_id, "source_id": source.id, "batches": list(batches)}
+    with conn.cursor(row_factory=class_row(BatchRow)) as cursor:
+        found = sorted(cursor.execute(SQL["discard"], facts).fetchall(), key=lambda batch: batch.id)
+    if others := sorted(set(batches) - {batch.id for batch in found}):
+        raise Misconfigured(
+            f"no batch {', '.join(map(str, others))} of {source.name} is held or withheld that was never loaded",
+            place="--discard",
+            remedy="`mailmill sources` shows what waits for you. Nothing was discarded.",
+        )
+    for batch in found:  # what was accepted the raw rows can give again
+        withdraw(conn, tenant_id=source.tenant_id, batch_id=batch.id, datasets=["validated"])
+    return found
 
 
 def remember(

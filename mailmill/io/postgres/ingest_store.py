@@ -78,6 +78,10 @@ class IngestStore:
         with self.database.transaction() as conn:
             return ingest.release(conn, source, accept=accept)
 
+    def discard(self, source: SourceRow, batches: Sequence[int]) -> list[BatchRow]:
+        with self.database.transaction() as conn:
+            return ingest.discard(conn, source, batches)
+
     def held(self, source: SourceRow) -> list[Held]:
         with self.database.transaction() as conn:
             return ingest.held(conn, source)
@@ -91,8 +95,8 @@ class IngestStore:
             known = ingest.find_batch(conn, source, batch)
             if known is not None:
                 if batch.cursor is not None:
-                    ingest.move_cursor(conn, source, batch.cursor, known[0])
-                return Kept(batch_id=known[0], new=False, rows=known[1])
+                    ingest.move_cursor(conn, source, batch.cursor, known.batch_id)
+                return known
             number = erasure.number(conn, source.tenant_id)
         with LakeWriter(self.lake, tenant_id=source.tenant_id, dataset="raw") as writer:
             writer.add(pl.DataFrame(schema=RAW_SCHEMA))  # so that there is a file, also of no rows
@@ -113,7 +117,7 @@ class IngestStore:
                         facts=facts,
                     )  # fmt: skip
             elif known := ingest.find_batch(conn, source, batch):
-                batch_id = known[0]
+                batch_id = known.batch_id
             assert batch_id is not None
             if batch.cursor is not None:
                 ingest.move_cursor(conn, source, batch.cursor, batch_id)

@@ -15,7 +15,7 @@ from mailmill.io.postgres.ingest import source
 from mailmill.io.postgres.recompute import Recomputed, recompute
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.withdrawals import SQL as WITHDRAWALS
-from mailmill.pipelines.ingest.batches import too_many_rejected
+from mailmill.pipelines.ingest.batches import withheld
 from mailmill.pipelines.ingest.ports import SourceRow
 
 __all__ = ["contacts_of", "delete", "hold", "overview", "remove_contacts", "source", "withdraw_all"]
@@ -34,8 +34,7 @@ def overview(conn: psycopg.Connection) -> list[dict[str, Any]]:
         waiting = ingest.batches(conn, one, "validated") if row["withheld"] else []
         row["withheld"] = [
             {"batch": batch.id, "origin": batch.origin, "read": batch.shown, "rejected": batch.refused}
-            for batch in waiting
-            if too_many_rejected(one, batch)
+            for batch in withheld(one, waiting)
         ]
     return found
 

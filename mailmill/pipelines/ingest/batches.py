@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mailmill.errors import listed
@@ -36,6 +36,11 @@ def batch_facts(source: SourceRow, batch: BatchRow) -> BatchFacts:
 def too_many_rejected(source: SourceRow, batch: BatchRow) -> bool:
     """Whether so much of a batch was rejected that a person should look first. Who types a contact is told at once."""
     return source.spec.type != "manual" and batch.refused > source.spec.max_reject_share * batch.shown
+
+
+def withheld(source: SourceRow, validated: Iterable[BatchRow]) -> list[BatchRow]:
+    """Those of the batches that wait to be loaded which a person should look at first."""
+    return [batch for batch in validated if too_many_rejected(source, batch)]
 
 
 def named(batches: Sequence[BatchRow]) -> str:

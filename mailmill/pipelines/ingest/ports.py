@@ -16,7 +16,7 @@ from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.ingest.raw import RawTable
 from mailmill.pipelines.ingest.validation import Checked
 
-BatchState = Literal["held", "raw", "validated", "loaded", "removed"]
+BatchState = Literal["held", "raw", "validated", "loaded", "discarded", "removed"]
 Cursor = dict[str, Any]
 
 
@@ -94,6 +94,7 @@ class Kept:
     batch_id: int
     new: bool
     rows: int  # it has
+    discarded: bool = False  # a person has said that it is not to be taken in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +175,11 @@ class RawStore(Protocol):
 
     def release(self, source: SourceRow, *, accept: bool) -> int:
         """Let in what is held and can be read: all, or what is due. Out: how many."""
+        ...
+
+    def discard(self, source: SourceRow, batches: Sequence[int]) -> list[BatchRow]:
+        """Put batches that wait for a person aside, all of them or none; their rows are kept. One that is discarded
+        already stays so. Raises: Misconfigured when one is not held or withheld, or was ever loaded."""
         ...
 
     def held(self, source: SourceRow) -> list[Held]:

@@ -39,13 +39,20 @@ def _silent(message: str) -> None:
 
 
 def receive(
-    source: SourceRow, feed: Feed, store: RawStore, *, accept_columns: bool = False, progress: Progress = _silent
+    source: SourceRow,
+    feed: Feed,
+    store: RawStore,
+    *,
+    accept_columns: bool = False,
+    discard: Sequence[int] = (),
+    progress: Progress = _silent,
 ) -> Received:
     """Keep what the source has to say, batch by batch; what it said before is recognised and adds nothing.
 
     A batch whose columns do not say where an address is, is refused before anything of it is kept. One whose columns
     are not those of the last time is reported and, where the source says `on_change: hold`, kept and not taken in,
     until its columns are accepted or the source's mapping is another.
+    In:     discard, ids of batches that wait for a person, who says that they are wrong.
     Raises: SourceUnavailable (what was kept stays kept), Misconfigured when an API must not go on, or was deleted.
     """
     new: list[int] = []
@@ -55,6 +62,9 @@ def receive(
     if isinstance(feed, ReportingFeed):
         feed.report_to(progress)
     with store.importing(source) as (source, cursor):
+        if discard:
+            gone = named(store.discard(source, discard))
+            notes.append(f"discarded {gone}: kept, and not taken in before {_taken_in(source, 'BATCH')}")
         if released := store.release(source, accept=accept_columns):
             progress(f"let in {released} batches that were held")
         columns, usual = store.columns(source)
@@ -82,6 +92,9 @@ def receive(
             if not kept.rows and said.cursor is None:  # an answer, and one that a person should not overlook
                 notes.append(f"{said.origin}: the file {_emptiness(said)}")
             notes += [f"{said.origin}: {note}" for note in (*said.notes, *said.table.notes)]
+            if kept.discarded:
+                after_all = _taken_in(source, kept.batch_id)
+                notes.append(f"{said.origin}: the same was discarded; {after_all} takes it in after all")
             if not kept.new:
                 known += 1
                 continue
@@ -104,6 +117,10 @@ def _told(frames: Iterable[pl.DataFrame], what: str, progress: Progress) -> Iter
         if rows - told >= TOLD_EVERY:
             told = rows
             progress(f"{what}: {rows:,} rows so far")
+
+
+def _taken_in(source: SourceRow, batch: int | str) -> str:
+    return f"`mailmill ingest {source.name} --again --batch {batch}`"
 
 
 def _emptiness(batch: RawBatch) -> str:
@@ -136,15 +153,15 @@ def validate_again(
     batch_id: int | None = None,
     progress: Progress = _silent,
 ) -> Validated:
-    """Divide again, by the rules of today, every batch that is kept, or this one; rejected: those with rejected rows.
-    `load` then puts what they say now in the place of what they said.
+    """Divide again, by the rules of today, every batch that is kept and was not discarded, or this one even so;
+    rejected: those with rejected rows. `load` then puts what they say now in the place of what they said.
 
     A batch whose columns the source does not name any more stays as it was loaded, with a note: another one had them.
     """
     again = [
         batch
         for batch in store.batches(source, None)
-        if batch.state not in ("held", "removed")
+        if batch.state not in ("held", "removed", *(() if batch_id else ("discarded",)))
         and batch_id in (None, batch.id)
         and (not rejected or (batch.refused and batch.state != "raw"))
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest import withdrawals
-from mailmill.pipelines.ingest.batches import batch_facts
+from mailmill.pipelines.ingest.batches import batch_facts, named
 from mailmill.pipelines.ingest.ports import BatchStore, ContactStore, SourceRow
 
 
@@ -31,6 +31,11 @@ def _compared(
     walk = contacts.walk(source)
     if not walk:
         return 0, ()
+    if gone := [batch for batch in walk if batch.state == "discarded"]:
+        return 0, (
+            f"what the API has no more cannot be seen: of a full read {named(gone)} was discarded; to compare it anew, "
+            "run this again with --full",
+        )
     if waiting := [batch.id for batch in walk if batch.state != "loaded"]:
         return 0, (f"what the API has no more is seen once batch {', '.join(map(str, waiting))} is loaded",)
     try:

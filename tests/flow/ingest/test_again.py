@@ -119,6 +119,27 @@ def test_P03_a_batch_that_is_divided_anew_while_it_is_loaded_is_loaded_with_the_
     assert [row["name"] for row in mill.contacts().values()] == ["Ann", "Bob"]
 
 
+def test_P02_a_batch_that_is_discarded_while_it_is_loaded_or_divided_stays_out(mill):
+    source = mill.source()
+    mill.run_until_validated(source, LISTS[0])
+    [batch] = mill.store.batches(source, "validated")
+
+    class Discarded(IngestStore):
+        def _take_in(self, *args: Any) -> Any:
+            taken = super()._take_in(*args)
+            mill.store.discard(source, [batch.id])
+            return taken
+
+    store = Discarded(database=mill.database, lake=mill.lake)
+    assert stage.load(source, store, store, force=True).counts.new == 0
+    assert mill.store.record(source, batch, []) is None and not mill.store.hold(source, batch)
+    assert (mill.contacts(), [one.state for one in mill.store.batches(source, None)]) == ({}, ["discarded"])
+    stage.validate_again(source, mill.store, batch_id=batch.id)
+    assert stage.load(source, mill.store, mill.store).counts.new == 2
+    with pytest.raises(Misconfigured, match="never loaded"):
+        mill.store.discard(source, [batch.id])
+
+
 def test_P03_a_batch_that_waits_and_that_the_rules_of_today_cannot_read_is_not_loaded_by_older_ones(mill):
     mill.run_until_validated(mill.source(), LISTS[0])
     gone = mill.source(columns={"name": "nom"})

@@ -152,6 +152,8 @@ def test_contacts_add_says_that_its_own_row_is_held_and_not_that_another_is(mill
         mailmill("contacts", "add", "--tenant", "acme", "--email", "yan@x.org", "--field", "town=Rome")
     mailmill("contacts", "add", "--tenant", "acme", "--email", "xia@x.org")
     assert list(mill.contacts()) == ["xia@x.org", "zoe@x.org"]
+    mailmill("ingest", "acme/desk", "--accept-columns")  # as it says
+    assert list(mill.contacts()) == ["xia@x.org", "yan@x.org", "zoe@x.org"]
 
 
 def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
@@ -303,6 +305,38 @@ def test_P04_a_batch_whose_columns_changed_is_held_until_somebody_agrees(mill, m
     assert mill.contacts()["b@x.org"]["fields"] == {"room": "7"}
     third = mill.file("email,room\nc@x.org,8\n", "3.csv")  # what was let in is what is known now
     assert json.loads(mailmill("ingest", "acme/list", "--file", str(third), "--json"))["held"] == []
+
+
+def test_P04_what_waits_for_a_person_and_is_wrong_is_discarded_and_stays_out(mill, mailmill):
+    source = mill.source(on_change="hold")
+    texts = ("email,name\na@x.org,A\n", "email,room\nb@x.org,7\n", "email,name\nc@x.org,C\n1,\n2,\n")
+    good, held, bad = (mill.file(text, f"{n}.csv") for n, text in enumerate(texts, 1))
+    mailmill("ingest", "acme/list", "--file", str(good))
+    with pytest.raises(Misconfigured, match=r"--discard BATCH(.|\n)*--discard BATCH"):
+        mailmill("ingest", "acme/list", "--file", str(held), "--file", str(bad))
+    assert "`mailmill ingest acme/list --discard 2`" in (said := mailmill("sources")) and "--discard 3`" in said
+    with pytest.raises(Misconfigured, match="no batch 1, 9 of acme/list is held or withheld"):
+        mailmill("ingest", "acme/list", *(word for n in "129" for word in ("--discard", n)))
+    assert "is held" in mailmill("sources"), "all of them or none"
+    words = ("ingest", "acme/list", "--discard", "2", "--discard", "3", "--json")
+    (note,) = json.loads(mailmill(*words))["notes"]
+    assert note.startswith("discarded batch 2 (2.csv), batch 3 (3.csv): kept") and "--again --batch" in note
+    assert "--discard" not in mailmill("sources")
+    checks = mill.rows(
+        "SELECT DISTINCT ON (check_name) execution_status FROM dagster.asset_check_executions"
+        " WHERE check_name IN ('columns_are_known', 'rejects_are_few') ORDER BY check_name, id DESC"
+    )
+    assert {row["execution_status"] for row in checks} == {"SUCCEEDED"}, "what Dagster shows is no older state"
+    words = ("--discard", "3", "--accept-columns", "--force", "--file", str(held), "--file", str(bad))
+    notes = json.loads(mailmill("ingest", "acme/list", *words, "--json"))["notes"]  # --discard: as who was killed does
+    assert [note.split(";")[0] for note in notes[1:]] == [f"{n}.csv: the same was discarded" for n in (2, 3)]
+    for bad_ones in (False, True):
+        assert set(stage.validate_again(source, mill.store, rejected=bad_ones).batches) <= {1}
+    assert list(mill.contacts()) == ["a@x.org"]
+    assert mill.store.columns(source)[0] == ("email", "name"), "they are those of what is in"
+    assert len(mill.rejected()) == 2, "what was rejected is still to be seen"
+    mailmill("ingest", "--again", "--batch", "2")
+    assert list(mill.contacts()) == ["a@x.org", "b@x.org"]
 
 
 def test_P04_a_corrected_mapping_lets_in_what_was_held(mill, mailmill):

@@ -399,6 +399,23 @@ def test_P04_an_api_whose_columns_come_go_or_are_renamed_is_held_where_its_sourc
     assert "gone: city" in sync(mill, source, api, page_size=50).received.held[0].why
 
 
+def test_P03_a_full_read_of_which_a_part_was_discarded_withdraws_nobody(mill, source, api) -> None:
+    api.items = [ANN, BOB, CY, DEE]
+    sync(mill, source, api)
+    api.items = [BOB, CY, *({"email": f"bad{n}@@x"} for n in range(3)), DEE]
+    done = sync(mill, source, api, full=True, page_size=3, rows_per_batch=3)
+    assert "once batch 3 is loaded" in done.loaded.notes[0]
+    mill.store.discard(source, [3])
+    for again in (False, True):
+        api.changed = [{"email": "eve@x.org"}]
+        notes = sync(mill, source, api).loaded.notes
+        assert ["batch 3" in note and "--full" in note for note in notes] == [True], again
+    assert {status for status, _ in standing(mill).values()} == {"active"}
+    api.items = [BOB, CY, DEE]
+    assert sync(mill, source, api, full=True).loaded.notes == ()
+    assert standing(mill)["ann@x.org"][0] == "withdrawn"
+
+
 def test_P04_a_batch_that_is_withheld_is_listed_though_most_of_it_are_deletions(mill, api) -> None:
     source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", max_reject_share=0.2)
     api.items = [{"email": f"p{n}@x.org"} for n in range(12)] + [{"email": f"bad{n}@@x"} for n in range(8)]

@@ -43,23 +43,30 @@ UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(err
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND (last_error IS NOT NULL OR %(error)s::text IS NOT NULL);
 
 -- name: find_batch
-SELECT id, rows_read FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
+SELECT id, rows_read, state = 'discarded' FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
 
 -- name: find_newest
 -- The source's newest batch, where it has this content: what came before it may have been true only until then.
-SELECT id, rows_read FROM (
+SELECT id, rows_read, state = 'discarded' FROM (
   SELECT id, rows_read, key, state FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s
    ORDER BY id DESC LIMIT 1) b
  WHERE state <> 'removed' AND (key = %(key)s OR starts_with(key, %(key)s || ':after:'));
 
 -- name: last_columns
--- The columns of the source's newest batch that has any and is not held.
+-- The columns of the source's newest batch that has any and is neither held nor discarded.
 SELECT m.facts -> 'columns', nullif(m.facts -> 'usual', 'null') FROM batches b JOIN manifest m ON m.batch_id = b.id AND m.dataset = 'raw' AND m.tenant_id = b.tenant_id
- WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state <> 'held' AND m.facts -> 'columns' <> '[]'
+ WHERE b.tenant_id = %(tenant_id)s AND b.source_id = %(source_id)s AND b.state NOT IN ('held', 'discarded') AND m.facts -> 'columns' <> '[]'
  ORDER BY b.id DESC LIMIT 1;
 
 -- name: release
 UPDATE batches SET state = 'raw' WHERE tenant_id = %(tenant_id)s AND id = ANY (%(batches)s) AND state = 'held';
+
+-- name: discard
+-- Compare and set: a load that is under way comes before us, or finds its batch gone.
+UPDATE batches SET state = 'discarded'
+ WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND id = ANY (%(batches)s)
+   AND state IN ('held', 'validated', 'discarded') AND loaded_at IS NULL
+RETURNING id, origin, state, seen_at, rows_read, rows_accepted, rows_rejected;
 
 -- name: held
 -- What is held, with its columns and the mapping under which it was, and whether its rows are too few to miss a column.

@@ -96,7 +96,7 @@ CREATE TABLE api_keys (
 -- ---------------------------------------------------------------- ingest
 
 -- held: a person has to agree to its columns; removed: what it said was taken back with its source, its rows are gone
-CREATE TYPE batch_state AS ENUM ('held', 'raw', 'validated', 'loaded', 'removed');
+CREATE TYPE batch_state AS ENUM ('held', 'raw', 'validated', 'loaded', 'discarded', 'removed');
 
 CREATE TABLE batches (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
