@@ -18,6 +18,7 @@ from mailmill.cli.forget import key_of
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import campaigns, erasure, suppressions
 from mailmill.pipelines.ingest import addresses, phones
+from mailmill.pipelines.ingest.erasure import channels
 from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.persons import EACH
 from mailmill.pipelines.target import windows
@@ -71,10 +72,7 @@ def suppress(
     # for every tenant another spelling is kept: whom one tenant's rule holds for the same, others mail as somebody else
     rule = EACH if tenant_id is None else known.rule
     gone = recognised(found["key"].unique(), known.secrets, known.hashes, rule) if known else []
-    mail = pl.col("key").str.contains("@", literal=True)
-    kept = found.filter(~pl.col("key").is_in(list(gone))).with_columns(
-        channel=pl.when(mail).then(pl.lit("email")).otherwise(pl.lit("phone"))
-    )
+    kept = found.filter(~pl.col("key").is_in(list(gone))).with_columns(channel=channels(pl.col("key")))
     added = suppressions.suppress_each(
         conn, tenant_id=tenant_id, address_keys=kept["key"].to_list(), channels=kept["channel"].to_list(),
         reasons=kept["reason"].to_list(), ends=kept["until"].to_list(), notes=kept["note"].to_list(),

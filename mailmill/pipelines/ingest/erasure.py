@@ -34,14 +34,18 @@ def digest(secret: bytes, text: bytes) -> bytes:
     return blake2s(text, key=secret).digest()
 
 
-def hashed_text(key: pl.Expr) -> pl.Expr:
-    """What of a match key is hashed, as bytes: its channel with it."""
-    channel = pl.when(key.str.contains("@", literal=True)).then(pl.lit("email:")).otherwise(pl.lit("phone:"))
-    return pl.concat_str(channel, key).cast(pl.Binary).alias("key")
-
-
 def channel_of(key: str) -> Channel:
     return "email" if "@" in key else "phone"
+
+
+def channels(key: pl.Expr) -> pl.Expr:
+    """channel_of a column of match keys."""
+    return pl.when(key.str.contains("@", literal=True)).then(pl.lit("email")).otherwise(pl.lit("phone"))
+
+
+def hashed_text(key: pl.Expr) -> pl.Expr:
+    """What of a match key is hashed, as bytes: its channel with it."""
+    return pl.concat_str(channels(key), pl.lit(":"), key).cast(pl.Binary).alias("key")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import polars as pl
 
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import addresses, phones
-from mailmill.pipelines.ingest.erasure import digest, hashed_text
+from mailmill.pipelines.ingest.erasure import channels, digest, hashed_text
 from mailmill.pipelines.ingest.erasure_rows import ADDRESSES
 from mailmill.pipelines.ingest.persons import EACH, mailbox
 from mailmill.pipelines.ingest.rejects import REJECTED_SCHEMA
@@ -72,10 +72,9 @@ def without(
     theirs = pl.col("match_key").is_in(gone)
     rows = checked.accepted.filter(theirs)
     refused = rows.select(pl.all().repeat_by("copies").explode()) if "copies" in rows.columns and rows.height else rows
-    mail = pl.col("match_key").str.contains("@", literal=True)
     added = refused.select(
         batch_id=pl.lit(batch[0], pl.Int64), source=pl.lit(batch[1]), line="line",
-        field=pl.when(mail).then(pl.lit("email")).otherwise(pl.lit("phone")), reason=pl.lit(REASON), raw=pl.lit(""),
+        field=channels(pl.col("match_key")), reason=pl.lit(REASON), raw=pl.lit(""),
     )  # fmt: skip
     rejected, mentioned, lines = _silenced(checked, secrets, hashes, rule)
     whole = pl.concat([rejected, added.match_to_schema(REJECTED_SCHEMA)])
