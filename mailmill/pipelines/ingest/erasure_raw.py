@@ -9,7 +9,7 @@ import polars as pl
 
 from mailmill.pipelines.ingest import addresses, cells, phones
 from mailmill.pipelines.ingest.columns import mapped, unreadable
-from mailmill.pipelines.ingest.erasure import Person
+from mailmill.pipelines.ingest.erasure import Person, any_of
 from mailmill.pipelines.ingest.erasure_rows import text_rows
 from mailmill.pipelines.ingest.raw import CELL
 from mailmill.pipelines.ingest.wordlists import countries
@@ -105,7 +105,7 @@ def _by_phone(person: Person, frame: pl.LazyFrame, header: str, land: str | None
     numbers = phones.examine(typed, region)
     theirs = numbers.is_in(list(person.keys)).fill_null(False)
     # without a country it is the source's, which may have been another then: the digits alone decide
-    bare = typed.str.contains(person.numbers or "").fill_null(False) & region.is_null() & numbers.is_null()
+    bare = any_of(pl.lit(typed), person.numbers) & region.is_null() & numbers.is_null()
     return found.filter(theirs | bare)["line"].to_list()
 
 

@@ -217,3 +217,15 @@ def test_a_raw_row_is_theirs_though_the_source_maps_another_column_since(few: bo
     for known in ({"few": False, "mapping": gone}, None):
         assert raw_rows(ANN, rows, gone, known) == [1]
         assert keys_of(rows, gone, known) >= {"ann@x.org", "bob@x.org"}
+
+
+def test_a_batch_may_name_hundreds_who_were_forgotten() -> None:
+    """An expression has a largest size."""
+    mails, numbers = ([template.format(n) for n in range(1000)] for template in ("p{}@x.org", "+43664{:07d}"))
+    who = Person((*mails, *numbers))
+    raw = table_of([{"email": "", "phone": f"0664{n:07d}", "note": f"of P{n}@x.org, and q{n}@x.org"} for n in (7, 999)])
+    [rows] = raw.frames
+    assert numbered_rows(numbers, rows.lazy(), {}) == [1, 2]
+    assert rows.select(erasure.masked(who, rows.schema))["col:note"].to_list() == [
+        "of ***, and q7@x.org", "of ***, and q999@x.org",
+    ]  # fmt: skip
