@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from mailmill.io.lake import Lake, LakeFile
-from mailmill.io.postgres import campaigns, copying, erasure, ledger, manifest, recipients
+from mailmill.io.postgres import campaigns, copying, erasure, manifest, recipients
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.postgres.sql import statements
@@ -127,11 +127,7 @@ class PostgresCampaigns:
             return before is not None
 
     def settle(self, *, by: str) -> list[str]:
-        campaigns.settle_cancelled(self.database)
-        swept = 1
-        while swept:
-            with self.database.transaction() as conn:
-                swept = ledger.sweep(conn)
+        campaigns.sweep(self.database)
         with self.database.transaction() as conn:
             return campaigns.finish_settled(conn, by=by)
 

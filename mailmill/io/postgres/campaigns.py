@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg.rows import class_row, dict_row
 
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import accounts
+from mailmill.io.postgres import accounts, ledger
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.sql import statements
 from mailmill.io.postgres.suppressions import raise_change_number
@@ -163,7 +162,8 @@ def due(conn: psycopg.Connection) -> list[Due]:
 
 
 def finish_settled(conn: psycopg.Connection, *, by: str, campaign_id: int | None = None) -> list[str]:
-    """Finish the campaigns whose ledger has no open row left (P15). Out: their names.
+    """Finish the campaigns whose ledger has no open row left (P15); one that was cancelled has its end noted. Out: the
+    names of those finished.
 
     What somebody else is changing is left for the next time.
     """
@@ -179,35 +179,24 @@ def finish_settled(conn: psycopg.Connection, *, by: str, campaign_id: int | None
 def cancel(database: Database, campaign: Campaign, *, by: str, reason: str | None = None) -> int:
     """Cancel a campaign: at once for the workers, then row by row for the ledger. Out: messages cancelled now.
 
-    Killed in between, `settle_cancelled` (every tick) does the rest.
+    Killed in between, the workers and every tick do the rest, as with what a worker still has and gives back.
 
     Raises: Misconfigured when it is over already.
     """
     with database.transaction() as conn:
         require(conn, campaign, "cancel", by=by, reason=reason)
-    return settle_cancelled(database, campaign.campaign_id)
-
-
-def settle_cancelled(database: Database, campaign_id: int | None = None) -> int:
-    """Turn what is still queued, deferred or held of cancelled campaigns into cancelled, a batch a transaction.
-
-    Leased rows are their worker's; the next call takes what it gives back. Out: messages cancelled.
-    """
+    n = sweep(database, campaign.campaign_id)
     with database.transaction() as conn:
-        found: Sequence[Any] = conn.execute(SQL["unsettled_cancels"], {"campaign_id": campaign_id}).fetchall()
-    total = 0
-    for (campaign,) in found:
-        after: int | None = 0
-        while after is not None:
-            with database.transaction() as conn:
-                row = conn.execute(SQL["cancel_messages"], {"campaign_id": campaign, "after": after}).fetchone()
-                assert row is not None
-                total += row[0]
-                after = row[1]
-        _each(database, SQL["close_cancelled"], campaign)
+        finish_settled(conn, by=by, campaign_id=campaign.campaign_id)
+    return n
+
+
+def sweep(database: Database, campaign_id: int | None = None) -> int:
+    """End what can no longer be sent of this campaign, or of any, a batch a transaction. Out: how many messages."""
+    total, swept = 0, 1
+    while swept:
+        with database.transaction() as conn:
+            ledger.session(conn)  # or it may read the whole ledger for each batch
+            swept = ledger.sweep(conn, campaign_id)
+        total += swept
     return total
-
-
-def _each(database: Database, statement: LiteralString, campaign_id: int) -> None:
-    with database.transaction() as conn:
-        conn.execute(statement, {"campaign_id": campaign_id})

@@ -57,7 +57,7 @@ def test_F45_cancel_ends_what_no_worker_holds_and_the_counts_add_up(world):
     world.run("UPDATE messages SET state = 'leased', queued = false WHERE id = 1")
     world.run("UPDATE messages SET state = 'sent', queued = false WHERE id = 2")
     world.run("UPDATE messages SET state = 'deferred' WHERE id = 3")
-    world.run("UPDATE messages SET state = 'held', queued = false WHERE id = 4")
+    world.run("UPDATE messages SET state = 'held', due_at = 'infinity' WHERE id = 4")
     before = world.value("SELECT n FROM change_number")
     assert cancel(world) == 3
     assert states(world) == {"leased": 1, "sent": 1, "cancelled": 3}

@@ -79,54 +79,30 @@ UPDATE campaigns SET transport_id = %(transport_id)s, content = %(content)s, as_
  WHERE id = %(campaign_id)s;
 
 -- name: settled
--- P15: campaigns that may be over, by cheap questions: nothing queued, and no lease that is worked at or still has rows.
--- Locked by a statement of its own, so that `finish` asks the ledger anew: whoever sends doubts again holds the campaign,
+-- P15: campaigns that may be over, by cheap questions: nothing queued, and no lease that is worked at or still has rows. So
+-- are cancelled ones whose last rows a worker had. Locked by a statement of its own, so that `finish` asks the ledger anew: whoever sends doubts again holds the campaign,
 -- and a statement that had waited for that would go on with what it saw before. A null id means all of them.
 SELECT c.id FROM campaigns c
- WHERE c.state IN ('running', 'paused') AND c.planned IS NOT NULL AND (%(campaign_id)s::int IS NULL OR c.id = %(campaign_id)s)
+ WHERE (c.state IN ('running', 'paused') AND c.planned IS NOT NULL OR c.state = 'cancelled' AND c.finished_at IS NULL)
+   AND (%(campaign_id)s::int IS NULL OR c.id = %(campaign_id)s)
    AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued)
    AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id AND (l.until > clock_timestamp()
          OR EXISTS (SELECT FROM messages m WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token)))
  ORDER BY c.id FOR NO KEY UPDATE SKIP LOCKED;
 
 -- name: finish
--- Finished is what the ledger says: every recipient that was planned is in a terminal state.
+-- Finished is what the ledger says: every recipient that was planned is in a terminal state. What was cancelled stays so.
 WITH finished AS (
-  UPDATE campaigns c SET state = 'finished', finished_at = clock_timestamp()
-   WHERE c.id = %(campaign_id)s AND c.state IN ('running', 'paused')
-     AND c.planned = (SELECT count(*) FROM messages m WHERE m.campaign_id = c.id
+  UPDATE campaigns c SET state = CASE c.state WHEN 'cancelled' THEN c.state ELSE 'finished' END, finished_at = clock_timestamp()
+   WHERE c.id = %(campaign_id)s AND c.state IN ('running', 'paused', 'cancelled')
+     AND coalesce(c.planned, 0) = (SELECT count(*) FROM messages m WHERE m.campaign_id = c.id
                          AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
                          AND m.state NOT IN ('queued', 'leased', 'deferred', 'held'))
   RETURNING id, tenant_id, slug, old.state AS before),
 noted AS (
   INSERT INTO campaign_transitions (tenant_id, campaign_id, from_state, to_state, by, reason)
-  SELECT tenant_id, id, before, 'finished', %(by)s, 'every recipient is accounted for' FROM finished)
-SELECT t.slug || '/' || f.slug FROM finished f JOIN tenants t ON t.id = f.tenant_id;
-
--- name: unsettled_cancels
-SELECT id FROM campaigns WHERE state = 'cancelled' AND finished_at IS NULL
-   AND (%(campaign_id)s::int IS NULL OR id = %(campaign_id)s) ORDER BY id;
-
--- name: cancel_messages
--- The next rows of a cancelled campaign that no worker holds. A claim in progress goes first: then the row is leased.
-WITH picked AS (
-  SELECT m.id FROM messages m JOIN campaigns c ON c.id = m.campaign_id
-   WHERE c.id = %(campaign_id)s AND c.state = 'cancelled' AND m.id >= greatest(c.first_message_id, %(after)s::bigint + 1)
-     AND m.id < c.first_message_id + c.planned AND m.state IN ('queued', 'deferred', 'held')
-   ORDER BY m.id LIMIT 20000 FOR UPDATE OF m),
-changed AS (
-  UPDATE messages m SET state = end_of(m.doubted, 'cancelled'), queued = false, done_at = clock_timestamp(),
-         reason = 'campaign_cancelled'
-    FROM picked WHERE m.id = picked.id RETURNING m.id)
-SELECT count(*), max(id) FROM changed;
-
--- name: close_cancelled
-UPDATE campaigns c SET finished_at = clock_timestamp()
- WHERE c.id = %(campaign_id)s AND c.state = 'cancelled' AND c.finished_at IS NULL
-   AND NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id
-                    AND m.id >= c.first_message_id AND m.id < c.first_message_id + c.planned
-                    AND m.state IN ('queued', 'leased', 'deferred', 'held'))
-RETURNING id;
+  SELECT tenant_id, id, before, 'finished', %(by)s, 'every recipient is accounted for' FROM finished WHERE before <> 'cancelled')
+SELECT t.slug || '/' || f.slug FROM finished f JOIN tenants t ON t.id = f.tenant_id WHERE f.before <> 'cancelled';
 
 -- name: tenant
 SELECT id FROM tenants WHERE slug = %(tenant)s;

@@ -287,23 +287,20 @@ UPDATE messages m SET state = 'queued', due_at = CASE WHEN m.reason = 'provider_
   FROM campaigns c
  WHERE c.transport_id = %(transport_id)s AND m.campaign_id = c.id AND m.queued AND m.state = 'held';
 
--- name: sweep_cancelled
-UPDATE messages m SET state = end_of(m.doubted, 'cancelled'), queued = false, done_at = clock_timestamp(),
-       reason = 'campaign_cancelled'
- WHERE m.id IN (
-   SELECT q.id FROM campaigns c
-    CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = c.id AND queued LIMIT 20000
-                        FOR UPDATE SKIP LOCKED) q
-    WHERE c.state = 'cancelled' AND c.finished_at IS NULL);
-
--- name: sweep_ended
-UPDATE messages m SET state = end_of(m.doubted, 'expired'), queued = false, reason = 'campaign_ended',
-       done_at = clock_timestamp()
- WHERE m.id IN (
-   SELECT q.id FROM campaigns c
-    CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = c.id AND queued LIMIT 20000
-                        FOR UPDATE SKIP LOCKED) q
-    WHERE c.state IN ('running', 'paused') AND c.ends_at <= clock_timestamp());
+-- name: sweep
+-- What can no longer be sent ends: with its campaign's cancel, or at its end; 20,000 messages of a campaign at most. What
+-- somebody has locked is being claimed or given back: the next sweep takes it, or whoever claimed it.
+UPDATE messages m SET state = end_of(m.doubted, q.ends), queued = false, done_at = clock_timestamp(), reason = q.reason
+  FROM (SELECT r.id, o.ends, o.reason
+          FROM (SELECT id, CASE state WHEN 'cancelled' THEN 'cancelled' ELSE 'expired' END::message_state AS ends,
+                       CASE state WHEN 'cancelled' THEN 'campaign_cancelled' ELSE 'campaign_ended' END AS reason
+                  FROM campaigns
+                 WHERE (%(campaign_id)s::int IS NULL OR id = %(campaign_id)s)
+                   AND (state = 'cancelled' AND finished_at IS NULL
+                        OR state IN ('running', 'paused') AND ends_at <= clock_timestamp())) o
+         CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = o.id AND queued LIMIT 20000
+                             FOR UPDATE SKIP LOCKED) r OFFSET 0) q
+ WHERE m.id = q.id;
 
 -- name: next_due
 SELECT extract(epoch FROM min(d.due_at) - clock_timestamp())::float8
