@@ -231,6 +231,11 @@ class Installation:
             campaign_id, campaigns=store, contacts=contacts, preflight=self.preflight, public_url=self.public_url, by=by
         )
 
+    def settle(self, *, by: str) -> list[str]:
+        """End what can no longer be sent, finish what is done, of every campaign. Out: the names of those finished."""
+        store, _ = self._planner()
+        return store.settle(by=by)
+
     def send_slice(self, campaign: str, *, max_seconds: float, progress: Callable[[str], None]) -> dict[str, int]:
         """Work at one campaign in this process until nothing is left to send soon. Out: messages by what they became.
 

@@ -12,6 +12,7 @@ from mailmill.io.postgres import control
 BY = "dagster"
 OWNERS = ["team:campaigns"]
 WATCH_S = 2.0  # between looks at a campaign that workers send
+URGENT = "dagster/priority"  # of a run that has a campaign to start
 
 
 class SliceConfig(dg.Config):
@@ -93,9 +94,11 @@ def deliveries(
     campaign = _campaign(context, mill)
     deadline = time.monotonic() + config.max_seconds
     sent: dict[str, int] = {}
+    mill.settle(by=BY)  # what was cancelled or has ended is no work
     with progress.followed(context, mill, campaign.campaign_id):
-        watched = _watch(campaign, mill, deadline)
-        if (left := deadline - time.monotonic()) > 0 and mill.account(campaign.campaign_id).open:
+        watched = _watch(context.instance, campaign, mill, deadline)
+        left = deadline - time.monotonic()
+        if left > 0 and mill.account(campaign.campaign_id).open and not _workers(campaign, mill):
             sent = mill.send_slice(campaign.name, max_seconds=left, progress=context.log.info)
     found = progress.look(mill, campaign.campaign_id)
     return dg.MaterializeResult(
@@ -110,16 +113,27 @@ def deliveries(
     )
 
 
-def _watch(campaign: stored.Campaign, mill: Mill, deadline: float) -> bool:
-    """Look on while workers live that may send it and something is open. Out: whether any lived."""
+def _watch(instance: dg.DagsterInstance, campaign: stored.Campaign, mill: Mill, deadline: float) -> bool:
+    """Look on while workers live that may send it, it runs and something is open; whoever waits for a place among the
+    runs gets ours, unless it is to look on as well. Out: whether any worker lived."""
     watched = False
-    while time.monotonic() < deadline and mill.account(campaign.campaign_id).open:
-        with mill.database.transaction() as conn:
-            if not control.live_workers(conn, campaign.name):
-                break
+    while time.monotonic() < deadline and _workers(campaign, mill):
+        account = mill.account(campaign.campaign_id)
+        if account.state != "running" or not account.open or _somebody_waits(instance):
+            return True
         watched = True
         time.sleep(WATCH_S)
     return watched
+
+
+def _workers(campaign: stored.Campaign, mill: Mill) -> bool:
+    with mill.database.transaction() as conn:
+        return control.live_workers(conn, campaign.name) > 0
+
+
+def _somebody_waits(instance: dg.DagsterInstance) -> bool:
+    queued = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED]))
+    return any(run.job_name != "campaign" or URGENT in run.tags for run in queued)
 
 
 @dg.asset_check(

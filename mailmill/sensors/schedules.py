@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from mailmill.assets import partitions
+from mailmill.assets import campaigns, partitions
 from mailmill.assets.resources import Mill
 from mailmill.io.postgres import control
 from mailmill.io.postgres import revalidation as stored
@@ -53,8 +53,11 @@ def requests(
 )
 def campaign_tick(context: dg.ScheduleEvaluationContext, mill: dg.ResourceParam[Mill]) -> Iterator[dg.RunRequest]:
     with mill.database.transaction("owner") as conn:
-        due = control.campaigns_with_work(conn)
-    yield from requests(context, due, partitions.campaigns, "mailmill/campaign")
+        found = control.campaigns_with_work(conn)
+    to_start = {one.key for one in found if one.kind in ("scheduled", "planning")}
+    for request in requests(context, found, partitions.campaigns, "mailmill/campaign"):
+        urgent = {campaigns.URGENT: "1"} if request.partition_key in to_start else {}
+        yield request.with_replaced_attrs(tags={**request.tags, **urgent})
 
 
 @dg.schedule(

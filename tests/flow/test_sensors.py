@@ -219,6 +219,15 @@ def skipped(name: str, world: World, instance: dg.DagsterInstance) -> str:
 
 
 def test_F35_the_tick_starts_what_is_due_and_not_what_is_at_work(world: World, instance: dg.DagsterInstance) -> None:
+    with world.database.transaction() as conn:
+        conn.execute("UPDATE campaigns SET state = 'cancelled', scheduled_at = NULL WHERE slug = 'draft'")
+    context = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=datetime.now(UTC), resources={"mill": world}
+    )
+    first = {str(one.partition_key): one.tags.get("dagster/priority") for one in schedules.campaign_tick(context)}
+    assert first == {"acme|due": "1", "beta|draft": None}, "what is to start comes before what is only to be settled"
+    with world.database.transaction() as conn:
+        conn.execute("UPDATE campaigns SET finished_at = now() WHERE slug = 'draft'")
     assert tick("campaign_tick", world, instance) == ["acme|due"]
     instance.add_run(
         dg.DagsterRun(job_name="campaign", status=dg.DagsterRunStatus.STARTED, tags={"mailmill/campaign": "acme|due"})
