@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailmill import references
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io import data_folder
 from mailmill.io.postgres.database import Database, Role, external
 from mailmill.io.postgres.server import DAGSTER_DATABASE, EmbeddedServer
@@ -253,6 +253,8 @@ class Installation:
         )
         for what, why in done.report.problems.items():
             progress(f"{what}: {why}")
+        if done.report.failed:  # the journal, say: nothing will be sent until somebody mends it
+            raise StoreUnavailable(f"the worker {done.worker} gave up: {done.report.problems.get('worker')}")
         return {what: n for what, n in done.report.counts.items() if n}
 
     def account(self, campaign_id: int) -> Account:

@@ -14,7 +14,9 @@ from send_process import end_all, start
 from send_world import Sink, by_address, until
 
 from mailmill.definitions import definitions
+from mailmill.io.journal import FolderJournal
 from mailmill.io.postgres import campaigns
+from mailmill.pipelines.send.ports import JournalFailed
 from mailmill.sensors import schedules
 
 _PLACE = RegisteredCodeLocationOrigin("mailmill")
@@ -101,3 +103,16 @@ def test_a_run_that_only_looks_on_makes_room_for_one_that_waits(
     assert done.success and states(people) == {"queued": 4}, "it is the worker's to send"
     [made] = done.asset_materializations_for_node("deliveries")
     assert made.metadata["sent_by"].value == "workers"
+
+
+def test_F20_a_run_whose_journal_cannot_be_written_fails(
+    people: People, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: FolderJournal, token: int, campaign_id: int = 0) -> None:
+        raise JournalFailed("the journal cannot be made: no space left on device")
+
+    monkeypatch.setattr(FolderJournal, "open", full)
+    people.planned("acme")
+    done = worked(people, instance)
+    assert not done.success and states(people) == {"queued": 4}
+    assert "no space left on device" in str(done.failure_data_for_node("deliveries"))
