@@ -81,10 +81,11 @@ class Lake:
 
     def remove_torn(self, tenant_id: int) -> None:
         """Remove what killed writers left of a tenant: files under temporary names, frames laid aside."""
-        folder = self.root / str(tenant_id)
-        for path in (*folder.rglob(".*.parquet.tmp"), *folder.glob(f"{SPOOL}*/{BUSY}")):
-            if not _is_busy(path):
-                shutil.rmtree(path.parent, ignore_errors=True) if path.name == BUSY else path.unlink(missing_ok=True)
+        for path in below(self.root / str(tenant_id)):
+            spooled = path.name == BUSY and path.parent.name.startswith(SPOOL)
+            torn = path.name.startswith(".") and path.name.endswith(".parquet.tmp")
+            if (spooled or torn) and not _is_busy(path):
+                shutil.rmtree(path.parent, ignore_errors=True) if spooled else path.unlink(missing_ok=True)
 
     def path(self, file: str) -> Path:
         return self.root / file
@@ -105,7 +106,11 @@ class Lake:
         In:     listed, taken after this was called or just before; pinned files among them.
         """
         keep, now, notes = set(listed), time.time(), self._notes()
-        found = {path: path.stat().st_size for path in self.root.rglob("*.parquet*") if path.is_file()}
+        found: dict[Path, int] = {}
+        for path in below(self.root):
+            if ".parquet" in path.name:
+                with suppress(FileNotFoundError):  # finished or gone since it was seen
+                    found[path] = path.stat().st_size
         unlisted = {path: str(path.relative_to(self.root)) for path in found}
         unlisted = {path: name for path, name in unlisted.items() if name not in keep}
         since = {name: notes.get(name, now) for name in unlisted.values()}
@@ -135,6 +140,12 @@ class Lake:
         write_whole(self.root / NOTES, json.dumps(since))
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """The files below a folder. What goes while they are walked, as a validation's frames do, is left out."""
+    for at, _, names in os.walk(folder):
+        yield from (Path(at, name) for name in names)
+
+
 @contextmanager
 def busy(path: Path) -> Iterator[None]:
     """Hold a file's lock (flock) while it is written: whoever finds it without one knows that its writer was killed."""
@@ -145,7 +156,7 @@ def busy(path: Path) -> Iterator[None]:
 
 def _is_busy(path: Path) -> bool:
     try:
-        with path.open("ab") as file:
+        with path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, FileNotFoundError):
         return True

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 
 from mailmill.io import person_search
-from mailmill.io.lake import Lake
+from mailmill.io.lake import Lake, below
 from mailmill.io.postgres import erasure
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.sources import drop_folders
@@ -52,8 +52,7 @@ class Places:
     dagster: DagsterStorage
 
     def lake_files(self, tenant_id: int) -> Iterator[Path]:
-        folder = self.lake.root / str(tenant_id)
-        return (path for path in sorted(folder.rglob("*")) if path.is_file()) if folder.is_dir() else iter(())
+        return (path for path in sorted(below(self.lake.root / str(tenant_id))) if path.is_file())
 
     def quarantine(self, tenant: str) -> Path:
         """Where dropped files go that could not be written anew."""
@@ -91,7 +90,7 @@ class Places:
         tops = [path for path in self.home.iterdir() if path.name not in ELSEWHERE] if self.home.is_dir() else []
         if not self.journal.is_relative_to(self.home):
             tops.append(self.journal)
-        found = (path for top in tops for path in (top, *top.rglob("*")))
+        found = (path for top in tops for path in (top, *below(top)))
         files = sorted(path for path in found if path.is_file())
         hits = tuple(
             shown(path)

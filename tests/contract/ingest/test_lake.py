@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import polars as pl
 import pytest
 
 from mailmill.errors import StoreUnavailable
-from mailmill.io.lake import Lake, busy
+from mailmill.io.lake import Lake, below, busy
 from mailmill.io.spool import spool
 
 
@@ -26,6 +28,22 @@ def test_what_a_killed_writer_left_goes_and_what_somebody_is_writing_stays(lake:
         assert [frame["n"].to_list() for frame in alive.take(0)] == [[2]]
     lake.remove_torn(1)
     assert [path.name for path in (lake.root / "1").rglob("*") if path.is_file()] == [lake.path(kept.file).name]
+
+
+def test_what_goes_while_the_lake_is_walked_stops_nobody(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation ends while somebody is forgotten or the lake is swept."""
+    kept = lake.write(pl.DataFrame({"n": [1]}), tenant_id=1, dataset="raw")
+    (lake.root / "1" / "first").write_bytes(b"")
+    with spool(lake.root / "1") as alive:
+        alive.put(0, pl.DataFrame({"n": [2]}))
+        walk = below(lake.root / "1")
+        found = [next(walk)]
+        frames = list(alive.folder.glob("*.parquet"))
+        shutil.rmtree(alive.folder)
+        assert {path.name for path in [*found, *walk]} == {"first", lake.path(kept.file).name}
+    monkeypatch.setattr("mailmill.io.lake.below", lambda folder: [*frames, lake.path(kept.file)])
+    swept = lake.sweep([kept.file])
+    assert (swept.waiting, swept.listed) == (0, 1)
 
 
 def test_a_validation_whose_frames_were_taken_away_says_what_to_do(lake: Lake) -> None:
