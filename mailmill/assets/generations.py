@@ -8,9 +8,11 @@ import polars as pl
 from mailmill.assets import partitions, reports
 from mailmill.assets.contacts import OWNERS, contacts
 from mailmill.assets.resources import Mill
+from mailmill.errors import MailmillError, TransientError, unforeseen
 from mailmill.io.postgres import generations
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.ingest import stage
+from mailmill.pipelines.ingest.generations import Published
 
 # reported, never made: what segments follow, whoever published (sensor `publications`)
 published_contacts = dg.AssetSpec(
@@ -26,11 +28,23 @@ published_contacts = dg.AssetSpec(
 
 @dg.asset(deps=[contacts], group_name="ingest", kinds={"parquet"}, owners=OWNERS)
 def contact_generations(mill: dg.ResourceParam[Mill]) -> dg.MaterializeResult:
-    """Every tenant's contacts as they are now: reactions and suppressions change them without any new batch."""
+    """Every tenant's contacts as they are now: reactions and suppressions change them without any new batch.
+
+    What is wrong with one tenant's holds up nobody else's.
+    """
     with mill.database.transaction() as conn:
         tenants = generations.tenants(conn)
-    now = datetime.now(UTC)
-    published = {slug: stage.publish_contacts(number, mill.ingest, now=now) for slug, number in tenants.items()}
+    published, failed = dict[str, Published](), dict[str, Exception]()
+    for slug, number in tenants.items():
+        try:
+            published[slug] = stage.publish_contacts(number, mill.ingest, now=datetime.now(UTC))
+        except Exception as error:
+            failed[slug] = error
+    if failed:
+        said = [f"{slug}: {error if isinstance(error, MailmillError) else unforeseen(error)}"
+                for slug, error in failed.items()]  # fmt: skip
+        passing = all(isinstance(error, TransientError) for error in failed.values())
+        raise dg.Failure("; ".join(said), allow_retries=passing) from next(iter(failed.values()))
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": sum(one.rows for one in published.values()),

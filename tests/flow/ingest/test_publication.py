@@ -16,6 +16,7 @@ from mailmill.io.lake import Lake
 from mailmill.io.postgres import manifest
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.generation_rows import SQL as generations_sql
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.pipelines.ingest import addresses, providers, stage
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
@@ -270,3 +271,25 @@ def test_the_assets_say_what_was_written_kept_and_swept(mill, people):
     done = dg.materialize([lake.swept_lake], resources={"mill": house})
     (event,) = done.get_asset_materialization_events()
     assert event.materialization.metadata["listed_files"].value == 4
+
+
+def test_contacts_of_one_tenant_that_cannot_be_published_hold_up_nobody_elses(mill, people):
+    publish(mill, people(1))
+    mill.read(mill.source(tenant="zeta"), "email\nann@x.org\n")
+    publish(mill, mill.tenant("zeta"))
+    run(mill, "UPDATE contacts SET name = 'new'")
+    store = IngestStore(database=mill.database, lake=mill.lake, patience_s=0.2)
+    house = Housekeeping(mill.database, mill.lake, store, set())
+    with mill.database.connect(autocommit=True) as other:
+        other.execute(generations_sql["lock"], {"tenant_id": mill.tenant()})
+        done = dg.materialize([generations.contact_generations], resources={"mill": house}, raise_on_error=False)
+    assert not done.success
+    (event,) = done.get_step_failure_events()
+    assert event.step_failure_data.user_failure_data.description == (
+        "acme: another publication of these contacts is still running"
+    )
+    names = {
+        tenant: mill.lake.scan(files(mill, mill.tenant(tenant)), CONTACTS_SCHEMA).collect()["name"].to_list()
+        for tenant in ("acme", "zeta")
+    }
+    assert names == {"acme": ["P1"], "zeta": ["new"]}
