@@ -7,6 +7,7 @@ import polars as pl
 
 from mailmill.assets import conditions, partitions, reports
 from mailmill.assets.resources import Mill
+from mailmill.errors import MailmillError, TransientError
 from mailmill.io.postgres import segments as stored
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.segments import PostgresSegments
@@ -21,16 +22,19 @@ from mailmill.pipelines.target.ports import Segment
     kinds={"polars", "parquet"},
     owners=["team:data"],
     automation_condition=conditions.refreshed_with_contacts(),
+    retry_policy=dg.RetryPolicy(max_retries=3, delay=10, backoff=dg.Backoff.EXPONENTIAL),
 )
 def segments(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.MaterializeResult:
     """The contacts a rule takes in, as of now, against the time before."""
-    with mill.database.transaction() as conn:
-        segment = stored.find(conn, "/".join(partitions.parts(context.partition_key)))
-    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
-    if generation is None:
-        raise dg.Failure(str(planning.no_contacts(segment.tenant)), allow_retries=False)
     store = PostgresSegments(database=mill.database, lake=mill.lake)
-    change = planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
+    try:
+        with store.alone("/".join(partitions.parts(context.partition_key))) as segment:
+            generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
+            if generation is None:
+                raise planning.no_contacts(segment.tenant)
+            change = planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
+    except MailmillError as error:  # only a request settles a change, so what passes is tried again by this run
+        raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from error
     contacts = generation.contacts.select(pl.len()).collect().item()
     return dg.MaterializeResult(
         metadata={

@@ -68,11 +68,10 @@ def preview(mill: Installation, name: str, *, rows: int) -> Preview:
 
 def refresh(mill: Installation, name: str) -> Change:
     """Materialize a segment that was applied. Raises: Misconfigured."""
-    with mill.database.transaction() as conn:
-        segment = segments.find(conn, name)
     store = PostgresSegments(database=mill.database, lake=mill.lake)
-    generation = _generation(mill, segment)
-    return planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
+    with store.alone(name) as segment:
+        generation = _generation(mill, segment)
+        return planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
 
 
 def compare(mill: Installation, first: str, second: str) -> Overlap:

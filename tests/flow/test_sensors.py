@@ -191,12 +191,12 @@ def test_a_segment_is_made_anew_when_its_rule_was_edited(world: World, instance:
     assert asked() == []  # never made: the automation condition does that
     with world.database.transaction() as conn:
         conn.execute(
-            "INSERT INTO manifest (file, tenant_id, dataset, part, rows, bytes)"
-            " SELECT 'f', tenant_id, 'segments', slug, 1, 1 FROM segments LIMIT 1"
+            "INSERT INTO manifest (file, tenant_id, dataset, part, rows, bytes, facts)"
+            " SELECT 'f', tenant_id, 'segments', slug, 1, 1, spec FROM segments LIMIT 1"
         )
     assert asked() == []
     with world.database.transaction() as conn:
-        conn.execute("UPDATE segments SET applied_at = clock_timestamp()")
+        conn.execute('UPDATE segments SET spec = \'{"rule": {"tag": "news"}}\', applied_at = clock_timestamp()')
     ((partition, key),) = asked()
     assert partition == "acme|all" and asked() == [(partition, key)]  # one run an edit: the key stays
 

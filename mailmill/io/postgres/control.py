@@ -81,7 +81,7 @@ def segments(conn: psycopg.Connection) -> list[Thing]:
 
 
 def edited_segments(conn: psycopg.Connection) -> list[Thing]:
-    """Segments whose rule is newer than what was made of them; `version` tells one edit from the next."""
+    """Segments that were made by another rule than they have; `version` tells one such time from the next."""
     return _things(conn, "edited_segments")
 
 

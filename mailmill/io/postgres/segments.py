@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from psycopg.rows import class_row
 from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import manifest
-from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.target.ports import Segment
 from mailmill.pipelines.target.segments import SEGMENT_SCHEMA
@@ -45,6 +46,16 @@ class PostgresSegments:
 
     database: Database
     lake: Lake
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[Segment]:
+        """The segment `tenant/slug`, which nobody else makes anew until the block ends: they wait.
+
+        Raises: Misconfigured when there is none.
+        """
+        with driver_errors(), self.database.connect(autocommit=True) as conn:
+            conn.execute(SQL["lock"], {"name": name})
+            yield find(conn, name)
 
     def last(self, segment: Segment) -> pl.DataFrame:
         with self.database.transaction() as conn:

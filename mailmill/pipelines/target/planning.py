@@ -245,6 +245,7 @@ def refresh_segment(segment: Segment, *, store: Segments, generation: Generation
         "joined": change.joined,
         "left": change.left,
         "contacts_as_of": generation.as_of.isoformat(),
+        "rule": segment.rule,
     }
     store.publish(segment, members, facts)
     return change

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import dagster as dg
 
 from mailmill import definitions  # noqa: F401 - its filters silence what Dagster calls preview
 from mailmill.assets import segments
+from mailmill.cli.segments import refresh
+from mailmill.io.postgres import control
 
 
 def test_a_segment_is_a_partition_that_says_who_joined_and_left_since_the_time_before(world, frame):
@@ -25,3 +28,36 @@ def test_a_segment_is_a_partition_that_says_who_joined_and_left_since_the_time_b
             seen.append((made.partition, *said))
     assert seen == [("acme|all", 4, 4, 0), ("acme|all", 2, 1, 3)]
     assert world.rows("SELECT part, rows FROM manifest WHERE dataset = 'segments'") == [("all", 2)]
+
+
+def test_a_segment_that_several_make_anew_at_once_has_one_generation(world):
+    mill = SimpleNamespace(database=world.database, lake=world.lake)
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: refresh(mill, "acme/all"), range(12)))
+    assert [(one.rows, one.left) for one in made] == [(5, 0)] * 12
+    assert sum(one.joined for one in made) == 5, "whoever comes later finds what the first has made"
+    assert world.rows("SELECT part, rows FROM manifest WHERE dataset = 'segments'") == [("all", 5)]
+
+
+def test_a_rule_that_is_applied_while_a_segment_is_made_by_the_one_before_makes_it_anew(world, project, monkeypatch):
+    mill = SimpleNamespace(database=world.database, lake=world.lake)
+    write = world.lake.write.__func__
+
+    def meanwhile(lake, *args, **terms):
+        world.apply(*[{**one, "rule": {"country": "AT"}} for one in project() if one["kind"] == "segment"])
+        return write(lake, *args, **terms)
+
+    def edited():
+        with world.database.transaction() as conn:
+            return [(one.key, one.version) for one in control.edited_segments(conn)]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(world.lake), "write", meanwhile)
+        assert refresh(mill, "acme/all").rows == 5
+    [(key, version)] = edited()
+    assert key == "acme|all" and edited() == [(key, version)], "one run an edit"
+    assert refresh(mill, "acme/all").rows == 0 and edited() == []
+    world.apply(
+        *[{**one, "name": "Everybody", "rule": {"country": "AT"}} for one in project() if one["kind"] == "segment"]
+    )
+    assert edited() == []

@@ -17,12 +17,12 @@ SELECT slug AS tenant, '' AS slug FROM tenants ORDER BY slug;
 SELECT t.slug AS tenant, s.slug FROM segments s JOIN tenants t ON t.id = s.tenant_id ORDER BY t.slug, s.slug;
 
 -- name: edited_segments
--- Materialized before their rule was applied anew.
-SELECT t.slug AS tenant, s.slug, extract(epoch FROM s.applied_at)::bigint::text AS version
+-- Made by another rule than today's, also where the rule was applied while they were being made.
+SELECT t.slug AS tenant, s.slug, concat(extract(epoch FROM s.applied_at), '/', extract(epoch FROM max(m.published_at))) AS version
   FROM segments s JOIN tenants t ON t.id = s.tenant_id
- WHERE EXISTS (SELECT FROM manifest m WHERE m.tenant_id = s.tenant_id AND m.dataset = 'segments' AND m.part = s.slug
-                AND m.published_at < s.applied_at)
- ORDER BY t.slug, s.slug;
+  JOIN manifest m ON m.tenant_id = s.tenant_id AND m.dataset = 'segments' AND m.part = s.slug
+ WHERE m.facts -> 'rule' IS DISTINCT FROM s.spec -> 'rule'
+ GROUP BY t.slug, s.slug, s.applied_at ORDER BY t.slug, s.slug;
 
 -- name: published_contacts
 -- What each tenant's generation of contacts is made of: another one is made of other files.
