@@ -93,8 +93,9 @@ def answer_json(value: Any) -> None:
 
 
 def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
-    """Rows as a table a person reads; numbers to the right. On a pipe it is as wide as it needs to be."""
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    """Rows as a table a person reads; numbers to the right. On a pipe it is as wide as it needs to be; on a terminal
+    what is too long goes on in the next line: a Message-ID that is cut leads nowhere."""
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
     if not rows:
         console.print(f"{title}: nothing" if title else "nothing")
         return
@@ -103,7 +104,7 @@ def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None)
     table = Table()
     for name, value in rows[0].items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        table.add_column(name.replace("_", " "), justify="right" if number else "left")
+        table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))  # as it is: no markup, no escape codes
     console.print(table)

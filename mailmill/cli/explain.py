@@ -6,14 +6,14 @@ import dataclasses
 import re
 from typing import Annotated, Any
 
-import polars as pl
 import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
+from mailmill.cli.forget import key_of
 from mailmill.cli.stats import TenantOption, chosen, reading
 from mailmill.errors import Misconfigured
+from mailmill.io.postgres import erasure
 from mailmill.io.postgres import explain as known
-from mailmill.pipelines.ingest.addresses import examine
 from mailmill.pipelines.read.explanation import Explanation, Sighting, Suppression, Value
 from mailmill.pipelines.send import tokens
 
@@ -31,8 +31,9 @@ def explain(
     with reading() as conn:
         for one in chosen(conn, tenant):
             if message is None:
-                key = _key(asked)
-                found.append(known.by_key(conn, mill.lake, tenant_id=one.id, tenant=one.slug, key=key))
+                key = key_of(asked)
+                for theirs in erasure.sharing(conn, one.id, [key]) or [key]:  # all that have this number
+                    found.append(known.by_key(conn, mill.lake, tenant_id=one.id, tenant=one.slug, key=theirs))
             elif message.tenant == one.id:
                 found.append(known.by_message(
                     conn, mill.lake, tenant_id=one.id, tenant=one.slug, campaign_id=message.campaign,
@@ -60,14 +61,6 @@ def _message(asked: str) -> tokens.Token | None:
     if match is None:
         return None
     return tokens.verify(match[1], installation().signing_keys("return_path"), "return_path")
-
-
-def _key(asked: str) -> str:
-    """The key a contact of this address is found by; what is no address (a phone number) stands for itself."""
-    if "@" not in asked:
-        return asked.strip()
-    key = examine(pl.Series([asked], dtype=pl.String))["address_key"][0]
-    return str(key) if key is not None else asked.strip().lower()
 
 
 def _show(explanation: Explanation) -> None:

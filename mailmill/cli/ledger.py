@@ -122,7 +122,7 @@ def why(
     if json:
         answer_json([{"campaign": one.campaign, "state": one.state, "obstacles": kept} for one, kept in found])
     elif not found:
-        print("no campaign is scheduled or under way")
+        print("no campaign is scheduled or under way; a draft waits for `mailmill campaign start`")
     else:
         nothing = [Obstacle(what="nothing")]
         answer_table([

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from mailmill.cli import VERBS, main, runs
-from mailmill.cli.app import app
+from mailmill.cli.app import answer_table, app
 from mailmill.errors import Misconfigured
 
 
@@ -50,3 +50,9 @@ def test_what_a_run_failed_of_is_told_in_our_words_or_by_its_kind_alone():
     told = [str(runs._failure(dg.materialize([one], raise_on_error=False), {})) for one in (ours, foreign)]
     assert told[0] == "bad: worse\n  Correct it."
     assert told[1].startswith("an unexpected error, ValueError, in foreign: see run ") and "ann@x.org" not in told[1]
+
+
+def test_a_table_on_a_pipe_cuts_nothing(capsys) -> None:
+    long = f"<{'a' * 300}@bounce.mail.example>"
+    answer_table([{"campaign": "shop/welcome", "message_id": long}])
+    assert long in capsys.readouterr().out

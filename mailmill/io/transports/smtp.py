@@ -9,6 +9,7 @@ Source: RFC 5321, RFC 3207 (STARTTLS), RFC 4954 (AUTH), RFC 1928 (SOCKS5).
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -234,7 +235,9 @@ def _unavailable(config: SmtpConfig, error: BaseException) -> TransportUnavailab
         if isinstance(cause, ssl.SSLError):
             return RouteRefused("starttls", 454, f"no TLS with {config.host}:{config.port}: {cause.reason or cause}")
         cause = cause.__cause__ or cause.__context__
-    return TransportUnavailable(f"the relay {config.host}:{config.port} does not answer: {error}")
+    number = error.errno if isinstance(error, OSError) else None  # asyncio's own words say errno and address again
+    said = os.strerror(number) if number else str(error)
+    return TransportUnavailable(f"the relay {config.host}:{config.port} does not answer: {said}")
 
 
 def _hello_name() -> str:

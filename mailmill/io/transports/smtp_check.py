@@ -32,6 +32,7 @@ REMEDIES = {
     "auth": "Look at `username`, what `password` refers to, and `auth`; some relays want an app password or XOAUTH2.",
     "message": "The relay does not take mail from this sender or to this recipient; its words say why.",
 }
+SANDBOX = "Start `mailmill sandbox` in a terminal of its own, with the transport's `port` as MAILMILL_SANDBOX_PORT."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,8 @@ async def _check(config: SmtpConfig, envelope: Envelope | None, content: bytes) 
     except RouteRefused as error:
         return [*steps, _failed(error.stage, str(error))]
     except TransportUnavailable as error:
-        return [*steps, _failed("connect", str(error))]
+        failed = _failed("connect", str(error))
+        return [*steps, replace(failed, remedy=SANDBOX) if config.sandbox else failed]
     except MailmillError as error:  # a reference that leads nowhere
         return [*steps, _failed("auth", str(error))]
     if envelope is not None:

@@ -36,6 +36,7 @@ class SmtpConfig:
     timeout_s: float = 300.0
     data_timeout_s: float = 120.0
     final_dot_timeout_s: float = 600.0
+    sandbox: bool = False
     secret: Callable[[str], str] = field(default=_nothing, repr=False)
 
     @staticmethod
@@ -44,6 +45,7 @@ class SmtpConfig:
         sandbox = kind == "sandbox"  # on loopback, in the clear
         known = {name: spec[name] for name in SmtpConfig.__dataclass_fields__ if spec.get(name) is not None}
         known |= {"host": spec.get("host", "127.0.0.1"), "port": int(spec.get("port", 587)), "secret": secret}
+        known["sandbox"] = sandbox
         return SmtpConfig(**{**known, "tls": "none" if sandbox else spec.get("tls", "required")})
 
     def patience_s(self, stage: Stage) -> float:

@@ -14,6 +14,7 @@ from send_world import Sink, by_address
 
 from mailmill.errors import TransportUnavailable
 from mailmill.io.transports.smtp import SmtpRelay
+from mailmill.io.transports.smtp_check import check
 from mailmill.io.transports.smtp_config import SmtpConfig
 from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.envelopes import Envelope
@@ -328,3 +329,9 @@ async def test_opportunistic_tls_takes_what_it_gets(certificate: tuple[ssl.SSLCo
     with Sink() as sink:
         await converse(ADesk("a"), config(sink.port, tls="opportunistic"))
         assert len(sink.taken) == 1
+
+
+def test_a_sandbox_that_does_not_run_is_to_be_started() -> None:
+    [*_, last] = check(SmtpConfig.of("sandbox", {"port": 1}, str), sender="news@acme.example", recipient=None)
+    assert last.found == "the relay 127.0.0.1:1 does not answer: Connection refused"
+    assert "`mailmill sandbox`" in last.remedy

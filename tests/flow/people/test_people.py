@@ -266,6 +266,8 @@ def test_export_gives_what_is_held_and_nothing_of_another_person(people: People)
     people.rows("INSERT INTO campaign_recipients SELECT 1, id, 1, true FROM contacts WHERE match_key = %s", ANN)
     [held] = people.ask("export", ANN)
     assert held["explained"][0]["contact"]["phone"] == "+4315337031"
+    [told] = people.ask("explain", "+43 1 533 70 31")
+    assert told["contact"]["email"] == "Ann@people.example", "a number as people write it, of who has an address too"
     assert [row["name"] for row in held["raw_rows"]] == ["Ann"]
     assert [row["reason"] for row in held["rejected_rows"]] == ["local_part_syntax"]
     assert held["explained"][0]["campaigns"][0]["message"]["state"] == "queued"
