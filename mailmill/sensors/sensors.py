@@ -31,9 +31,10 @@ def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> 
     requests = {one.key: _requested(one.key, f"{one.key}:again:{one.failed}") for one in sources if one.failed}
     for key, path, status in _settled([(one.key, mill.project / str(one.folder)) for one in sources]):
         name = f"{key}:{shown(path.name)}"
-        found[name] = [status.st_mtime, status.st_size]
+        # not when it was written: a file may be put back, or take the place of one of the same date and length
+        found[name] = [status.st_ctime, status.st_size]
         if known.get(name) != found[name]:
-            requests[key] = _requested(key, f"{name}:{status.st_mtime_ns}")
+            requests[key] = _requested(key, f"{name}:{status.st_ctime_ns}")
     return dg.SensorResult(
         run_requests=list(requests.values()),
         cursor=json.dumps(found),

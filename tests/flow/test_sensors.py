@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -156,6 +157,20 @@ def test_a_dropped_file_is_ingested_once_it_has_settled(
     seen = sense("inbox", world, instance)  # in the same tick in which it has settled
     assert keys(seen) == ["acme|drop"]
     assert not keys(sense("inbox", world, instance, seen.cursor))
+
+    # it was refused, say: taken away, the source corrected, the file put back as it was
+    (inbox / "people.csv").rename(world.project / "people.csv")
+    away = sense("inbox", world, instance, seen.cursor)
+    assert not keys(away)
+    (world.project / "people.csv").rename(inbox / "people.csv")
+    back = sense("inbox", world, instance, away.cursor)
+    (world.project / "other.csv").write_text("email\nb@b.example\n")
+    about = (inbox / "people.csv").stat()
+    os.utime(world.project / "other.csv", ns=(about.st_atime_ns, about.st_mtime_ns))
+    (world.project / "other.csv").rename(inbox / "people.csv")
+    other = sense("inbox", world, instance, back.cursor)
+    runs = [one.run_key for tick in (seen, back, other) for one in tick.run_requests or ()]
+    assert len(runs) == len(set(runs)) == 3, "Dagster makes no run of a key that it knows"
 
 
 def test_a_folder_whose_import_failed_for_a_passing_reason_is_read_again_once_the_pause_is_over(
