@@ -14,8 +14,8 @@ from mailmill.io.postgres import domains
 from mailmill.io.postgres.copying import read
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.configuration.specs import MergeSpec
-from mailmill.pipelines.ingest import persons
-from mailmill.pipelines.ingest.generations import ACTIVE, BUCKET_BITS, GRAVEST, completed
+from mailmill.pipelines.ingest import generations, persons
+from mailmill.pipelines.ingest.generations import ACTIVE, BUCKET_BITS, GRAVEST
 from mailmill.pipelines.ingest.persons import PERSONS_SCHEMA, SAID_SCHEMA
 
 SQL = statements("generations")
@@ -89,8 +89,9 @@ class Rows:
         if mine.height:
             values = {"tenant_id": self.tenant_id, "members": mine["contact_id"].to_list()}
             said = read(self.conn, SQL["said"], SAID_SCHEMA, values)
-            rows = persons.merged(rows, said, mine.select(PERSONS_SCHEMA.names()))
-        return completed(rows, self.domains)
+            known = generations.of_these(rows, self.domains)
+            rows = persons.merged(rows, said, mine.select(PERSONS_SCHEMA.names()), known)
+        return generations.completed(rows, self.domains)
 
     def _read(self, what: str, bucket: int, others: list[int]) -> pl.DataFrame:
         first = bucket << BUCKET_BITS

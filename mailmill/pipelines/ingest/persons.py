@@ -13,6 +13,7 @@ import polars as pl
 
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.configuration.words import LawfulBasis
+from mailmill.pipelines.ingest import verdicts
 from mailmill.pipelines.ingest.contacts import RANK
 from mailmill.pipelines.ingest.generations import ACTIVE, GRAVEST, WITHDRAWN
 
@@ -103,19 +104,23 @@ def _followed(hints: pl.DataFrame) -> pl.DataFrame:
         hints = further
 
 
-def merged(rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame) -> pl.DataFrame:
+def merged(
+    rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame, domains: pl.DataFrame | None = None
+) -> pl.DataFrame:
     """One row a person: field by field the value of the best rank, the gravest status, everything else united.
 
+    The address is one that mail may go to, where there is one: a source still stands for it, and it is not invalid.
     Verdict, its reason and the match key are those of the address that won.
     In:     rows, as `completed` takes them, all contacts of each person among them; said, SAID_SCHEMA, of those who are
-            several; PERSONS_SCHEMA. Out: as rows, the person's id for contact_id.
+            several; PERSONS_SCHEMA; DOMAINS_SCHEMA, of these rows. Out: as rows, the person's id for contact_id.
     """
     several = rows.join(persons, on="contact_id", how="inner")
     if several.is_empty():
         return rows
     alone = rows.join(persons, on="contact_id", how="anti")
     # of one rank are values of one batch: then the value decides, so that the result is still one
-    best = said.join(persons, on="contact_id").sort("person_id", "field", *RANK, "value", "contact_id")
+    claims = said.join(persons, on="contact_id").join(_usable(several, domains), on=["contact_id", "field"], how="left")
+    best = claims.sort("person_id", "field", "usable", *RANK, "value", "contact_id").drop("usable")
     best = best.unique(["person_id", "field"], keep="last", maintain_order=True)
     whole = several.group_by("person_id").agg(
         pl.col("tags", "sources", "aliases").list.explode().drop_nulls().unique().sort(),
@@ -131,6 +136,15 @@ def merged(rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame) -> pl.
         whole = whole.join(part, on="person_id", how="left")
     whole = whole.with_columns(pl.col("fields").fill_null("{}"), contact_id="person_id")
     return pl.concat([alone, whole.select(alone.columns)])
+
+
+def _usable(several: pl.DataFrame, domains: pl.DataFrame | None) -> pl.DataFrame:
+    """contact_id, field (email alone), usable: the more, the better mail gets there."""
+    valid = verdicts.judged(several, domains)["verdict"] != "invalid"
+    stands = pl.col("status") != WITHDRAWN
+    return several.select(
+        "contact_id", field=pl.lit("email"), usable=2 * stands.cast(pl.Int8) + valid.cast(pl.Int8)
+    )  # fmt: skip
 
 
 def _order(column: str, words: Sequence[str]) -> pl.Expr:

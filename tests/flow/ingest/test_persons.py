@@ -91,6 +91,20 @@ def test_P05_a_person_of_two_buckets_is_shown_once(mill):
     assert mill.generation().height == 3
 
 
+def test_P07_a_person_is_mailed_at_the_address_that_still_takes_mail(mill):
+    mill.read(mill.source(priority=5), "email,phone\nann@gone.org,+4930123456\n")
+    mill.read(mill.source("fair"), "email,phone\nann@x.org,+4930123456\n")
+    rule(mill, RULE)
+    mill.generation()
+    assert judged(mill) == {"ann@gone.org": None}
+    with mill.database.transaction() as conn:
+        conn.execute(
+            "INSERT INTO domains (name, state, checked_at, expires_at) VALUES ('gone.org', 'null_mx', now(), now())"
+        )
+    mill.generation()
+    assert judged(mill) == {"ann@x.org": None}
+
+
 @pytest.mark.parametrize("unsubscribed", ["ann@x.org", "ann+news@x.org"])
 def test_P07_a_person_is_left_out_when_any_of_their_addresses_is_suppressed(people, unsubscribed):
     rule(people, RULE)

@@ -45,10 +45,12 @@ def said(frame: pl.DataFrame, rank: Mapping[int, int]) -> pl.DataFrame:
     )
 
 
-def merged(frame: pl.DataFrame, rule: MergeSpec, rank: Mapping[int, int] | None = None) -> pl.DataFrame:
+def merged(
+    frame: pl.DataFrame, rule: MergeSpec, rank: Mapping[int, int] | None = None, domains: pl.DataFrame | None = None
+) -> pl.DataFrame:
     together = persons.connected(persons.edges(frame, rule))
     members = frame.join(together, on="contact_id", how="semi")
-    return persons.merged(frame, said(members, rank or {}), together).sort("contact_id")
+    return persons.merged(frame, said(members, rank or {}), together, domains).sort("contact_id")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +94,37 @@ def test_P05_each_field_is_the_one_of_the_best_rank_and_the_status_the_gravest()
     }  # fmt: skip
     assert (one["verdict"], one["verdict_reason"], one["status"]) == ("risky", "role_address", "unsubscribed")
     assert (one["tags"], one["sources"], one["consent"]) == (["x", "y"], ["fair", "list"], "withdrawn")
+
+
+@pytest.mark.parametrize(
+    ("others", "mailed"),
+    [
+        ({"status": "withdrawn"}, "new@x.org"),  # no source stands for the old one: nobody mails it
+        ({"email": "old@gone.org"}, "new@x.org"),  # as DNS says
+        ({"verdict": "invalid", "verdict_reason": "local_part_syntax"}, "new@x.org"),
+        ({"verdict": "risky", "verdict_reason": "role_address"}, "old@x.org"),
+        ({"status": "unsubscribed"}, "old@x.org"),  # that keeps the person out, whatever the address
+    ],
+)
+def test_P07_a_person_is_mailed_where_a_source_stands_for_the_address_and_mail_gets_there(others, mailed):
+    """Whatever the rank of the other one. What else is known of the person stays a matter of rank."""
+    number = {"phone": "+4930123456"}
+    frame = rows(
+        {"email": "old@x.org", "name": "Old", **number, **others}, {"email": "new@x.org", "name": "New", **number}
+    )
+    gone = pl.DataFrame([{"domain": "gone.org", "state": "not_found"}], schema=DOMAINS_SCHEMA)
+    for first, second in ((1, 0), (0, 1)):
+        one = merged(frame, MergeSpec(phone=True), {1: first, 2: second}, gone).to_dicts()[0]
+        assert one["name"] == ("Old" if first else "New")
+        assert one["email"] == (mailed if first else "new@x.org") and one["match_key"] == one["email"]
+
+
+def test_P07_an_address_that_was_withdrawn_is_not_mailed_in_the_place_of_one_that_is_invalid():
+    old = {"email": "old@x.org", "phone": "+4930123456", "status": "withdrawn"}
+    new = {"email": "new@x.org", "phone": "+4930123456", "verdict": "invalid", "verdict_reason": "domain_syntax"}
+    frame = rows(old, new)
+    one = merged(frame, MergeSpec(phone=True), {1: 1}).to_dicts()[0]
+    assert (one["email"], one["verdict"], one["status"]) == ("new@x.org", "invalid", "active")
 
 
 def test_custom_fields_are_united_field_by_field():
