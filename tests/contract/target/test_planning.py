@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import audiences, campaigns, consents, control, suppressions
+from mailmill.io.postgres import audiences, campaigns, consents, control, ledger, suppressions
 from mailmill.pipelines.target import planning
 
 
@@ -397,3 +397,33 @@ def test_P06_each_recipient_gets_the_content_for_their_language_and_half_of_them
     for person in people:
         wanted = "spring:de" if person["language"] == "de-AT" else "spring"
         assert sent[person["email"]] in (wanted, "short")
+
+
+def test_P07_the_check_of_an_audience_judges_as_the_claim_does(world, project):
+    """By another spelling and by a number too; whoever was suppressed later was not so when it was frozen."""
+    world.apply(project()[0] | {"merge": {"plus_tags": True, "phone": True}})
+    world.start()
+    world.run("UPDATE messages SET aliases = '{+4315337031}' WHERE address_key = 'p0@x0.example'")
+
+    def dirt() -> tuple[int, int]:
+        with world.database.transaction() as conn:
+            found = control.audience_dirt(conn, 1)
+        assert not found.duplicates
+        return found.suppressed_when_frozen, found.suppressed_since
+
+    assert dirt() == (0, 0)
+    with world.database.transaction() as conn:
+        for key, channel in (("p1+old@x1.example", "email"), ("+4315337031", "phone"), ("p2@x0.example", "email")):
+            for reason in ("manual", "complained"):
+                suppressions.suppress(conn, tenant_id=1, address_keys=[key], reason=reason, channel=channel)
+        suppressions.suppress(conn, tenant_id=1, address_keys=["p4@x0.example"], reason="manual", scope_campaign_id=99)
+        said = {"basis": None, "proof": None, "by": "me", "at": datetime(2020, 1, 1, tzinfo=UTC)}
+        consents.add(conn, 1, "p3@x1.example", "withdrawn", **said)
+    assert dirt() == (0, 4), "one withdrew before the start, and nobody knew it then"
+    with world.database.transaction() as conn:
+        ids = [message for (message,) in conn.execute("SELECT id FROM messages")]
+        assert len(ledger.suppressed(conn, ids)) == 4
+    world.run("UPDATE suppressions SET recorded_at = now() - interval '1 hour'")
+    assert dirt() == (3, 1), "by a rule that is younger than the audience nobody was suppressed then"
+    world.run("UPDATE tenants SET applied_at = now() - interval '1 day'")
+    assert dirt() == (4, 0)

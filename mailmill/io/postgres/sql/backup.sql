@@ -59,7 +59,8 @@ merged AS (
   SELECT * FROM kept
   ON CONFLICT (tenant_id, channel, address_key, reason, scope_campaign_id) DO UPDATE
     SET expires_at = CASE WHEN suppressions.expires_at IS NULL OR excluded.expires_at IS NULL THEN NULL
-                          ELSE greatest(suppressions.expires_at, excluded.expires_at) END
+                          ELSE greatest(suppressions.expires_at, excluded.expires_at) END,
+        recorded_at = CASE WHEN suppressions.expires_at <= clock_timestamp() THEN clock_timestamp() ELSE suppressions.recorded_at END
   RETURNING old.id)
 INSERT INTO restored_facts SELECT 'suppressions_kept', count(*) FROM merged WHERE id IS NULL;
 -- What has been taken back since counts again: rather one mail too few. But the history tells of it.
@@ -75,6 +76,9 @@ WITH kept AS (
                         AND k.reason = r.reason AND k.removed_at = r.removed_at)
   RETURNING 1)
 INSERT INTO restored_facts SELECT 'removals_kept', count(*) FROM kept;
+UPDATE suppressions s SET recorded_at = clock_timestamp()
+  FROM mailmill_replaced.suppression_removals r LEFT JOIN kept_tenants o ON o.id = r.tenant_id LEFT JOIN tenants t ON t.slug = o.slug
+ WHERE s.address_key = r.address_key AND s.channel = r.channel AND s.reason = r.reason AND s.tenant_id IS NOT DISTINCT FROM t.id;
 -- Each person's own words, and what lists once said of them. What a list vouches for as a whole comes again with the list.
 WITH kept AS (
   INSERT INTO consents (tenant_id, channel, address_key, status, basis, proof, source_id, at, recorded_at, recorded_by, of_list)

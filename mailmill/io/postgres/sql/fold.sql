@@ -115,7 +115,8 @@ WITH changed AS (
   INSERT INTO suppressions AS s (tenant_id, address_key, reason, event_id)
   SELECT * FROM unnest(%(tenants)s::int[], %(address_keys)s::text[], %(reasons)s::text[], %(event_ids)s::text[])
   ON CONFLICT (tenant_id, channel, address_key, reason, scope_campaign_id)
-  DO UPDATE SET expires_at = NULL, event_id = excluded.event_id WHERE s.expires_at IS NOT NULL
+  DO UPDATE SET expires_at = NULL, event_id = excluded.event_id,
+    recorded_at = CASE WHEN s.expires_at <= clock_timestamp() THEN clock_timestamp() ELSE s.recorded_at END WHERE s.expires_at IS NOT NULL
   RETURNING 1)
 SELECT count(*) FROM changed;
 
