@@ -66,7 +66,8 @@ def suppress(
     numbers = phones.examine(texts, pl.Series([None] * len(texts), dtype=pl.String))
     found = asked.with_columns(text=texts, key=mails.zip_with(mails.is_not_null(), numbers))
     unreadable = found.filter(pl.col("key").is_null() & (pl.col("text") != ""))["line"].to_list()
-    found = found.drop_nulls("key").unique(["key", "reason"], keep="first", maintain_order=True)
+    found = found.drop_nulls("key").sort("until", descending=True, nulls_last=False, maintain_order=True)
+    found = found.unique(["key", "reason"], keep="first", maintain_order=True)  # of two ends the later, or none at all
     erasure.keep_away(conn, tenant_id)
     known = erasure.forgotten(conn, tenant_id or 0)
     # for every tenant another spelling is kept: whom one tenant's rule holds for the same, others mail as somebody else

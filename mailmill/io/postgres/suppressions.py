@@ -104,8 +104,10 @@ def remove(
     In: scope_campaign_id, to take back those for this campaign alone; None, all of the tenant's.
     Raises: Misconfigured when a person's own word, an unsubscription or complaint, is to be taken back without a why.
     """
-    which = {"tenant_id": tenant_id, "address_keys": list(address_keys), "by": by, "why": why,
+    which = {"tenant_id": tenant_id, "address_keys": list(address_keys), "by": by, "why": why or None,
              "campaign_id": scope_campaign_id}  # fmt: skip
+    removed = conn.execute(SQL["remove"], which).rowcount
+    # asked afterwards: one who unsubscribes meanwhile is seen here, or stays
     row = conn.execute(SQL["own_words"], which).fetchone()
     if row and row[0] and not why:
         raise Misconfigured(
@@ -113,7 +115,6 @@ def remove(
             place="--reason",
             remedy="Write what they said and where it stands, such as --reason 'asked back by mail, ticket 81'.",
         )
-    removed = conn.execute(SQL["remove"], which).rowcount
     if removed:
         raise_change_number(conn)
     return removed

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from people_world import ANN, People
+
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import suppressions
 
 BOB = "bob@people.example"
 
@@ -14,7 +20,8 @@ def test_P07_a_file_of_suppressions_tells_the_workers_once_whatever_its_ends_and
     rows = [f"p{n}@people.example,email,manual,tenant,acme,,,203{n}-01-01,ticket {n}\n" for n in range(5)]
     rows += [f"{BOB},email,complained,tenant,acme,,,,\n", f"{BOB},email,bounced,tenant,acme,,,,\n",
              "+4315337031,phone,manual,tenant,acme,,,,\n"]  # fmt: skip
-    file.write_text(head + "".join(rows))
+    # of two ends in one file the later counts
+    file.write_text(head + "p4@people.example,email,manual,tenant,acme,,,2031-01-01,\n" + "".join(rows))
     people.do("suppress", "add", "p1@people.example", "p2@people.example", "--tenant", "acme", "--until", "2031-06-01")
     [(before,)] = people.rows("SELECT n FROM change_number")
     answer = people.ask("suppress", "import", str(file), "--tenant", "acme")
@@ -75,3 +82,22 @@ def test_the_word_of_a_list_goes_with_what_the_list_gave(people: People) -> None
     assert people.rows(words) == []
     [told] = people.ask("contacts", "history", ANN)
     assert told["consent"] is None
+
+
+def test_who_unsubscribes_while_a_suppression_is_taken_back_stays_unsubscribed(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Meanwhile(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            if name == "remove":
+                people.rows(
+                    "INSERT INTO suppressions (tenant_id, address_key, reason) VALUES (1, %s, 'unsubscribed')", BOB
+                )
+            return super().__getitem__(name)
+
+    people.tenant("acme")
+    people.do("suppress", "add", BOB, "--tenant", "acme")
+    monkeypatch.setattr(suppressions, "SQL", Meanwhile(suppressions.SQL))
+    with pytest.raises(Misconfigured, match="own word is not taken back without a reason"):
+        people.do("suppress", "remove", BOB, "--tenant", "acme")
+    assert people.rows("SELECT reason FROM suppressions ORDER BY 1") == [("manual",), ("unsubscribed",)]

@@ -68,10 +68,12 @@ SELECT count(*) FROM suppressions
    AND reason IN ('unsubscribed', 'complained');
 
 -- name: remove
+-- Of what a person said themselves nothing without a reason.
 WITH removed AS (
   DELETE FROM suppressions
    WHERE tenant_id IS NOT DISTINCT FROM %(tenant_id)s AND address_key = ANY(%(address_keys)s)
      AND (%(campaign_id)s::int IS NULL OR scope_campaign_id = %(campaign_id)s) AND reason <> 'forgotten'
+     AND (%(why)s::text IS NOT NULL OR reason NOT IN ('unsubscribed', 'complained'))
   RETURNING *)
 INSERT INTO suppression_removals (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, suppressed_at,
   removed_by, why)
