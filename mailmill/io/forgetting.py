@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import product
 
 import polars as pl
 import psycopg
@@ -105,7 +106,7 @@ class Forgetter:
                     None if everywhere else tenant, erasure.hashes(conn, tenant_id, who.keys), datetime.now(UTC)
                 )
                 done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
-                sources = ingest.sources(conn, tenant=tenant)
+                sources = _sources(conn, tenant)
                 files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
                 done.lake_files += lake_erasure.rewrite(conn, self.lake, tenant_id, who, files, sources)
                 self._look(conn, who, sources, folders)
@@ -125,14 +126,16 @@ class Forgetter:
 
     def _look(self, conn: psycopg.Connection, who: Person, sources: Sequence[SourceRow], folders: list[Looked]) -> None:
         """Write dropped files anew beside the old ones. Each stays the batch it is, or it would come in twice."""
-        for source in sources:
+        for folder, readers in drop_folders.shared(sources, self.places.project).items():
             try:
-                folders.append(drop_folders.look(source.spec, self.places.project, who, write=True))
+                folders.append(drop_folders.look(folder, [source.spec for source in readers], who, write=True))
             except OSError as error:
-                raise StoreUnavailable(f"the folder of {source.name} cannot be written: {error.strerror}") from error
-            which = {"tenant_id": source.tenant_id, "source_id": source.id}
-            for old, new in (both for file in folders[-1].rewritten for both in file.keys):
-                conn.execute(erasure.SQL["renamed_batch"], {**which, "old": old, "new": new})
+                name = readers[0].name
+                raise StoreUnavailable(f"the folder of {name} cannot be written: {error.strerror}") from error
+            pairs = [both for file in folders[-1].rewritten for both in file.keys]
+            for source, (old, new) in product(readers, pairs):
+                which = {"tenant_id": source.tenant_id, "source_id": source.id, "old": old, "new": new}
+                conn.execute(erasure.SQL["renamed_batch"], which)
 
     def _after(self, tenant_id: int, tenant: str, who: Person, folders: Sequence[Looked]) -> None:
         """Folders first, whose files would come in again; the warehouse names the new files of the lake, then the old
@@ -217,3 +220,9 @@ class Forgetter:
                 frame, columns = lake_erasure.scan(self.lake, file.file), spec.columns if spec else {}
                 found |= keys_of(frame, columns, file.facts, spec.country if spec else None)
         return found
+
+
+def _sources(conn: psycopg.Connection, tenant: str) -> list[SourceRow]:
+    """A tenant's sources, then those that were deleted: what was dropped for them may still lie there."""
+    live = ingest.sources(conn, tenant=tenant)
+    return [*live, *(one for one in ingest.sources(conn, tenant=tenant, deleted=True) if one not in live)]

@@ -75,8 +75,8 @@ class Places:
 
     def _folders(self, tenant: str, who: Person, sources: Sequence[SourceRow]) -> Searched:
         looked_at, hits = 0, []
-        for source in sources:
-            found = drop_folders.look(source.spec, self.project, who, write=False)
+        for folder, readers in drop_folders.shared(sources, self.project).items():
+            found = drop_folders.look(folder, [source.spec for source in readers], who, write=False)
             looked_at += found.files
             hits += [f"{shown(one.path)}: {one.why}" for one in found.holding]
             hits += [f"{shown(one.path)}: came meanwhile; run this again" for one in found.rewritten]

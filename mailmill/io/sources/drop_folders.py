@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,16 +16,19 @@ from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.configuration.specs import SourceSpec
 from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.ingest.erasure_text import mentioned
+from mailmill.pipelines.ingest.ports import SourceRow
 
 SUFFIX = ".forget"  # of a file that waits to take another one's place; hidden, so no import reads it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewritten:
-    """A file that is to be replaced. `keys`: of each of its batches, the key it had and the one it will have."""
+    """A file that is to be replaced. `keys`: of each of its batches, the key it had and the one it will have; as_read:
+    what tells that nobody has written it since."""
 
     path: Path
     keys: tuple[tuple[str, str], ...]
+    as_read: tuple[int, int, int]
 
     @property
     def temporary(self) -> Path:
@@ -48,14 +52,23 @@ class Looked:
     holding: list[Holding] = field(default_factory=list)
 
 
-def look(spec: SourceSpec, project: Path, who: Person, *, write: bool) -> Looked:
-    """Go through a source's folder. In: write, the new files beside the old ones; `replace` or `discard` them then.
+def shared(sources: Iterable[SourceRow], project: Path) -> dict[Path, list[SourceRow]]:
+    """Every folder that files are dropped in, with the sources that read it: there may be several."""
+    folders: dict[Path, list[SourceRow]] = {}
+    for source in sources:
+        if source.spec.type == "csv" and source.spec.folder:
+            folders.setdefault((project / source.spec.folder).resolve(), []).append(source)
+    return folders
 
+
+def look(folder: Path, specs: Sequence[SourceSpec], who: Person, *, write: bool) -> Looked:
+    """Go through a folder as these sources read it; a file that holds the person by one of them is written anew by it.
+
+    In:     write, the new files beside the old ones; `replace` or `discard` them then.
     Raises: OSError when the folder cannot be read or written.
     """
-    folder = project / spec.folder if spec.folder else None
     found = Looked()
-    if spec.type != "csv" or folder is None or not folder.is_dir():
+    if not folder.is_dir():
         return found
     if write:
         for left in folder.glob(f".*{SUFFIX}"):  # by a run that was killed; it names others
@@ -66,7 +79,7 @@ def look(spec: SourceSpec, project: Path, who: Person, *, write: bool) -> Looked
         try:
             if mentioned([os.fsencode(path.name)], who):
                 raise Unfit("names the person in its own name")
-            _look(path, spec, who, found, write=write, read=path in read)
+            _look(path, specs, who, found, write=write, read=path in read)
         except Unfit as why:
             found.holding.append(Holding(path=path, why=str(why)))
         except FileNotFoundError:
@@ -74,19 +87,25 @@ def look(spec: SourceSpec, project: Path, who: Person, *, write: bool) -> Looked
     return found
 
 
-def _look(path: Path, spec: SourceSpec, who: Person, found: Looked, *, write: bool, read: bool) -> None:
-    content = path.read_bytes()
+def _look(path: Path, specs: Sequence[SourceSpec], who: Person, found: Looked, *, write: bool, read: bool) -> None:
+    as_read, content = _written(path), path.read_bytes()
     if not read:  # no import reads it, and whose format it is nobody knows
         if mentioned([content], who):
             raise Unfit("is no file that imports read")
         return
-    new = cleaned(content, path.name, spec, who)
-    if new.content == content:
+    each = (cleaned(content, path.name, spec, who) for spec in specs)
+    new = next((one for one in each if one.content != content), None)
+    if new is None:
         return
-    done = Rewritten(path=path, keys=tuple(new.keys))
+    done = Rewritten(path=path, keys=tuple(new.keys), as_read=as_read)
     if write:
         _write(done, new.content)
     found.rewritten.append(done)
+
+
+def _written(path: Path) -> tuple[int, int, int]:
+    about = path.stat()
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 def _write(done: Rewritten, content: bytes) -> None:
@@ -101,9 +120,19 @@ def _write(done: Rewritten, content: bytes) -> None:
 
 
 def replace(found: Looked) -> None:
-    """Raises: OSError."""
+    """A file that somebody has written or taken away meanwhile stays so: the search finds what it holds.
+
+    Raises: OSError.
+    """
     for one in found.rewritten:
-        one.temporary.replace(one.path)
+        try:
+            same = _written(one.path) == one.as_read
+        except FileNotFoundError:
+            same = False
+        if same:
+            one.temporary.replace(one.path)
+        else:
+            one.temporary.unlink(missing_ok=True)
 
 
 def discard(found: Looked) -> None:

@@ -14,6 +14,7 @@ import pytest
 from people_world import ANN, PEOPLE, People
 
 from mailmill.errors import Misconfigured
+from mailmill.io.sources import drop_folders
 from mailmill.io.sources.files import CsvFiles
 from mailmill.pipelines.ingest.ports import RawBatch
 
@@ -102,3 +103,45 @@ def test_what_cannot_be_written_anew_is_set_aside_and_the_command_that_ends_it_i
         path.unlink()
     assert people.ask("forget", ANN)["proved"]
     assert ANN not in people.texts(1).replace("joann@people.example", "")
+
+
+def test_a_folder_of_several_sources_or_of_a_deleted_one_is_cleaned_once_and_for_each(people: People) -> None:
+    people.tenant("acme")
+    folder = people.mill.project / "acme"
+    yaml = people.mill.project / "two.yaml"
+    for slug, place in (("second", "acme"), ("gone", "old")):
+        yaml.write_text(f"kind: source\ntenant: acme\nslug: {slug}\ntype: csv\nfolder: {place}\nmax_reject_share: 1\n")
+        people.do("apply", str(yaml))
+    (people.mill.project / "old").mkdir()
+    (people.mill.project / "old" / "list.csv").write_text(PEOPLE)
+    for slug in ("inbox", "second", "gone"):
+        people.do("ingest", f"acme/{slug}")
+    people.do("sources", "delete", "acme/gone", "--contacts", "keep")
+    assert people.ask("forget", ANN)["proved"]
+    for file in (folder / "people.csv", people.mill.project / "old" / "list.csv"):
+        assert ANN not in file.read_text().lower().replace(f"jo{ANN}", "")
+    for slug in ("inbox", "second"):
+        assert people.ask("ingest", f"acme/{slug}")["known_before"] == 1, "the file is the batch it was"
+
+
+def test_a_file_that_is_written_or_taken_away_while_somebody_is_forgotten_stays_so(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people.tenant("acme")
+    folder, real = people.mill.project / "acme", drop_folders.replace
+    (folder / "other.csv").write_text(PEOPLE)
+
+    def replace(found: drop_folders.Looked) -> None:
+        (folder / "people.csv").write_text(f"email\nnew@people.example\n{ANN}\n")
+        (folder / "other.csv").unlink()
+        real(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drop_folders, "replace", replace)
+        said = people.ask("forget", ANN, code=1)
+    assert [hit for one in said["tenants"][0]["searched"] for hit in one["hits"]] == [
+        f"{folder / 'people.csv'}: came meanwhile; run this again"
+    ]
+    assert [path.name for path in folder.iterdir()] == ["people.csv"]
+    assert people.ask("forget", ANN)["proved"]
+    assert (folder / "people.csv").read_text() == "email\nnew@people.example\n"
