@@ -35,7 +35,9 @@ def tracked_text(source: str, links: Sequence[str]) -> str:
 
     def tracked(chunk: str, last: bool) -> str:
         def click(found: re.Match[str]) -> str:
-            url = found[0].rstrip(".,;:!?)")
+            url = found[0]
+            while url not in numbers and url.endswith((".", ",", ";", ":", "!", "?", ")")):  # of the sentence, then
+                url = url[:-1]
             whole = last or found.end() < len(chunk)  # else it goes on with a merge field
             known = whole and url in numbers
             return f"{{{{ _token_{numbers[url] + 2} }}}}{found[0][len(url) :]}" if known else found[0]

@@ -80,7 +80,7 @@ class _Inlining:
     def _between(self, mark: str) -> str:
         comment = f"<!--{mark}-->"
         self._held[comment] = self._held[mark]
-        return self._body + comment
+        return (self._body if inserts.opened(self._held[mark]) > 0 else "") + comment
 
     def _apart(self, text: str) -> str:
         comment = f"<!--{next(self._fresh)}-->"

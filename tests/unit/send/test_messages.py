@@ -208,6 +208,13 @@ def test_an_address_in_capital_letters_is_counted_in_the_text_too() -> None:
     assert tracked_text("See HTTPS://A.example/x.", ["HTTPS://A.example/x"]) == "See {{ _token_2 }}."
 
 
+def test_an_address_keeps_its_own_last_sign_in_the_text() -> None:
+    known = ["https://a.example/b_(c)", "https://a.example/b"]
+    text = "{0} ({1}, {0}) {1}?!".format(*known)
+    assert tracked_text(text, known) == "{{ _token_2 }} ({{ _token_3 }}, {{ _token_2 }}) {{ _token_3 }}?!"
+    assert tracked_text("https://... https://a.example/c)", known) == "https://... https://a.example/c)"
+
+
 def test_a_missing_value_without_default_is_an_error_for_this_recipient() -> None:
     with pytest.raises(Unrenderable, match="the merge field first has no value"):
         compose([None, "Oslo"])

@@ -118,6 +118,8 @@ def test_a_condition_before_all_else_stays_round_what_it_is_about():
         "Hi", "<style>p{color:red}</style><style media=print>p{margin:0}</style>" + html, None
     )
     assert "</head><body>{% if vip %}<div class" in sent and sent.index("print") < sent.index("</head>")
+    sent, _, _ = variants.checked("Hi", "{% set a = 1 %}{# b #}<style>p{color:red}</style><p>x</p>" + FOOT, None)
+    assert sent.index("{% set a = 1 %}") < sent.index("<style>") < sent.index("</head>"), "Gmail reads no other"
     sent, _, _ = variants.checked(
         "Hi", "{% set a = 1 %}<!DOCTYPE html PUBLIC 'x'><style>p{color:red}</style>" + FOOT, None
     )
