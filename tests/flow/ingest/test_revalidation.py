@@ -45,7 +45,7 @@ def zone():
 @pytest.fixture
 def resolver(zone):
     with serving(zone) as port:
-        yield DnsResolver(servers=(Server(address="127.0.0.1", port=port),), timeout_s=2.0)
+        yield DnsResolver(servers=(Server(address="127.0.0.1", port=port),), timeout_s=20.0)
 
 
 def again(mill, resolver, *, now: datetime = NOW) -> Revalidated:
