@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -63,19 +64,20 @@ class Lake:
         name = f"{uuid.uuid4().hex}.parquet"
         temporary, final = folder / f".{name}.tmp", folder / name
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with busy(temporary):
-                if isinstance(frame, pl.LazyFrame):
-                    frame.sink_parquet(temporary, compression="zstd", compression_level=1)
-                else:
-                    frame.write_parquet(temporary, compression="zstd", compression_level=1)
-                _fsync(temporary)
-                temporary.rename(final)
-            _fsync(folder)
-        except OSError as error:
+            with written_in(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                with busy(temporary):
+                    if isinstance(frame, pl.LazyFrame):
+                        frame.sink_parquet(temporary, compression="zstd", compression_level=1)
+                    else:
+                        frame.write_parquet(temporary, compression="zstd", compression_level=1)
+                    _fsync(temporary)
+                    temporary.rename(final)
+                _fsync(folder)
+        except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise StoreUnavailable(f"the lake cannot be written in {folder}: {error.strerror}") from error
+            raise
         rows = pl.scan_parquet(final, glob=False).select(pl.len()).collect().item()
         return LakeFile(file=str(final.relative_to(self.root)), rows=rows, bytes=final.stat().st_size)
 
@@ -138,6 +140,23 @@ class Lake:
         if not self.root.is_dir():
             return
         write_whole(self.root / NOTES, json.dumps(since))
+
+
+@contextmanager
+def written_in(folder: Path) -> Iterator[None]:
+    """Raises: StoreUnavailable for what the system says against writing in the folder.
+
+    Polars calls a disk that fills while it writes a ComputeError, as it does much else: only its words tell.
+    """
+    try:
+        yield
+    except (OSError, pl.exceptions.ComputeError) as error:
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        number = getattr(error, "errno", None) or (int(said[1]) if said else None)
+        if number is None and not isinstance(error, OSError):
+            raise
+        why = os.strerror(number) if number else str(error)
+        raise StoreUnavailable(f"the lake cannot be written in {folder}: {why}") from error
 
 
 def below(folder: Path) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from mailmill.errors import StoreUnavailable
-from mailmill.io.lake import BUSY, SPOOL, busy
+from mailmill.io.lake import BUSY, SPOOL, busy, written_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +26,11 @@ class DiskSpool:
     def put(self, bucket: int, frame: pl.DataFrame) -> None:
         files = self._files.setdefault(bucket, [])
         path = self.folder / f"{bucket}-{len(files)}.parquet"
-        try:
+        with written_in(self.folder):
             if not self.folder.is_dir():
                 self.folder.mkdir(parents=True)
                 self.lock.enter_context(busy(self.folder / BUSY))
             frame.write_parquet(path, compression="lz4", statistics=False)
-        except OSError as error:
-            raise StoreUnavailable(f"the lake cannot be written in {self.folder}: {error.strerror}") from error
         files.append(path)
 
     def take(self, bucket: int) -> Iterator[pl.DataFrame]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import resource
 import shutil
+from collections.abc import Callable
 
 import polars as pl
 import pytest
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io.lake import Lake, below, busy
+from mailmill.io.lake_writer import LakeWriter
 from mailmill.io.spool import spool
 
 
@@ -28,6 +32,48 @@ def test_what_a_killed_writer_left_goes_and_what_somebody_is_writing_stays(lake:
         assert [frame["n"].to_list() for frame in alive.take(0)] == [[2]]
     lake.remove_torn(1)
     assert [path.name for path in (lake.root / "1").rglob("*") if path.is_file()] == [lake.path(kept.file).name]
+
+
+def put_aside(lake: Lake, frame: pl.DataFrame) -> None:
+    with spool(lake.root / "1") as aside:
+        aside.put(0, frame)
+
+
+def stream(lake: Lake, frame: pl.DataFrame) -> None:
+    with LakeWriter(lake, tenant_id=1, dataset="raw") as writer:
+        writer.add(frame)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda lake, frame: lake.write(frame, tenant_id=1, dataset="raw"),
+        lambda lake, frame: lake.write(frame.lazy(), tenant_id=1, dataset="raw"),
+        stream,
+        put_aside,
+    ],
+    ids=["a frame", "a lazy one", "a stream", "what is laid aside"],
+)
+def test_F20_a_disk_that_fills_while_a_file_is_written_is_said_and_leaves_nothing_of_it(
+    lake: Lake, write: Callable[[Lake, pl.DataFrame], object]
+) -> None:
+    """It passes, so what failed is tried again. Here no file may be longer than 100 kB."""
+    frame = pl.DataFrame({"n": [random.random() for _ in range(50_000)]})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(StoreUnavailable, match=r"cannot be written in .*: File too large$"):
+            write(lake, frame)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(below(lake.root)) == []
+
+
+def test_what_is_wrong_with_the_frame_is_not_put_down_to_the_disk(lake: Lake) -> None:
+    broken = pl.LazyFrame({"a": ["x"]}).select(pl.col("a").str.to_integer())
+    with pytest.raises(pl.exceptions.PolarsError):
+        lake.write(broken, tenant_id=1, dataset="raw")
+    assert list(below(lake.root)) == []
 
 
 def test_what_goes_while_the_lake_is_walked_stops_nobody(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
