@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import campaigns, control, doubts
+from mailmill.io.postgres import campaigns, doubts
 
 
 def step(world, name: str, slug: str = "acme/spring") -> None:
@@ -122,32 +122,6 @@ def test_P12_P15_what_is_open_at_a_campaigns_end_expires_without_a_worker_too(wo
     world.run("UPDATE campaigns SET ends_at = now() - interval '1 s'")
     world.tick()
     assert states(world) == {"expired": 5} and world.state() == "finished"
-
-
-def test_P08_P15_what_a_lost_worker_left_what_has_ended_and_what_was_cancelled_is_work_where_no_worker_lives(world):
-    """Where nobody runs `mailmill send`, only the runs that this asks for replay a journal and settle the rest."""
-
-    def work():
-        with world.database.transaction() as conn:
-            return [one.key for one in control.campaigns_with_work(conn)]
-
-    world.start()
-    world.run("UPDATE messages SET due_at = 'infinity'")
-    assert work() == []
-    for change in ("state = 'cancelled'", "state = 'paused', ends_at = now()", "state = 'running', ends_at = now()"):
-        world.run(f"UPDATE campaigns SET {change}")
-        assert work() == ["acme|spring"], change
-    world.run("UPDATE campaigns SET ends_at = NULL")
-    world.run("UPDATE messages SET state = 'leased', queued = false, lease_token = 7")
-    world.run(
-        "INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)"
-        " SELECT 7, 'gone', 1, 1, min(id), max(id), now() + interval '1 hour' FROM messages"
-    )
-    assert work() == []
-    world.run("UPDATE leases SET until = now()")
-    assert work() == ["acme|spring"]
-    world.run("INSERT INTO workers (name, host, boot_id, pid) VALUES ('there', 'here', 'b', 1)")
-    assert work() == []
 
 
 def test_P15_doubts_that_are_being_sent_again_keep_their_campaign_from_finishing(world):

@@ -33,25 +33,22 @@ SELECT t.slug AS tenant, '' AS slug, md5(string_agg(m.file, ' ' ORDER BY m.file)
 SELECT t.slug AS tenant, c.slug FROM campaigns c JOIN tenants t ON t.id = c.tenant_id ORDER BY t.slug, c.slug;
 
 -- name: campaigns_with_work
--- Campaigns that are due, or run and have a message that may be claimed now (a queued one whose time has come, on a
--- route that is not held) or that have nothing open any more and wait to be called finished. And, where no worker is at
--- work who would see to it, those of which one was lost with messages in hand, or that ended or were cancelled meanwhile.
-SELECT t.slug AS tenant, c.slug
+-- Campaigns that are due, those that have something to send (a queued message whose time has come, on a route that is not
+-- held), and those that only have to be settled: their end has passed, they were cancelled, nothing waits and nobody works at
+-- them, or a lease has run out, since whoever had it is gone and may have left a journal here. kind: the state.
+SELECT t.slug AS tenant, c.slug, c.state::text AS kind
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
  WHERE (c.state = 'scheduled' AND c.scheduled_at <= clock_timestamp())
     OR c.state = 'planning'
+    OR (c.state = 'cancelled' AND c.finished_at IS NULL)
     OR (c.state = 'running'
-        AND NOT EXISTS (SELECT 1 FROM transports r WHERE r.id = c.transport_id AND r.held_at IS NOT NULL)
-        AND (EXISTS (SELECT 1 FROM messages m
-                      WHERE m.campaign_id = c.id AND m.queued AND m.due_at <= clock_timestamp())
-             OR NOT EXISTS (SELECT 1 FROM messages m
-                             WHERE m.campaign_id = c.id
-                               AND m.state IN ('queued', 'leased', 'deferred', 'held'))))
-    OR (NOT EXISTS (SELECT FROM workers WHERE seen_at > clock_timestamp() - interval '30 s' AND ended_at IS NULL)
-        AND (EXISTS (SELECT FROM leases l JOIN messages m ON m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token
-                      WHERE l.campaign_id = c.id AND l.until < clock_timestamp())
-             OR ((c.state = 'cancelled' OR (c.state IN ('running', 'paused') AND c.ends_at <= clock_timestamp()))
-                 AND EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued))))
+        AND NOT EXISTS (SELECT FROM transports r WHERE r.id = c.transport_id AND r.held_at IS NOT NULL)
+        AND EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued AND m.due_at <= clock_timestamp()))
+    OR (c.state IN ('running', 'paused')
+        AND (c.ends_at <= clock_timestamp()
+             OR EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id AND l.until < clock_timestamp())
+             OR NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued)
+                AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id)))
  ORDER BY c.scheduled_at NULLS LAST, c.id;
 
 -- name: live_workers
