@@ -448,6 +448,23 @@ def test_P04_a_field_that_an_answer_just_lacks_stops_no_sync_and_no_deletion(mil
         assert "gone: town" in sync(mill, source, api, page_size=50).received.held[0].why
 
 
+def test_a_source_is_shown_with_as_many_contacts_as_it_stands_for_though_it_had_withdrawn_others(mill, api) -> None:
+    def read(**spec):
+        return mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", on_delete="withdraw", **spec)
+
+    mill.read(mill.source("list"), "email\nann@x.org\n")
+    api.items = [ANN | {"mail": "dee@x.org"}, BOB | {"mail": "eve@x.org"}]
+    sync(mill, read(), api)
+    api.changed = [ANN | {"deleted": True}]
+    sync(mill, read(), api)
+    source = read(columns={"email": "mail"})  # names ann no more, whom it has withdrawn and the list still has
+    stage.validate_again(source, mill.store)
+    stage.load(source, mill.store, mill.store)
+    assert sorted(mill.contacts()) == ["ann@x.org", "dee@x.org", "eve@x.org"]
+    with mill.database.transaction() as conn:
+        assert sources.contacts_of(conn, source) == sources.overview(conn)[0]["contacts"] == 2
+
+
 def test_on_delete_keep_keeps(mill, api) -> None:
     source = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY")
     api.items, api.changed = [ANN, BOB, CY], [ANN | {"deleted": True}]

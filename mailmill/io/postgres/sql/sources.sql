@@ -3,8 +3,8 @@
 -- name: overview
 -- held and withheld: how many batches are held, and how many wait to be loaded; which of these for a person, rules say.
 SELECT t.slug || '/' || s.slug AS source, s.kind AS type,
-       (SELECT count(*) FROM contact_sources c WHERE c.tenant_id = s.tenant_id AND c.source_id = s.id)
-       - (SELECT count(*) FROM withdrawals w WHERE w.source_id = s.id) AS contacts,
+       (SELECT count(*) FROM contact_sources c WHERE c.tenant_id = s.tenant_id AND c.source_id = s.id
+           AND NOT EXISTS (SELECT FROM withdrawals w WHERE w.contact_id = c.contact_id AND w.source_id = c.source_id)) AS contacts,
        coalesce(b.batches, 0) AS batches, coalesce(b.rows_read, 0)::bigint AS rows_read,
        coalesce(b.rows_rejected, 0)::bigint AS rows_rejected, b.last_batch, b.last_batch_at,
        coalesce(b.held, 0) AS held, coalesce(b.validated, 0) AS withheld,
