@@ -1,6 +1,7 @@
 """Validation again of what is pending or old: domains whose answer ran out, contacts that older rules examined.
 
-Everything is done in slices, each stored before the next begins: a kill costs a slice, and the same again goes on.
+Everything is done in slices, each stored before the next begins. After a kill the same again asks DNS for the domains
+that are left, and examines the contacts from the first one on, of which what is right by then stays as it is.
 """
 
 from __future__ import annotations
@@ -66,11 +67,6 @@ class Revalidated:
     problems: Mapping[str, int] = field(default_factory=dict)  # why domains are unknown
     contacts_examined: int = 0
     contacts_changed: int = 0
-
-    @property
-    def changed(self) -> bool:
-        """Whether what is published of the contacts is not true any more."""
-        return bool(self.domains_changed or self.contacts_changed)
 
 
 def revalidate(

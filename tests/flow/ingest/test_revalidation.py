@@ -128,9 +128,8 @@ def test_P07_F17_a_domain_that_takes_no_mail_keeps_its_people_out_of_every_audie
     assert (told.contact["verdict"], told.contact["verdict_reason"]) == ("invalid", "domain_not_found")
 
 
-def test_the_asset_publishes_what_changed_and_shows_no_address(mill, resolver):
-    mill.read(mill.source(), PEOPLE)
-    mill.generation()
+def materialized(mill, resolver) -> dict:
+    """One run of the asset. Out: its numbers."""
     here = SimpleNamespace(database=mill.database, lake=mill.lake, ingest=mill.store, resolver=resolver)
     with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions("tenants", ["acme"])
@@ -139,9 +138,26 @@ def test_the_asset_publishes_what_changed_and_shows_no_address(mill, resolver):
             instance=instance, resources={"mill": here},
         )  # fmt: skip
         [materialization] = result.asset_materializations_for_node("revalidated_contacts")
-    numbers = {name: value.value for name, value in materialization.metadata.items()}
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def test_the_asset_publishes_what_changed_and_shows_no_address(mill, resolver):
+    mill.read(mill.source(), PEOPLE)
+    mill.generation()
+    numbers = materialized(mill, resolver)
     assert (numbers["domains_asked"], numbers["contacts_examined"], numbers["published"]) == (5, 6, True)
     assert "@" not in json.dumps({name: value for name, value in numbers.items() if name != "chart"})
+
+
+def test_what_a_killed_run_has_found_out_is_published_by_the_next_one_that_finds_nothing(mill, resolver):
+    mill.read(mill.source(), PEOPLE)
+    mill.generation()
+    again(mill, resolver, now=datetime.now(UTC))  # and no publication
+    numbers = materialized(mill, resolver)
+    assert (numbers["domains_asked"], numbers["contacts_changed"], numbers["published"]) == (0, 0, True)
+    assert materialized(mill, resolver)["published"] is False
+    shown = dict(mill.generation().select("email", "verdict").iter_rows())
+    assert shown["e@gone.org"] == "invalid"
 
 
 @pytest.fixture
