@@ -14,7 +14,7 @@ import typer
 
 from mailmill.cli import logs
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
-from mailmill.errors import MailmillError
+from mailmill.errors import MailmillError, unforeseen
 from mailmill.io.postgres import accounts
 from mailmill.pipelines.send.calls import Report
 from mailmill.pipelines.send.loop import Sender
@@ -57,6 +57,8 @@ def send(
     finally:
         ticks.close()
     report = done.report
+    if ticks.trouble:
+        report.problems["due campaigns"] = ticks.trouble
     if json:
         answer_json(
             {"worker": done.worker, "replayed": done.replayed, "counts": dict(report.counts), "ended": report.ended,
@@ -94,6 +96,7 @@ class _Ticks:
 
     def __init__(self, *, forever: bool) -> None:
         self._over = Event()
+        self.trouble = ""  # of the last one
         if not installation().database.may("owner"):
             return
         self._tick()
@@ -105,15 +108,17 @@ class _Ticks:
 
     def _go_on(self) -> None:
         while not self._over.wait(TICK_EVERY_S):
-            try:
-                self._tick()
-            except MailmillError as error:  # the next one tries again
-                _say(f"starting due campaigns: {error}")
+            self._tick()
 
-    @staticmethod
-    def _tick() -> None:
-        for planned in installation().tick(by="mailmill send"):
-            _say(f"{planned.name}: {planned.state} {planned.reason or ''}".rstrip())
+    def _tick(self) -> None:
+        """What cannot be started keeps nothing that runs from being sent; the next tick tries it again."""
+        try:
+            for planned in installation().tick(by="mailmill send"):
+                _say(f"{planned.name}: {planned.state} {planned.reason or ''}".rstrip())
+            self.trouble = ""
+        except Exception as error:
+            self.trouble = str(error) if isinstance(error, MailmillError) else unforeseen(error)
+            _say(f"starting due campaigns: {self.trouble}")
 
 
 def _say(text: str, *, end: str = "\n") -> None:

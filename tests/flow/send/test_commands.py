@@ -18,6 +18,8 @@ from verbs import Verb
 
 from mailmill.cli.app import installation
 from mailmill.cli.send import _Progress
+from mailmill.composition import Installation
+from mailmill.errors import StoreUnavailable
 from mailmill.io import send_worker
 from mailmill.io.postgres.doubts import own_name
 from mailmill.pipelines.send.calls import Report
@@ -80,6 +82,20 @@ def test_send_works_until_idle_and_tells_what_it_did(world: World, mailmill: Ver
     assert (answer["worker"], answer["ended"], answer["counts"]["sent"]) == ("w9", "idle", 20)
     assert answer["finished"] == ["acme/spring"] and world.account(other) == {"queued": 20}
     assert json.loads(mailmill("workers", "--json").out) == []
+
+
+def test_what_cannot_be_started_now_keeps_nothing_that_runs_from_being_sent(
+    world: World, mailmill: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(self: Installation, *, by: str) -> None:
+        raise StoreUnavailable("DNS does not answer")
+
+    monkeypatch.setattr(Installation, "tick", silent)
+    with Sink() as sink:
+        campaign = world.campaign(5, port=sink.port)
+        told = mailmill("send", "--json")
+    assert world.account(campaign) == {"sent": 5}
+    assert told.code == 1 and json.loads(told.out)["problems"] == {"due campaigns": "DNS does not answer"}
 
 
 def test_a_relay_that_is_away_ends_send_with_the_reason_and_every_verb_tells_it(
