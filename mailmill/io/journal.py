@@ -126,6 +126,10 @@ class FolderJournal:
             raise
         return batch
 
+    def tokens(self) -> list[int]:
+        """The batches of which there is a file."""
+        return [int(name[1]) for path in self.folder.iterdir() if (name := _FILE.fullmatch(path.name))]
+
     def left(self) -> list[Left]:
         """What earlier processes left behind, in no order.
 

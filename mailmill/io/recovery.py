@@ -60,8 +60,6 @@ def recover(
             time.sleep(0.2)
     replayed = _replay(session, journal, at)
     with session.use() as conn:
-        for token in doubts.orphaned(conn, name, []):
-            replayed += Replayed(in_doubt=doubts.lose(conn, token))
         conn.execute(ledger.SQL["forget_ended"])
         me = {"worker": name, "host": socket.gethostname(), "boot_id": boot_id(), "pid": os.getpid()}
         conn.execute(ledger.SQL["register"], {**me, "campaigns": None if only is None else sorted(only)})
@@ -80,7 +78,8 @@ def _replay(session: SenderSession, journal: FolderJournal, at: datetime) -> Rep
 
 
 class Rescue:
-    """Now and then, replay the journals of workers of this machine that died and did not come back."""
+    """Now and then, replay the journals of workers of this machine that died and did not come back, and call lost what
+    an earlier process of our own name left without one: its leases may run out only while we live."""
 
     def __init__(self, session: SenderSession, root: Path, me: str) -> None:
         self._session, self._root, self._me = session, root, me
@@ -103,7 +102,16 @@ class Rescue:
                     logger.warning("%s", error)
                     troubles.append(" ".join(str(error).split()))
         self._trouble = "; ".join(troubles) or None
+        self._own()
         return self._trouble
+
+    def _own(self) -> None:
+        journal = folder_of(self._root, self._me)
+        with self._session.use() as conn:
+            for token in doubts.orphaned(conn, self._me, journal.tokens()):
+                n = doubts.lose(conn, token)
+                self.found += Replayed(in_doubt=n)
+                logger.warning("the journal of a lease of %s is gone: %d messages are in doubt", self._me, n)
 
     def _one(self, name: str, journal: FolderJournal) -> None:
         if not any(journal.folder.glob("*.j")) or not journal.acquire():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from send_oracle import judge
 from send_process import start
 from send_world import Sink, World, by_address, until
 
+from mailmill.io import recovery
 from mailmill.io.postgres import campaigns, doubts, ledger, suppressions
 
 pytestmark = pytest.mark.faults
@@ -297,6 +299,32 @@ def test_P09_a_worker_declared_lost_leaves_doubts_and_only_when_its_lease_is_ove
         until(lambda: world.sql("SELECT until < clock_timestamp() FROM leases")[0][0])
         assert lost() == 10
         assert judge(world, campaign, sink, finished=False) == {"in_doubt": 10}
+
+
+def test_P08_P09_a_lease_that_runs_out_after_its_worker_came_back_without_its_journal_is_in_doubt(
+    world: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that starts again at once, with the name it had and an empty disk."""
+    monkeypatch.setattr(recovery, "RESCUE_EVERY_S", 0.0)
+    with Sink(by_address({"dot": "stall"})) as sink:
+        campaign = world.campaign(10, port=sink.port, transport={"connections": 2})
+        worker = start(world.database, tmp_path, worker="w1", lease_s=3600.0)
+        until(lambda: len(sink.taken) == 2)
+        worker.kill()
+        worker.communicate()
+        shutil.rmtree(tmp_path / "journal")
+        old = (
+            "INSERT INTO workers (name, host, boot_id, pid, seen_at) VALUES ('old', '', '', 1, now() - interval '8 d')"
+        )
+        world.sql(old)
+
+        def settled() -> bool:
+            world.sql("UPDATE leases SET until = clock_timestamp() - interval '1 s'")
+            return world.state(campaign) == "finished"
+
+        run(worker="w1", until=settled)
+    assert world.account(campaign) == {"in_doubt": 10} and len(sink.taken) == 2
+    assert not world.sql("SELECT 1 FROM workers"), "nor is a worker shown for ever that was killed long ago"
 
 
 @pytest.mark.parametrize(

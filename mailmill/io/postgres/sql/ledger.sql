@@ -414,7 +414,9 @@ SELECT w.name, w.ended_at, said.key || ': ' || said.value
 DELETE FROM workers WHERE name = %(worker)s AND NOT EXISTS (SELECT FROM leases WHERE worker = %(worker)s);
 
 -- name: forget_ended
-DELETE FROM workers w WHERE w.ended_at < clock_timestamp() - interval '1 day'
+-- Also one that was killed, and never came back under its name.
+DELETE FROM workers w
+ WHERE (w.ended_at < clock_timestamp() - interval '1 day' OR w.seen_at < clock_timestamp() - interval '7 days')
    AND NOT EXISTS (SELECT FROM leases l WHERE l.worker = w.name);
 
 -- name: note
