@@ -160,7 +160,7 @@ class Claiming:
                 continue
             if route.connections.failing_since is not None and now - route.connections.failing_since > patience / 2:
                 continue  # the report says so
-            if campaign.limited_s <= patience:
+            if campaign.limited_s <= 2 * patience:  # a limit by the minute is a pace, and no end
                 open_ids.append(campaign.facts.id)
         if not open_ids:
             return True

@@ -59,6 +59,23 @@ def test_P11_what_was_reserved_before_a_window_turned_makes_no_room_after_it(
     assert spent.retry_s is not None and 0 < spent.retry_s <= 3600
 
 
+def test_a_limit_by_the_minute_is_a_pace_and_ends_no_worker_that_was_to_send_what_there_is(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it lasts for less than twice the worker's patience: half a minute, and a minute."""
+    windows(world, monkeypatch, "day")  # a minute turns by itself
+    monkeypatch.setattr(ledger, "PERIODS", ("hour", "day"))
+    ((left_s,),) = world.sql("SELECT extract(epoch FROM date_trunc('hour', now()) + interval '1 hour' - now())::float8")
+    with Sink() as sink:
+        campaign = world.campaign(3, port=sink.port, transport={"per_minute": 2})
+        with thread(lambda: run(patience_s=0.75 * left_s)) as result:
+            until(lambda: world.account(campaign).get("sent") == 2)
+            until(lambda: world.sql("SELECT 1 FROM workers WHERE doing ->> 'bound_by' = 'limit'"))
+            world.sql("UPDATE budgets SET used = 0")
+            result()
+    assert world.account(campaign) == {"sent": 3}
+
+
 def test_P11_what_is_begun_as_a_window_ends_counts_for_the_next(
     world: World, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
