@@ -8,7 +8,7 @@ calls run in threads (calls.py), what changes meanwhile is followed (following.p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -153,6 +153,12 @@ class Sender:
 
     async def _tick(self) -> None:
         renew_at = settle_at = 0.0
+        under_way: dict[str, asyncio.Task[None]] = {}  # while the database is slow they would pile up before all else
+
+        def again(what: str, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+            if what not in under_way or under_way[what].done():
+                under_way[what] = self._spawn(call())
+
         while True:
             now = self._house.now()
             for route in self._routes:
@@ -160,10 +166,10 @@ class Sender:
                 route.tick(now)
             if now >= renew_at:
                 renew_at = now + self._terms.lease_s / 4
-                self._spawn(self._recording.renew())
+                again("renew", self._recording.renew)
             if now >= settle_at and not self._house.stopping:
                 settle_at = now + SETTLE_EVERY_S
-                self._spawn(self._settle())
+                again("settle", self._settle)
                 self._progress(self.report)
             await asyncio.sleep(TICK_S)
 

@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ from send_world import Sink, World, by_address, thread, until
 
 from mailmill.io.postgres import schema
 from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.ledger_ports import PostgresFollower, PostgresLedger
 from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.io.send_worker import run_worker
+from mailmill.pipelines.send import loop
+from mailmill.pipelines.send.ports import Look
 
 pytestmark = pytest.mark.faults
 
@@ -48,6 +52,41 @@ def test_F18_sessions_that_are_terminated_lose_and_double_nothing(world: World, 
                 terminate(world)
             result()
         assert judge(world, campaign, sink, doubts=0, journal=tmp_path / "journal") == {"sent": 800}
+
+
+def test_F18_what_a_worker_says_every_second_does_not_pile_up_while_the_database_is_slow(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stand before every result once the database is back, and before a stop."""
+    monkeypatch.setattr(loop, "SETTLE_EVERY_S", 0.0)
+    calls: list[str] = []
+    stopping, told, back = threading.Event(), threading.Event(), threading.Event()
+    settle, look = PostgresLedger.settle, PostgresFollower.look
+
+    def slow(self: PostgresLedger, worker: str) -> Sequence[str]:
+        calls.append("settle")
+        assert back.wait(120)
+        return settle(self, worker)
+
+    def seen(self: PostgresFollower, *, everything: bool) -> Look:
+        calls.append("look")
+        return look(self, everything=everything)
+
+    def enough() -> bool:
+        if stopping.is_set():
+            told.set()
+        return stopping.is_set()
+
+    world.campaign(1, state="paused")
+    monkeypatch.setattr(PostgresLedger, "settle", slow)
+    monkeypatch.setattr(PostgresFollower, "look", seen)
+    with thread(lambda: run(until=enough)) as result:
+        until(lambda: "settle" in calls and calls[calls.index("settle") :].count("look") >= 8)
+        stopping.set()
+        assert told.wait(120)
+        back.set()
+        result()
+    assert calls.count("settle") == 2, "the one that waited, and the last"
 
 
 def test_F18_a_database_killed_and_then_restarted_in_the_middle_loses_nothing(tmp_path: Path) -> None:
