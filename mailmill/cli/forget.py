@@ -32,8 +32,12 @@ def key_of(asked: str) -> str:
     Raises: Misconfigured when it is neither.
     """
     if "@" in asked:
-        found = addresses.check(asked).address_key
-        return found or asked.strip().lower()  # what is no address today may have been taken in once
+        found = addresses.check(asked)
+        key = found.address_key or asked.strip().lower()  # what is no address today may have been taken in once
+        local, _, domain = key.rpartition("@")
+        if not local or not domain or found.verdict_reason == "several_addresses":
+            raise Misconfigured("is not one e-mail address", place=asked)
+        return key
     number = phones.examine(pl.Series([asked.strip()]), pl.Series([None], dtype=pl.String))[0]
     if number is None:
         raise Misconfigured(
@@ -85,13 +89,14 @@ def export(
         text = jsonlib.dumps(plain(found), ensure_ascii=False, indent=2, default=str)
         try:
             with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+                os.fchmod(file.fileno(), 0o600)  # also where it was there before
                 file.write(text)
         except OSError as error:
             raise Misconfigured(f"cannot be written: {error.strerror}", place=str(out)) from None
     if json:
         answer_json(found if out is None else {"file": out, "tenants": [one.tenant for one in found]})
         return
-    counted = ("explained", "consents", "suppressions", "raw_rows", "rejected_rows", "messages", "events")
+    counted = ("explained", "history", "consents", "suppressions", "raw_rows", "rejected_rows", "messages", "events")
     rows = [{"tenant": one.tenant, "consent": one.consent, **{name: len(getattr(one, name)) for name in counted}}
             for one in found]  # fmt: skip
     answer_table(rows, title="held; --json or --out shows all of it" if rows else "held")

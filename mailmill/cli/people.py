@@ -139,11 +139,11 @@ def consent(
     json: Json = False,
 ) -> None:
     """Record what a person said. Who withdraws is suppressed, unless a later grant stands; a consent lifts none."""
-    if status == "grant" and (basis not in consents.BASES or not proof):
-        raise Misconfigured(
-            "a consent needs its lawful basis and a proof", place="--basis, --proof",
-            remedy=f"Bases are {', '.join(consents.BASES)}.",
-        )  # fmt: skip
+    bases = f"Bases are {', '.join(consents.BASES)}."
+    if status == "grant" and not (basis and proof):
+        raise Misconfigured("a consent needs its lawful basis and a proof", place="--basis, --proof", remedy=bases)
+    if basis is not None and basis not in consents.BASES:
+        raise Misconfigured(f"{basis!r} is no lawful basis", place="--basis", remedy=bases)
     now, moment = datetime.now(UTC), windows.moment(at, "UTC") if at else None
     if moment is not None and moment > now:
         raise Misconfigured("nobody has said anything yet at a time to come", place="--at")

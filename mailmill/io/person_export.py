@@ -43,7 +43,7 @@ class Held:
     @property
     def anything(self) -> bool:
         rows = self.raw_rows or self.rejected_rows or self.messages or self.audience_rows
-        return bool(self.explained or self.suppressions or self.consents or rows)
+        return bool(self.explained or self.history or self.suppressions or self.consents or rows)
 
 
 def held(conn: psycopg.Connection, lake: Lake, tenant: Tenant, key: str) -> Held:

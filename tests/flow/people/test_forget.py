@@ -15,7 +15,9 @@ from mailmill.cli.app import installation
 from mailmill.errors import Misconfigured, RestoreUnfinished, StoreUnavailable
 from mailmill.io import lake_erasure, restore
 from mailmill.io.forgetting import Forgetter
+from mailmill.io.postgres import fold, ingress
 from mailmill.io.warehouse import Warehouse
+from mailmill.pipelines.send.tokens import Token
 
 
 def test_a_forgotten_person_is_in_no_store_any_more(people: People) -> None:
@@ -43,6 +45,14 @@ def test_a_forgotten_person_is_in_no_store_any_more(people: People) -> None:
     ]  # fmt: skip
     assert people.ask("ingest", "acme/inbox")["new"] == 0, "the folder's file is the batch it was"
     assert people.rows("SELECT count(*) FROM batches") == [(1,)]
+    # the mail is still there, and its link: nothing more is kept of who follows it, now or once it is counted
+    [(message, key)] = people.rows("SELECT id, address_key FROM messages WHERE address IS NULL")
+    with people.mill.database.transaction("ingress", tenant_id=1) as conn:
+        assert ingress.unsubscribe(conn, Token(1, 1, message))
+    one = {"tenant": [1], "address_key": [key], "reason": ["complained"], "event_id": ["e"]}
+    with people.mill.database.transaction("listener") as conn:
+        assert fold._suppress(conn, pl.DataFrame(one)) == 0
+    assert people.rows("SELECT count(*) FROM suppressions WHERE reason <> 'forgotten'") == [(0,)]
 
 
 def test_one_tenants_forget_leaves_the_other_alone(people: People) -> None:
@@ -52,6 +62,9 @@ def test_one_tenants_forget_leaves_the_other_alone(people: People) -> None:
     with pytest.raises(Misconfigured, match="known to acme, other"):
         people.do("forget", ANN)
     people.do("suppress", "add", ANN, "--all")
+    for typed in ("@", "ann@", "@people.example", f"{ANN}, bob@people.example"):
+        with pytest.raises(Misconfigured, match="is not one e-mail address"):
+            people.do("forget", typed, "--tenant", "acme")
     said = people.do("forget", ANN, "--tenant", "acme")
     assert "note: the operator's list, which is for every tenant, names them and stays" in " ".join(said.split())
     assert (people.texts(2).count(ANN), sorted(people.files(2))) == (before, files)

@@ -112,6 +112,8 @@ def test_a_persons_own_word_is_taken_back_only_with_a_reason_and_the_history_kee
     assert all(row["at"] for row in told["history"]) and told["history"][-1]["by"]
     with pytest.raises(Misconfigured, match="lawful basis and a proof"):
         people.do("contacts", "consent", BOB, "grant")
+    with pytest.raises(Misconfigured, match="'whim' is no lawful basis"):
+        people.do("contacts", "consent", BOB, "withdraw", "--basis", "whim")
 
 
 def test_consent_comes_from_the_source_or_from_each_row_and_shows_in_the_generation(people: People) -> None:
@@ -280,7 +282,12 @@ def test_export_gives_what_is_held_and_nothing_of_another_person(people: People)
         "2026-05-02T00:00:00+00:00",
         [{"campaign": "spring", "added": True}],
     )
+    for verb in ("add", "remove"):  # which leaves the address in the history, and nowhere else
+        people.do("suppress", verb, "zoe@people.example", "--tenant", "acme")
+    [zoe] = people.ask("export", "zoe@people.example")
+    assert [row["what"] for row in zoe["history"]] == ["suppressed", "suppression removed"]
     out = people.mill.project / "ann.json"
+    out.touch(0o644)
     people.do("export", ANN, "--out", str(out))
     assert out.stat().st_mode & 0o777 == 0o600 and ANN in out.read_text().lower()
     assert people.ask("forget", ANN)["proved"]

@@ -188,7 +188,7 @@ SELECT DISTINCT ON (t.id, m.address_key, e.kind) t.id, m.address_key, e.kind, su
  CROSS JOIN LATERAL (SELECT substring(v.val FROM '"kind":"(complained|unsubscribed)"') AS kind) e
   JOIN mailmill_replaced.messages m ON m.id = substring(v.val FROM '"message":(\d{1,18})')::bigint
   JOIN kept_tenants o ON o.id = m.tenant_id JOIN tenants t ON t.slug = o.slug
- WHERE l.off >= coalesce(f.next, 0) AND e.kind IS NOT NULL
+ WHERE l.off >= coalesce(f.next, 0) AND e.kind IS NOT NULL AND m.address IS NOT NULL
  ORDER BY t.id, m.address_key, e.kind, l.off
 ON CONFLICT DO NOTHING;
 DROP SCHEMA mailmill_replaced CASCADE;

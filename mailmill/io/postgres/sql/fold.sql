@@ -110,10 +110,12 @@ ON CONFLICT (contact_id) DO UPDATE SET
     OR greatest(e.last_bounced, excluded.last_bounced) IS DISTINCT FROM e.last_bounced;
 
 -- name: suppress
--- For the whole tenant and without an end; an earlier end is lifted. Out: how many workers have to hear of.
+-- For the whole tenant and without an end; an earlier end is lifted. Of a forgotten person's row nothing more is kept. Out:
+-- how many workers have to hear of.
 WITH changed AS (
   INSERT INTO suppressions AS s (tenant_id, address_key, reason, event_id)
   SELECT * FROM unnest(%(tenants)s::int[], %(address_keys)s::text[], %(reasons)s::text[], %(event_ids)s::text[])
+         a (tenant, key, reason, event) WHERE key NOT LIKE 'forgotten:%%'
   ON CONFLICT (tenant_id, channel, address_key, reason, scope_campaign_id)
   DO UPDATE SET expires_at = NULL, event_id = excluded.event_id,
     recorded_at = CASE WHEN s.expires_at <= clock_timestamp() THEN clock_timestamp() ELSE s.recorded_at END WHERE s.expires_at IS NOT NULL

@@ -20,13 +20,13 @@ UPDATE suppressions s SET expires_at = a.until, note = coalesce(a.note, s.note)
    AND s.expires_at < coalesce(a.until, 'infinity');
 
 -- name: suppress
--- One row per address that is not suppressed for this reason.
+-- One row per address that is not suppressed for this reason; of whom the ledger has forgotten there is no address.
 WITH added AS (
   INSERT INTO suppressions (tenant_id, channel, address_key, reason, scope_campaign_id, event_id, note, created_at, expires_at)
   SELECT %(tenant_id)s, a.channel, a.key, a.reason, %(scope_campaign_id)s, %(event_id)s, a.note,
          coalesce(%(at)s::timestamptz, clock_timestamp()), a.until
     FROM unnest(%(address_keys)s::text[], %(channels)s::text[], %(reasons)s::text[], %(ends)s::timestamptz[], %(notes)s::text[])
-         a (key, channel, reason, until, note) ORDER BY a.key
+         a (key, channel, reason, until, note) WHERE a.key NOT LIKE 'forgotten:%%' ORDER BY a.key
   ON CONFLICT (tenant_id, channel, address_key, reason, scope_campaign_id) DO NOTHING
   RETURNING 1)
 SELECT count(*) FROM added;
