@@ -69,6 +69,8 @@ def storage_url(mill: Installation) -> str:
         return mill.server.dagster_url()
     conninfo = mill.any_database.conninfo("owner")
     with mill.any_database.transaction("owner") as connection:
+        # of two at once IF NOT EXISTS lets both begin and one fail
+        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('mailmill:dagster', 0))")
         connection.execute("CREATE SCHEMA IF NOT EXISTS dagster")  # its alembic_version must not meet ours
     parts = conninfo_to_dict(conninfo)
     user, password = quote(str(parts.get("user", "")), safe=""), quote(str(parts.get("password", "")), safe="")

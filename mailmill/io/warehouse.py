@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -25,6 +25,7 @@ import polars as pl
 import psycopg
 
 from mailmill.errors import Misconfigured, StoreUnavailable
+from mailmill.io.data_folder import write_whole
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import manifest
 from mailmill.io.postgres.database import Database, driver_errors
@@ -97,7 +98,8 @@ class Warehouse:
         """
         kept: set[str] = set()
         for pin in _live_pins(self.folder, now):
-            kept.update(json.loads(pin.read_text(encoding="utf-8")))
+            with suppress(FileNotFoundError):  # of a publication that failed meanwhile
+                kept.update(json.loads(pin.read_text(encoding="utf-8")))
         return kept
 
     def _tenant(self, conn: psycopg.Connection, work: Path, number: int, slug: str, zone: str) -> _Tenant:
@@ -152,7 +154,7 @@ class Warehouse:
         pins.mkdir(exist_ok=True)
         for name, tenants in groups.items():
             pin = pins / f"{name}.{int(now.timestamp() * 1000):015d}.json"
-            pin.write_text(json.dumps([file for tenant in tenants for _, _, file, _ in tenant.files]), encoding="utf-8")
+            write_whole(pin, json.dumps([file for tenant in tenants for _, _, file, _ in tenant.files]))
             made.append(pin)
         try:
             yield

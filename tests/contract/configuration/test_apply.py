@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr
 
+from mailmill.cli import dagster_home
 from mailmill.cli.configuration import Applied, Refused, apply_paths, write_example
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import keys, manifest
 from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
+from mailmill.settings import Settings
 
 
 @pytest.fixture
@@ -185,6 +191,21 @@ def test_two_applies_at_once_apply_once(mill: Installation, project: Path) -> No
         thread.join()
     assert sorted(len(changed(applied)) for applied in results) == [0, 0, 0, 7]
     assert rows(mill.database, "signing_keys") == 4
+
+
+def test_verbs_that_are_the_first_at_once_make_dagsters_place_once(server: EmbeddedServer, database: Database) -> None:
+    name, together = str(conninfo_to_dict(database.conninfo("owner"))["dbname"]), threading.Barrier(6)
+    settings = Settings(database_url=SecretStr(server.conninfo("mailmill_owner", name)))
+
+    def first(mill: Installation) -> str:
+        together.wait()
+        return dagster_home.storage_url(mill)
+
+    for _ in range(5):
+        with database.transaction() as connection:
+            connection.execute("DROP SCHEMA IF EXISTS dagster")
+        with ThreadPoolExecutor(6) as threads:
+            assert len(set(threads.map(first, [Installation(settings) for _ in range(6)]))) == 1
 
 
 def test_an_empty_database_gets_its_schema(mill: Installation, project: Path, database: Database) -> None:
