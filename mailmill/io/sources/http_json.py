@@ -79,6 +79,12 @@ class HttpFeed:
         Raises: SourceUnavailable when the API does not answer in time or asks to wait longer than an import waits,
                 Misconfigured when it refuses the key or answers something else than docs/sources.md says.
         """
+        key = self._config.key
+        if not key.isascii() or not key.isprintable() or key != key.strip():
+            raise Misconfigured(
+                "the API's key holds what no header can", place=self._place,
+                remedy="Look for a space, a line break or a byte order mark at an end of what `api_key` names.",
+            )  # fmt: skip
         state = self._beginning(cursor or {})
         stored, items, begun = state, list[dict[str, Any]](), 1
         asked = set[int]()  # hashes of cursors: some 60 bytes a page

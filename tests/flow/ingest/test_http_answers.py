@@ -110,6 +110,12 @@ def test_P04_names_of_fields_are_cleaned_as_those_of_a_file_are(mill, source, ur
     assert not any("\x00" in name for name in mill.store.columns(source)[0])
 
 
+@pytest.mark.parametrize("key", ["\ufeffk", "k\r"], ids=["byte order mark", "line of Windows"])
+def test_a_key_that_no_header_can_hold_is_said_without_showing_it(url, key):
+    with pytest.raises(Misconfigured, match=r"the API's key holds what no header can\n.*`api_key`"):
+        list(HttpFeed(HttpSource(url=url, type="scraper_pro", key=key, private=("127.0.0.1",))).batches(None))
+
+
 def test_F17_pages_in_a_circle_end_the_walk_and_are_taken_once_they_are_put_right(mill, source, url):
     circle = [answer(f'{{"email": "p{n}@x.org"}}', following=f'"{n % 5 + 1}"') for n in range(6)]
     with pytest.raises(Misconfigured, match="repeats a cursor"):
