@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from importlib import import_module
+from types import FrameType
 
 from mailmill.cli.app import app
 from mailmill.errors import MailmillError
@@ -42,6 +44,7 @@ def main() -> None:
     named = sys.argv[1] if len(sys.argv) > 1 else ""
     for module in dict.fromkeys([VERBS[named]] if named in VERBS else VERBS.values()):
         import_module(f"mailmill.cli.{module}")
+    _outlive_the_terminal()
     try:
         app()
     except MailmillError as error:
@@ -57,6 +60,22 @@ def main() -> None:
         if ended.code == 130:  # typer ends so on Ctrl-C, without a word
             print(INTERRUPTED, file=sys.stderr)
         raise
+
+
+def _outlive_the_terminal() -> None:
+    """A terminal that is closed, or whose connection is cut, ends a verb as SIGTERM does, for which a worker finishes
+    what is in flight; unanswered it would be killed with messages on the wire. `nohup` stays what it is."""
+    terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
+    if not terminals or signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in terminals:  # who says something now would meet an error
+            os.dup2(nowhere, descriptor)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGHUP, end)
 
 
 def _note(error: Exception) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import logging.handlers
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 LOG_BYTES, LOG_FILES = 5_000_000, 3
+PR_SET_PDEATHSIG = 1  # prctl(2)
+_LIBC = ctypes.CDLL(None)  # before a child is forked: it must not load anything
 GROUP_GRACE_S = 3.0  # for what a child started, after the child itself has ended
 
 
@@ -41,10 +45,19 @@ class Process:
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self.environment},
             start_new_session=True,
+            preexec_fn=self._end_with_parent if sys.platform == "linux" else None,
         )
         self.started_at = time.monotonic()
         self._reader = threading.Thread(target=self._copy_output, args=(self.child,), daemon=True)
         self._reader.start()
+
+    def _end_with_parent(self) -> None:
+        """In the child: were we killed, it would go on, and hold the ports that the next `mailmill up` needs."""
+        _LIBC.prctl(PR_SET_PDEATHSIG, self.stop_signal)
+
+    @property
+    def stop_signal(self) -> signal.Signals:
+        return signal.SIGINT if self.name == "dagster" else signal.SIGTERM
 
     def _copy_output(self, child: subprocess.Popen[bytes]) -> None:
         handler = logging.handlers.RotatingFileHandler(self.log, maxBytes=LOG_BYTES, backupCount=LOG_FILES)
@@ -96,7 +109,7 @@ class Process:
 def stop_all(processes: Sequence[Process], *, grace_s: float = 20.0) -> None:
     """Ask every child to end, wait, then insist."""
     for process in processes:
-        process.signal(signal.SIGTERM if process.name != "dagster" else signal.SIGINT)
+        process.signal(process.stop_signal)
     deadline = time.monotonic() + grace_s
     for process in processes:
         if process.child is not None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
+import subprocess
 import sys
+import termios
 from importlib import import_module
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -56,3 +61,36 @@ def test_a_table_on_a_pipe_cuts_nothing(capsys) -> None:
     long = f"<{'a' * 300}@bounce.mail.example>"
     answer_table([{"campaign": "shop/welcome", "message_id": long}])
     assert long in capsys.readouterr().out
+
+
+TYPED = """
+import signal, sys, time
+from pathlib import Path
+from mailmill.cli import _outlive_the_terminal
+
+def end(*_):
+    print("said to nobody", flush=True)
+    Path(sys.argv[1]).touch()
+    sys.exit()
+
+_outlive_the_terminal()
+signal.signal(signal.SIGTERM, end)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_terminal_that_is_closed_ends_a_verb_as_SIGTERM_does(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    verb = subprocess.Popen(
+        [sys.executable, "-c", TYPED, str(tmp_path / "ended")], stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    try:
+        os.close(theirs)
+        assert b"up" in os.read(ours, 100)
+        os.close(ours)
+        assert verb.wait(60) == 0
+    finally:
+        verb.kill()
+    assert (tmp_path / "ended").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,4 +36,26 @@ def test_a_grandchild_that_outlives_its_parent_is_ended(tmp_path: Path) -> None:
 
     assert not process.running
     _, alive = psutil.wait_procs([grandchild], timeout=60)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+
+
+# what `mailmill up` does, as far as its children are concerned
+PARENT = """
+import sys, time
+from pathlib import Path
+from mailmill.cli.processes import Process
+child = Process(name="listener", command=[sys.executable, "-c", "import time; time.sleep(600)"],
+                log=Path(sys.argv[1]), environment={})
+child.start()
+print(child.child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_parent_that_is_killed_leaves_no_children_behind(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path / "log")], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    _, alive = psutil.wait_procs([child], timeout=60)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
