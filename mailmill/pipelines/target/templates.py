@@ -202,7 +202,8 @@ def check_size(part: str, source: str) -> None:
 
 
 def _parsed(kind: Kind, source: str, part: str) -> nodes.Template:
-    tree = parse(kind, source, place=part)
+    # at the very end Jinja2 takes it for text; but the pixel will stand behind it
+    tree = parse(kind, f"{source} " if source.endswith("{#") else source, place=part)
     for line, begins, _ in environment(kind).lex(source):
         if begins == "raw_begin":  # what stands in it would be taken for links and merge fields
             raise _refused("{% raw %} is not allowed in a template; braces are written {{ '{{' }}", f"{part}:{line}")

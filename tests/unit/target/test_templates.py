@@ -221,6 +221,12 @@ def test_a_mistake_is_named_with_part_and_line(part, problem):
     assert str(caught.value).startswith(problem)
 
 
+def test_a_comment_that_opens_at_the_very_end_is_a_mistake_too():
+    """Jinja2 takes it for text there, and not once the pixel stands behind it."""
+    with pytest.raises(Misconfigured, match="html:2: Missing end of comment tag"):
+        check("s", FOOT + "\n{#", FOOT)
+
+
 @pytest.mark.parametrize("part", ["html", "text"])
 @pytest.mark.parametrize("name", ["unsubscribe_url", "postal_address"])
 @pytest.mark.parametrize("hidden", ["", "{{% if name %}}{{{{ {} }}}}{{% endif %}}", "{{# {{{{ {} }}}} #}}"])
