@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from mailmill.errors import Misconfigured
-from mailmill.pipelines.ingest.formats import refuse_office_files
+from mailmill.pipelines.ingest.formats import FILES, refuse_office_files
 
 BLOCK = 4 * 2**20  # bytes read at once
 MAX_BYTES = 2 * 2**30  # of one file, unpacked: what is larger is a bomb, or should come in pieces
@@ -84,8 +84,9 @@ def shown(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook]]:
-    """(origin, text) of each text that a file holds, or the workbook that it is.
+def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook | None]]:
+    """(origin, text) of each text that a file holds, or the workbook that it is; None for a table in an archive that is
+    read only outside of it.
 
     Raises: Misconfigured when it is an archive that holds none, or too much; one of BROKEN.
     """
@@ -100,7 +101,8 @@ def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook]]:
                     yield shown(path.name), Workbook(path)
                     return
                 for name in members:
-                    yield f"{shown(path.name)}/{name}", Blocks(path, f"zip:{name}", archive)
+                    text = Blocks(path, f"zip:{name}", archive) if is_text(name) else None
+                    yield f"{shown(path.name)}/{name}", text
         elif path.stat().st_size > MAX_BYTES:
             raise too_large(MAX_BYTES)
         else:
@@ -108,7 +110,8 @@ def contents(path: Path) -> Iterator[tuple[str, Blocks | Workbook]]:
 
 
 def _members(archive: zipfile.ZipFile) -> list[str] | None:
-    """The text files of an archive, which together are not larger than MAX_BYTES; None of a workbook."""
+    """The text files of an archive, which together are not larger than MAX_BYTES, and what else a folder would be read
+    for, in its order; None of a workbook."""
     refuse_office_files(archive.namelist())
     book = is_workbook(archive)
     members = [info for info in archive.infolist() if not info.is_dir() and (book or is_text(info.filename))]
@@ -120,11 +123,15 @@ def _members(archive: zipfile.ZipFile) -> list[str] | None:
         raise Misconfigured("two files of the archive have the same name", remedy="Pack it anew.")
     if not members:
         raise Misconfigured("the archive holds no .csv, .tsv or .txt file (a spreadsheet? export it as CSV)")
-    return [info.filename for info in members]
+    return [name for name in archive.namelist() if is_text(name) or _is_table(name)]
 
 
 def is_workbook(archive: zipfile.ZipFile) -> bool:
     return {"[Content_Types].xml", "xl/workbook.xml"} <= set(archive.namelist())
+
+
+def _is_table(name: str) -> bool:
+    return name.lower().rpartition(".")[2] in FILES and "/." not in f"/{name}" and not name.startswith("__MACOSX/")
 
 
 def is_text(name: str) -> bool:

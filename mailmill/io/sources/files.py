@@ -65,7 +65,9 @@ class CsvFiles:
         try:
             changed_at = self._settled(path)
             for name, held in contents(path):
-                if isinstance(held, Workbook):
+                if held is None:
+                    yield Refusal(origin=name, message="in an archive only text files are read; unpack it")
+                elif isinstance(held, Workbook):
                     yield self._workbook(name, held.path.read_bytes(), changed_at)
                 else:
                     yield self._text(name, held, changed_at)

@@ -44,6 +44,23 @@ def test_F37_a_packed_file_is_the_same_batch_as_the_plain_one(mill):
     assert len({batch.key for batch in batches}) == 2
 
 
+def test_P01_a_table_of_another_kind_in_an_archive_is_refused_by_its_name_and_the_texts_are_read(mill):
+    book = a_workbook(["email"], ["b@x.org"])
+    members = {
+        "a_csv": TEXT,
+        "b.XLSX": book,
+        "in/c.csv.gz": b"x",
+        "__MACOSX/._b.xlsx": b"x",
+        "p.png": PNG,
+        "d.zip/": b"",
+    }
+    found = said(CsvFiles(paths=[mill.file(packed(**members), "a.zip")]))
+    assert [one.origin for one in found] == ["a.zip/a.csv", "a.zip/b.XLSX", "a.zip/in/c.csv.gz"]
+    assert [one.text.partition(": ")[2] for one in found[1:]] == [
+        "in an archive only text files are read; unpack it"
+    ] * 2
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
