@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mailmill.api.ingress import tracking, unsubscribe, webhooks
+from mailmill.api.ingress import pages, tracking, unsubscribe, webhooks
 from mailmill.api.ingress.appender import Appender
 from mailmill.api.ingress.directory import Directory, KeyPurpose, KeyRing
 from mailmill.api.ingress.services import Services, services
@@ -78,6 +78,7 @@ def create_app(
     app = FastAPI(title="mailmill ingress", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.services, app.state.webhook_counts = live, webhooks.WebhookCounts()
     app.add_exception_handler(psycopg.DataError, _no_value)
+    app.add_exception_handler(404, _nowhere)
     app.router.routes.extend([*ROUTES, Route("/health", health, methods=["GET"])])
     return app
 
@@ -86,6 +87,14 @@ async def _no_value(_: Request, __: Exception) -> Response:
     """Text that no column of PostgreSQL can hold or compare, such as a NUL: the request's fault, not the store's."""
     error = {"code": "invalid_request", "message": "the request holds what cannot be asked for", "detail": None}
     return JSONResponse({"error": error}, 422, {"Cache-Control": "no-store"})
+
+
+async def _nowhere(request: Request, _: Exception) -> Response:
+    """Most often a person with a link that was cut; a program's request has the shape of a webhook's."""
+    if request.url.path.startswith("/webhooks"):
+        error = {"code": "not_found", "message": "there is no such webhook", "detail": None}
+        return JSONResponse({"error": error}, 404, {"Cache-Control": "no-store"})
+    return pages.unknown()
 
 
 async def health(request: Request) -> Response:

@@ -54,6 +54,10 @@ def test_F44_a_bad_token_is_no_page_and_nothing_else_either(ingress: Any) -> Non
     for token in bad:
         assert ingress.client.get(f"/u/{token}").status_code == 404
         assert ingress.client.post(f"/u/{token}", data=ONE_CLICK).status_code == 404
+    for cut in ("/u/", "/u", "/"):
+        page = ingress.client.get(cut)
+        assert page.status_code == 404 and "follow it from the mail again" in page.text
+    assert ingress.client.post("/webhooks/acme", json=[]).json()["error"]["code"] == "not_found"
     assert (world.suppressed(), world.events()) == ([], [])
 
 
