@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import dns.asyncquery
@@ -44,12 +45,16 @@ class _Silence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsResolver:
-    """The port Resolver over recursive servers, each asked `rounds` times before a domain counts as unknown."""
+    """The port Resolver over recursive servers, each asked `rounds` times before a domain counts as unknown.
+
+    One that is silent is asked after the others until it answers again: it costs time for some questions, not for all.
+    """
 
     servers: tuple[Server, ...]
     timeout_s: float = 3.0  # of one query to one server, TCP included
     concurrency: int = 100  # domains at once
     rounds: int = 2
+    _silent: Counter[Server] = field(default_factory=Counter, compare=False)  # questions since its last answer
 
     def lookup(self, domains: Sequence[str]) -> list[Answer]:
         return asyncio.run(self._lookup(domains))
@@ -110,13 +115,14 @@ class DnsResolver:
     async def _ask(self, name: dns.name.Name, kind: dns.rdatatype.RdataType) -> _Said | _Silence:
         """One question, to one server after the other until one of them answers it."""
         silence = _Silence("timeout")
-        for server in self.servers * self.rounds:
+        for server in sorted(self.servers, key=self._silent.__getitem__) * self.rounds:
             query = dns.message.make_query(name, kind, use_edns=0, payload=UDP_BYTES)
             try:
                 async with asyncio.timeout(self.timeout_s):
                     response, _ = await dns.asyncquery.udp_with_fallback(
                         query, server.address, port=server.port, ignore_unexpected=True, ignore_errors=True
                     )
+                del self._silent[server]
                 if _refers(response, kind):
                     silence = _Silence("referral")
                 elif response.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
@@ -124,8 +130,10 @@ class DnsResolver:
                 else:
                     silence = _Silence(dns.rcode.to_text(response.rcode()).lower())
             except TimeoutError:
+                self._silent[server] += 1
                 silence = _Silence("timeout")
             except (OSError, EOFError):
+                self._silent[server] += 1
                 silence = _Silence("unreachable")
             except dns.exception.DNSException:
                 silence = _Silence("malformed")

@@ -140,6 +140,22 @@ def test_a_server_that_is_down_costs_one_time_out_and_the_next_one_answers() -> 
         assert one("mx.org", gone, port, timeout_s=1.5).state == "mx"
 
 
+def test_F17_a_silent_server_is_asked_after_the_others_until_it_answers_again() -> None:
+    names = [f"d{n}.org" for n in range(50)]
+    records = {name: [("MX", "10 mx.org")] for name in names}
+    one, other = Zone({**records}), Zone({**records})  # type: ignore[dict-item]
+    one.trouble.update({name: ["always silent"] for name in names})
+    with serving(one) as first, serving(other) as second:
+        both = resolver(first, second, timeout_s=2.0, concurrency=10)
+        assert {answer.state for answer in both.lookup(names)} == {"mx"}
+        assert one.asked.total() < 30, "by those that were under way already, not by each"
+        one.trouble.clear()
+        other.trouble["d0.org"] = ["silent"]
+        one.asked.clear()
+        assert [answer.state for answer in both.lookup(["d0.org"]) + both.lookup(["d1.org"])] == ["mx", "mx"]
+        assert set(one.asked) == {"MX d0.org udp", "MX d1.org udp"}
+
+
 def test_a_host_record_that_does_not_answer_leaves_the_domain_unknown() -> None:
     class OnlyMx(Zone):
         def resolve(self, request, handler):  # type: ignore[no-untyped-def]
