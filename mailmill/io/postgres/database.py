@@ -15,6 +15,10 @@ from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
 
 Role = Literal["owner", "sender", "listener", "ingress", "stats", "backup"]
 ROLES: tuple[Role, ...] = get_args(Role)
+# A server whose machine or network is gone without a word is found out within a minute. Unless told so, TCP takes a
+# quarter of an hour where something was said to it, and two hours where it is only listened to. A URL may say
+# otherwise.
+ALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 50_000}
 ABSENT = "Check MAILMILL_DATABASE_URL, and that PostgreSQL runs there."
 
 
@@ -82,9 +86,12 @@ class Database:
         return connection
 
     def _open(self, role: Role, autocommit: bool) -> psycopg.Connection:
+        conninfo = self.conninfo(role)
+        given = conninfo_to_dict(conninfo)
         return psycopg.connect(
-            self.conninfo(role),
+            conninfo,
             autocommit=autocommit,
+            **{name: value for name, value in ALIVE.items() if name not in given},  # type: ignore[arg-type]
             connect_timeout=self.connect_timeout_s,
             application_name=f"mailmill {role}",
         )

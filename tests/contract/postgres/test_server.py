@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from mailmill.composition import Installation
 from mailmill.errors import Misconfigured, StoreUnavailable
@@ -254,6 +255,16 @@ def test_a_url_that_may_not_become_a_role_is_the_operators_to_correct(server: Em
 def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="does not answer"):
         external(f"postgresql://x@/x?host={tmp_path}").connect("owner")
+
+
+def test_F18_a_server_that_is_gone_without_a_word_is_found_out_within_a_minute(database: Database) -> None:
+    """What TCP is told; the embedded server, on its socket, does not need it."""
+    own = make_conninfo(database.conninfo("sender"), keepalives_idle=300)
+    for conninfo, idle in ((database.conninfo("sender"), "20"), (own, "300")):
+        with replace(database, conninfos={"sender": conninfo}).connect("sender") as conn:
+            told = conn.info.get_parameters()
+            assert told["keepalives_idle"] == idle and int(told["tcp_user_timeout"]) < 60_000
+            assert 20 + int(told["keepalives_interval"]) * int(told["keepalives_count"]) < 60
 
 
 def test_nothing_listens_on_the_network(server: EmbeddedServer) -> None:

@@ -7,7 +7,10 @@
 SELECT set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false),
        set_config('enable_seqscan', 'off', false), set_config('plan_cache_mode', 'force_custom_plan', false),
        set_config('synchronous_commit', 'on', false), set_config('statement_timeout', '60s', false),
-       set_config('lock_timeout', '20s', false), set_config('idle_in_transaction_session_timeout', '60s', false);
+       set_config('lock_timeout', '20s', false), set_config('idle_in_transaction_session_timeout', '60s', false),
+       -- a worker whose machine lost its power has its name again within a minute, not after TCP's two hours
+       set_config('tcp_keepalives_idle', '20', false), set_config('tcp_keepalives_interval', '10', false),
+       set_config('tcp_keepalives_count', '3', false);
 
 -- name: own_name
 -- One process a worker name. Granted only when the server has ended the predecessor's session, and with it a claim that
