@@ -109,7 +109,7 @@ def _road(now: Situation) -> list[Obstacle]:
 
 
 def _hands(now: Situation) -> list[Obstacle]:
-    if now.workers == 0:
+    if now.workers == 0 and (now.ready or now.next_due_at is None):  # Dagster's runs begin when something is due
         words = "no send worker runs"
         if now.elsewhere:
             words = f"no send worker runs that may send it: {now.elsewhere:,} were started for other campaigns alone"
