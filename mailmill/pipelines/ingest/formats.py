@@ -43,6 +43,8 @@ def refuse_other_formats(content: bytes, encoding: str | None = None) -> None:
     for beginning, name in _BEGINNINGS:
         if content.startswith(beginning):
             raise _no_text(name)
+    if content[257:262] == b"ustar":  # its first line would be that of the file in it, behind a name and its sizes
+        raise _no_text("TAR")
     if encoding is None and _binary(content):
         raise Misconfigured(
             "this is no text file (it is full of control characters); export it as CSV",

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import random
+import tarfile
 import time
 import zipfile
 from datetime import UTC, date, datetime
@@ -29,6 +30,14 @@ def packed(**members: bytes) -> bytes:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in members.items():
             archive.writestr(name.replace("_csv", ".csv"), text)
+    return content.getvalue()
+
+
+def tarred(text: bytes) -> bytes:
+    content, info = io.BytesIO(), tarfile.TarInfo("list.csv")
+    info.size = len(text)
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(info, io.BytesIO(text))
     return content.getvalue()
 
 
@@ -73,6 +82,9 @@ def test_P01_a_table_of_another_kind_in_an_archive_is_refused_by_its_name_and_th
         pytest.param(packed(**{"META-INF/manifest.xml": b"x", "content.xml": b"x"}), "looks like ODS", id="ODS"),
         pytest.param(PNG, "no text file (it looks like PNG); export it as CSV", id="PNG"),
         pytest.param(gzip.compress(PNG), "looks like PNG", id="PNG in a .gz"),
+        pytest.param(
+            gzip.compress(tarred(b"email,phone\n" + b"b@x.org,+4315337031\n" * 5000)), "like TAR", id=".tar.gz"
+        ),
         pytest.param(packed(one_csv=PNG), "looks like PNG", id="PNG in a .zip, called CSV"),
         pytest.param(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "looks like PDF", id="PDF"),
         pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512), "looks like XLS", id="XLS"),
