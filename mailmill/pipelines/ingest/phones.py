@@ -65,7 +65,8 @@ _RELAYED = "+44180020"  # a British prefix that is no part of a number
 _DIALLED = r"^\s*(?:tel:\s*)?\(?00\)?[ \x{a0}./-]*([1-9])"  # 00 for +, as most of the world dials (ITU-T E.123)
 _BETWEEN = "[ \u00a0().\\-/]"  # what people put between the digits
 _FRACTION = r"^(\+?[0-9]{6,})\.0+$"  # 2025550123.0: what programs make of a column of numbers with a gap in it
-_SEVERAL = r"(?:[0-9][^0-9/]*){6,}/\s*[0+]"  # 01 5337031 / 0664 1234567: together they would be a number of nobody's
+# 01 5337031 / 0664 1234567: together they would be a number of nobody's; 0621 1234567/0 is one with its extension
+_SEVERAL = r"(?:[0-9][^0-9/]*){6,}/\s*[0+](?:[^0-9/]*[0-9]){5}"
 
 
 def examine(typed: pl.Series, region: pl.Series) -> pl.Series:
