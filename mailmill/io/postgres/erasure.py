@@ -177,8 +177,10 @@ def _clean(name: str, kind: str) -> sql.Composable:
 
 def _mentioned(columns: Mapping[str, str], of_tenant: bool, table: str) -> sql.Composable:
     texts = sql.SQL(", ").join(_text(name, kind) for name, kind in columns.items())
+    # CASE, for of two conditions with AND the planner takes the expression first, at a hundred times the cost a row
     mention = sql.SQL(
-        "lower(concat_ws(E'\\x1f', {0})) LIKE ANY (%(likely)s) AND concat_ws(E'\\x1f', {0}) ~* %(pattern)s"
+        "CASE WHEN lower(concat_ws(E'\\x1f', {0})) LIKE ANY (%(likely)s)"
+        " THEN concat_ws(E'\\x1f', {0}) ~* %(pattern)s ELSE false END"
     ).format(texts)
     if table == "tenants":
         return sql.SQL("id = %(tenant_id)s AND {}").format(mention)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import polars as pl
+import psycopg
 import pytest
 from people_world import ANN, PHONE, People
 from send_fixtures import Run
@@ -15,8 +16,9 @@ from mailmill.cli.app import installation
 from mailmill.errors import Misconfigured, RestoreUnfinished, StoreUnavailable
 from mailmill.io import lake_erasure, restore
 from mailmill.io.forgetting import Forgetter
-from mailmill.io.postgres import fold, ingress
+from mailmill.io.postgres import erasure, fold, ingress
 from mailmill.io.warehouse import Warehouse
+from mailmill.pipelines.ingest.erasure import Person
 from mailmill.pipelines.send.tokens import Token
 
 
@@ -228,3 +230,17 @@ def test_a_forgotten_person_is_given_no_consent_and_no_suppression(people: Peopl
     assert people.ask("suppress", "add", ANN, "--tenant", "acme")["forgotten"] == 1
     assert people.rows("SELECT address_key FROM consents UNION SELECT address_key FROM suppressions WHERE reason <> %s",
                        "forgotten") == []  # fmt: skip
+
+
+def test_the_search_reads_with_its_expression_only_the_rows_that_may_hold_the_person(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs a hundred times what the test before it does, for each of millions of rows."""
+    people.tenant("acme")
+    people.do("ingest", "acme/inbox")
+    real = erasure._values
+    monkeypatch.setattr(erasure, "_values", lambda tenant_id, who: real(tenant_id, who) | {"pattern": "( is none"})
+    with people.mill.database.transaction() as conn:
+        assert erasure.search(conn, 1, Person(("nobody@people.example",)))[1] == []
+    with pytest.raises(psycopg.errors.InvalidRegularExpression), people.mill.database.transaction() as conn:
+        erasure.search(conn, 1, Person((ANN,)))
