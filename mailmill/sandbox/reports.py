@@ -167,7 +167,7 @@ class Reporter:
                 status = (await client.post(url, content=body, headers=signed)).status_code
                 if not _later(status):
                     break
-            await asyncio.sleep(min(LONGEST_PAUSE_S, 0.2 * 2**attempt))
+            await asyncio.sleep(pause_s(attempt))
         for report in batch:
             report.attempts = attempt + 1
             self._done(report, status)
@@ -183,8 +183,7 @@ class Reporter:
             report.attempts += 1
             status = await self._visit(client, report, url)
             if status is None or _later(status):
-                pause = min(LONGEST_PAUSE_S, 0.2 * 2**report.attempts)
-                heapq.heappush(self._due, (time.monotonic() + pause, next(self._number), report))
+                heapq.heappush(self._due, (time.monotonic() + pause_s(report.attempts), next(self._number), report))
             else:
                 self._done(report, status)
 
@@ -206,6 +205,11 @@ class Reporter:
             event="report", do=report.do, recipient=report.recipient.encode("utf-8", "replace").decode(),
             message_id=report.message_id, status=status, attempts=report.attempts,
         )  # fmt: skip
+
+
+def pause_s(attempt: int) -> float:
+    """Seconds before the next attempt."""
+    return min(LONGEST_PAUSE_S, 0.2 * 2 ** min(attempt, 10))
 
 
 def _later(status: int) -> bool:
