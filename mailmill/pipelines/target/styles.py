@@ -1,6 +1,6 @@
 """CSS put into the elements too, since many mail programs read no `<style>`. That stays, for what they cannot hold:
 media queries, `:hover`, what is about elements that some programs put around a message, and what is for some of the
-recipients: a `<style>` within a condition, or an element whose class or id Jinja2 makes.
+recipients: a `<style>` within a condition, Outlook's too, or an element whose class or id Jinja2 makes.
 
 Jinja2 is put out of the HTML parser's way meanwhile, each piece as one character that the source does not have; a
 `{% … %}` between elements in a comment, which may stand anywhere. So is what the parser would spoil or apply where it
@@ -27,6 +27,9 @@ _PIECE = re.compile(
 _DOCTYPE = re.compile(r"<!doctype[^>]*>", re.IGNORECASE)
 _DOCUMENT = re.compile(r"<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _HELD = re.compile(f"<!--{inserts.MARK.pattern}-->|{inserts.MARK.pattern}")
+# what stands between these is not for every version of Outlook, mostly for none, and no comment to everybody else
+_OTHERS = re.compile(r"<!--\s*\[if\b[^>]*>\s*<!(?:--\s*)?-->|<!\[if\b", re.IGNORECASE)
+_OTHERS_END = re.compile(r"(?:<!--\s*)?<!\[endif\]", re.IGNORECASE)
 _LEFT_ALONE = ' data-css-inline="ignore"'
 
 
@@ -49,6 +52,7 @@ class _Inlining:
         self._source, self._held, self._jinja = source, held, frozenset(held)
         self._fresh = inserts.marks(source)
         self._depth = 0  # of conditions and loops
+        self._others = False  # whether it is not for Outlook
         # of a source without a head, the parser would put a condition that stands before all else into the one it
         # makes, and its end elsewhere; once there is a body, another <body> is nothing
         self._body = "" if _DOCUMENT.search(source) else "<body>"
@@ -67,8 +71,10 @@ class _Inlining:
     def _hold(self, found: re.Match[str]) -> str:
         text, kind = found[0], found.lastgroup
         self._depth += sum(inserts.opened(self._held.get(mark, "")) for mark in inserts.MARK.findall(text))
+        if text.startswith("<!"):
+            self._others = (self._others or _OTHERS.match(text) is not None) and not _OTHERS_END.match(text)
         if kind == "style":
-            return self._apart(text) if self._depth > 0 or _for_some_media(text) else text
+            return self._apart(text) if self._depth > 0 or self._others or _for_some_media(text) else text
         if kind != "tag":  # a comment, a text, or a piece between elements
             return self._between(text) if self._held.get(text, "{{").startswith(("{%", "{#")) else text
         if text.startswith("<!["):

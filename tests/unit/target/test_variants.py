@@ -143,6 +143,9 @@ def test_jinja_between_attributes_is_refused_where_css_would_move_them():
         "<style>p{color:gold}</style>"
         "{% else %}<style>p{color:gray}</style>{% endif %}",
         '{% for item in b.split() %}<i class="{% if item %}x{% endif %}"></i><style>p{color:gold}</style>{% endfor %}',
+        "<!--[if !mso]><!--><style>p{color:gold}</style><!--<![endif]-->",
+        "<!-- [if gt mso 9]><!-- --><style>p{color:gold}</style><!-- <![endif]-->",
+        "<![if !mso]><style>p{color:gold}</style><![endif]>",
     ],
 )
 def test_a_style_within_a_condition_is_for_whom_it_is(for_some):
