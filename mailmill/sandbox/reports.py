@@ -209,7 +209,7 @@ class Reporter:
 
 def pause_s(attempt: int) -> float:
     """Seconds before the next attempt."""
-    return min(LONGEST_PAUSE_S, 0.2 * 2 ** min(attempt, 10))
+    return min(LONGEST_PAUSE_S, 0.2 * float(2 ** min(attempt, 10)))
 
 
 def _later(status: int) -> bool:
