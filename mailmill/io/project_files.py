@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from mailmill.pipelines.configuration.documents import Declared, Position, Problem, RawDocument
 from mailmill.pipelines.configuration.specs import ContentSpec, TemplateSpec
@@ -20,17 +22,24 @@ SUFFIXES = (".yaml", ".yml")
 MAX_FILE_BYTES = 4 * 2**20
 MAX_NODES = 200_000  # of a document with its aliases written out: a few lines of them can mean billions
 MAX_DIGITS = 1000  # of a number; Python writes none of more than 4,300
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _TEXTS = {"html_file": "html", "text_file": "text"}
 
 
 class _Constructor(SafeConstructor):
-    """Times stay text: the specs read them, and say it when the offset is missing."""
+    """Times stay text: the specs read them, and say it when the offset is missing. JSON writes a character beyond the
+    first 65,536 as two halves."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         try:
             if isinstance(node.value, str) and node.tag.endswith(":int") and len(node.value) > MAX_DIGITS:
                 raise ValueError
-            return super().construct_object(node, deep=deep)
+            value = super().construct_object(node, deep=deep)
+            if not isinstance(value, str) or not _NO_TEXT.search(value):
+                return value
+            if "\0" in value:
+                raise ValueError
+            return value.encode("utf-16", "surrogatepass").decode("utf-16")
         except ValueError:
             said = f"{node.value[:40]!r}" if isinstance(node.value, str) else "this"
             raise ConstructorError(None, None, f"{said} is no value that can be read", node.start_mark) from None
@@ -110,7 +119,11 @@ def _documents(path: Path, shown: str) -> list[RawDocument]:
     text = _text(path, shown)
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
-    constructor, parser = yaml.get_constructor_parser(text)
+    try:
+        constructor, parser = yaml.get_constructor_parser(text)
+    except ReaderError as error:
+        place = f"{shown}:{text.count(chr(10), 0, error.position) + 1}"
+        raise _Unreadable(place, f"not valid YAML: the character {chr(error.character)!r} is not allowed") from None
     found = []
     try:
         while constructor.check_data():
@@ -137,12 +150,16 @@ def _text(path: Path, shown: str) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _Unreadable(shown, f"larger than {MAX_FILE_BYTES // 2**20} MiB")
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        text, wrong = data.decode("utf-8-sig"), data.find(b"\0")  # UTF-16 that does not say so
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise _Unreadable(f"{shown}:{line}", "not UTF-8: save the file in this encoding") from None
+        wrong = error.start
     except OSError as error:
         raise _Unreadable(shown, f"cannot be read: {error.strerror}") from None
+    if wrong >= 0:
+        line = data.count(b"\n", 0, wrong) + 1
+        raise _Unreadable(f"{shown}:{line}", "not UTF-8: save the file in this encoding")
+    return text
 
 
 def _bounded(root: Node, shown: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,10 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
         ("x:\n- [1, !!float high]\n", 2, "not valid YAML: 'high' is no value that can be read"),
         ("a: 1\na: 2\n", 2, 'not valid YAML: found duplicate key "a" with value "2" (original value: "1")'),
         (b"kind: tenant\nname: M\xfcller\n", 2, "not UTF-8: save the file in this encoding"),
+        ("kind: tenant\nslug: a\n".encode("utf-16-le"), 1, "not UTF-8: save the file in this encoding"),
+        ("a: 1\nb: x\x0by\n", 2, "not valid YAML: the character '\\x0b' is not allowed"),
+        (TENANT + 'time_zone: "a\\0b"\n', 5, "not valid YAML: 'a\\x00b' is no value that can be read"),
+        (TENANT + 'time_zone: "\\ud83d"\n', 5, "not valid YAML: '\\ud83d' is no value that can be read"),
         ("x: !!python/object/apply:os.system [true]\n", 1, "not valid YAML: could not determine a constructor for the "
          "tag 'tag:yaml.org,2002:python/object/apply:os.system'"),
         ("kind: tenant\nslug: &a [*a]\n", 1, "too large a document: its aliases (*name) grow without bound"),
@@ -93,6 +98,14 @@ def test_a_problem_names_file_line_field_and_what_is_allowed(
 def test_a_host_is_a_name_or_an_address(tmp_path: Path, host: str) -> None:
     transport = f"---\nkind: transport\ntenant: acme\nslug: b\ntype: smtp\nhost: {host}\n"
     assert problems(tmp_path, a=TENANT + transport) == []
+
+
+def test_a_document_may_be_json_as_programs_write_it(tmp_path: Path) -> None:
+    said = {"kind": "tenant", "slug": "acme", "name": "Ü 😀", "postal_address": "1/Road"}
+    for terms in ({}, {"indent": "\t"}, {"ensure_ascii": False}):
+        (tmp_path / "a.yaml").write_text(json.dumps(said, **terms), encoding="utf-8")  # type: ignore[arg-type]
+        [one] = documents.validate(project_files.read([tmp_path])[0])[0]
+        assert one.spec.model_dump(include=set(said)) == said
 
 
 def test_all_problems_of_all_files_are_said_at_once(tmp_path: Path) -> None:
