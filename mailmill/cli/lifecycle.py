@@ -30,6 +30,8 @@ def list_campaigns(
 ) -> None:
     """Every campaign with its state and last reason; of those under way how far they are, how fast, until when."""
     with installation().database.transaction() as conn:
+        if tenant is not None:
+            campaigns.tenant_id(conn, tenant)  # that there is one: "nothing" would be no answer
         rows = campaigns.overview(conn, tenant)
     if json:
         answer_json(rows)

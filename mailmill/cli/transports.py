@@ -8,7 +8,7 @@ import typer
 
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
 from mailmill.errors import Misconfigured
-from mailmill.io.postgres import transports
+from mailmill.io.postgres import campaigns, transports
 
 transport_app = typer.Typer(no_args_is_help=True, help="Transports: list them, and try one.")
 app.add_typer(transport_app, name="transport")
@@ -20,6 +20,8 @@ def list_transports(
 ) -> None:
     """Every transport, and why it is held if it is."""
     with installation().database.transaction() as conn:
+        if tenant is not None:
+            campaigns.tenant_id(conn, tenant)  # that there is one: "nothing" would be no answer
         rows = transports.overview(conn, tenant)
     answer_json(rows) if json else answer_table(rows, title="transports")
 

@@ -155,6 +155,10 @@ def _message(kind: str, position: Position, error: ErrorDetails) -> str:
             return f"{error['input']!r} is not allowed; allowed: {context['expected']}"
         case "string_pattern_mismatch":
             return _BY_PATTERN.get(context["pattern"], f"does not match {context['pattern']}")
+        case "datetime_from_date_parsing" | "datetime_parsing" | "datetime_type":
+            return "a time with its offset is allowed, such as 2026-12-01T09:00:00+01:00"
+        case "time_parsing" | "time_type":
+            return 'a time of day is allowed, such as "08:00"'
         case "value_error":
             return str(context["error"])
         case _:

@@ -206,6 +206,9 @@ def test_transport_test_says_each_step_and_hands_over_one_message(
         told = mailmill(*other)
         assert told.code == 1 and "suppressed" in told.err and len(sink.taken) == 2
     listed = json.loads(mailmill("transport", "list", "acme", "--json").out)
+    for verb in ("transport", "campaign"):
+        told = mailmill(verb, "list", "acne")
+        assert told.code == 1 and "there is no tenant 'acne'" in told.err
     assert [row["transport"] for row in listed] == [name] and listed[0]["held_at"] is None
 
 

@@ -53,6 +53,10 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
          "time_zone: 'Mars/Base' is no time zone of the tz database, such as Europe/Berlin"),
         (CAMPAIGN + "start: 2026-12-01T09:00:00\n", 8,
          "start: a time needs its offset, such as 2026-12-01T09:00:00+01:00"),
+        (CAMPAIGN + "start: tomorrow\n", 8,
+         "start: a time with its offset is allowed, such as 2026-12-01T09:00:00+01:00"),
+        *[(CAMPAIGN + f"window: {{end: {end}}}\n", 8, 'window.end: a time of day is allowed, such as "08:00"')
+          for end in ("8:00", "[8]", "8 h")],
         ("kind: transport\ntenant: a\nslug: b\ntype: smtp\nusername: x\npassword: hunter2\n", 6,
          "password: a secret is a reference, env:NAME or file:path, never the value itself"),
         *[(f"kind: transport\ntenant: a\nslug: b\ntype: smtp\nusername: x\npassword: env:P\ntls: {tls}\n", 1,
