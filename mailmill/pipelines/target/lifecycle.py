@@ -49,7 +49,7 @@ def instead(step: Move, state: CampaignState) -> str:
             return "Its audience is frozen: `mailmill campaign resume` goes on with it."
         if state == "planning":
             return "Its audience is being frozen: cancel it, or wait until it runs."
-        return "Its audience is frozen and it is sent once: apply a new campaign from the same file for another time."
+        return "A campaign is sent once: give it another `slug` in its file, and apply that."
     return f"{step} is for campaigns that are {' or '.join(TRANSITIONS[step].sources)}."
 
 
