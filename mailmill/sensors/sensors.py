@@ -21,7 +21,8 @@ SETTLED_S = 2.0  # a file that changed more recently may still be copied
     job=jobs.ingest,
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Files dropped into the folder of a CSV source are ingested, and again after a passing failure.",
+    description="Files dropped into the folder of a CSV source are ingested, and again after a passing failure, or "
+    "when the source was applied with a change.",
 )
 def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> dg.SensorResult:
     with mill.database.transaction("owner") as conn:
@@ -29,6 +30,10 @@ def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> 
     known: dict[str, list[float]] = json.loads(context.cursor or "{}")
     found: dict[str, list[float]] = {}
     requests = {one.key: _requested(one.key, f"{one.key}:again:{one.failed}") for one in sources if one.failed}
+    for one in sources:  # what its old columns could not read lies there yet, or is held
+        found[one.key] = [float(one.version)]
+        if known.get(one.key, found[one.key]) != found[one.key]:
+            requests[one.key] = _requested(one.key, f"{one.key}:applied:{one.version}")
     for key, path, status in _settled([(one.key, mill.project / str(one.folder)) for one in sources]):
         name = f"{key}:{shown(path.name)}"
         # not when it was written: a file may be put back, or take the place of one of the same date and length

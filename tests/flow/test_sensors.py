@@ -186,6 +186,18 @@ def test_a_folder_whose_import_failed_for_a_passing_reason_is_read_again_once_th
     assert len(runs) == 2 and len(set(runs)) == 1, "one run a failure: the key stays"
 
 
+def test_a_folder_is_read_again_when_its_source_was_applied_with_a_change(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    before = sense("inbox", world, instance)
+    assert not keys(before), "it has no file"
+    with world.database.transaction() as conn:
+        conn.execute("UPDATE sources SET applied_at = clock_timestamp() WHERE slug = 'drop'")
+    after = sense("inbox", world, instance, before.cursor)
+    assert keys(after) == ["acme|drop"], "what was refused or held for its columns comes in"
+    assert not keys(sense("inbox", world, instance, after.cursor))
+
+
 def test_what_was_applied_becomes_partitions(world: World, instance: dg.DagsterInstance) -> None:
     wanted = {
         request.partitions_def_name: sorted(request.partition_keys)

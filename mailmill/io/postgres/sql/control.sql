@@ -1,5 +1,6 @@
 -- name: sources
 SELECT t.slug AS tenant, s.slug, s.kind, s.spec->>'folder' AS folder,
+       extract(epoch FROM s.applied_at)::text AS version,
        CASE WHEN s.retry_at <= clock_timestamp() THEN extract(epoch FROM s.retry_at)::text ELSE '' END AS failed
   FROM sources s JOIN tenants t ON t.id = s.tenant_id WHERE s.deleted_at IS NULL ORDER BY t.slug, s.slug;
 
