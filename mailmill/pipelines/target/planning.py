@@ -19,7 +19,7 @@ from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.identities import Preflight
 from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
 
-MAX_TRIES = 5  # of a planning that suppressions overtake
+MAX_TRIES = 5  # of a planning that suppressions or a forget overtake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,14 +50,20 @@ def plan(
         try:
             check_public_url(draft, public_url)  # before DNS is asked about its host
             warning = _check_identity(draft, preflight)
+            overtaken = ""
             for _ in range(MAX_TRIES):
-                frozen = replace(decide(draft, contacts=contacts, public_url=public_url), warning=warning)
+                try:
+                    frozen = replace(decide(draft, contacts=contacts, public_url=public_url), warning=warning)
+                except FileNotFoundError:  # a forget takes a file away as soon as another one is listed in its place
+                    overtaken = "a file of the published contacts is gone; the next publication makes it anew"
+                    continue
+                overtaken = "suppressions overtake the planning again and again; the next tick goes on"
                 state = campaigns.freeze(frozen, by=by)
                 if state == "gone":
                     return None
                 if state != "stale":
                     return _planned(frozen, state)
-            raise StoreUnavailable("suppressions overtake the planning again and again; the next tick goes on")
+            raise StoreUnavailable(overtaken)
         except TransientError:
             raise
         except MailmillError as error:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, StoreUnavailable
 from mailmill.io.postgres import audiences, campaigns, consents, control, ledger, suppressions
 from mailmill.pipelines.target import planning
 
@@ -164,6 +164,37 @@ def test_P07_somebody_suppressed_while_the_audience_is_taken_is_not_in_it(world,
     assert tries == [5, 4]
     assert (result.planned, result.exclusions) == (4, {"unsubscribed": 1})
     assert world.value("SELECT count(*) FROM messages WHERE address_key = 'p3@x1.example'") == 0
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["another takes its place", "it is lost"])
+def test_P07_a_file_of_the_contacts_that_goes_while_they_are_read_fails_no_campaign(world, frame, lost):
+    """A forget takes it away as soon as another one is listed in its place; a lost one is published anew."""
+    generation, read = world.contacts.generation, []
+
+    class Overtaken:
+        suppressions, chosen = staticmethod(world.contacts.suppressions), staticmethod(world.contacts.chosen)
+
+        @staticmethod
+        def generation(tenant_id):
+            read.append(generation(tenant_id))
+            if len(read) == 1:
+                old = [world.lake.path(file) for (file,) in world.rows("SELECT file FROM manifest")]
+                if not lost:
+                    world.publish(frame([{"email": "p1@x1.example", "name": "One"}]))
+                for path in old:
+                    path.unlink()
+            return read[-1]
+
+    with world.database.transaction() as conn:
+        campaigns.schedule(conn, campaigns.find(conn, "acme/spring"), None, by="test")
+    facts = {"campaigns": world.campaigns, "preflight": world.preflight, "public_url": world.public_url, "by": "test"}
+    if lost:
+        with pytest.raises(StoreUnavailable, match="published contacts"):
+            planning.plan(1, contacts=Overtaken(), **facts)
+        assert world.state() == "planning"
+        world.publish(frame([{"email": "p1@x1.example", "name": "One"}]))
+    assert planning.plan(1, contacts=Overtaken() if not lost else world.contacts, **facts).planned == 1
+    assert world.state() == "running"
 
 
 def test_P07_whom_a_campaign_is_told_of_later_makes_no_audience_unclean_and_whom_it_was_told_of_before_does(
