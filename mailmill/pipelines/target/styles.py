@@ -34,15 +34,12 @@ _LEFT_ALONE = ' data-css-inline="ignore"'
 
 
 def inlined(html: str) -> str:
-    """The source with its styles in its elements; as it is when it has none, or Jinja2 writes them.
+    """The source with its styles in its elements; as it is when it has none for everybody, or Jinja2 writes them.
 
     Raises: Misconfigured when the CSS cannot be read, or a tag not because of Jinja2 between its attributes.
     """
     source, held = inserts.masked(html)
-    styles = _STYLE.findall(source)
-    if all(map(held.keys().isdisjoint, styles)):
-        return _Inlining(source, held).done() if styles else html
-    return html
+    return _Inlining(source, held).done() if _STYLE.search(source) else html
 
 
 class _Inlining:
@@ -53,12 +50,18 @@ class _Inlining:
         self._fresh = inserts.marks(source)
         self._depth = 0  # of conditions and loops
         self._others = False  # whether it is not for Outlook
+        self._applied = self._written = False  # whether there is a style for everybody, and one that Jinja2 writes
+        self._between_at: int | None = None  # where a tag has Jinja2 between its attributes
         # of a source without a head, the parser would put a condition that stands before all else into the one it
         # makes, and its end elsewhere; once there is a body, another <body> is nothing
         self._body = "" if _DOCUMENT.search(source) else "<body>"
 
     def done(self) -> str:
         held = _PIECE.sub(self._hold, self._source)
+        if self._written or not self._applied:
+            return inserts.back(self._source, self._held)
+        if self._between_at is not None:
+            raise _between_attributes(inserts.back(self._source[: self._between_at], self._held).count("\n") + 1)
         try:
             done = _INLINER.inline(held)
         except (css_inline.InlineError, ValueError) as error:
@@ -74,7 +77,10 @@ class _Inlining:
         if text.startswith("<!"):
             self._others = (self._others or _OTHERS.match(text) is not None) and not _OTHERS_END.match(text)
         if kind == "style":
-            return self._apart(text) if self._depth > 0 or self._others or _for_some_media(text) else text
+            if self._depth > 0 or self._others or _for_some_media(text):
+                return self._apart(text)
+            self._applied, self._written = True, self._written or not self._jinja.isdisjoint(text)
+            return text
         if kind != "tag":  # a comment, a text, or a piece between elements
             return self._between(text) if self._held.get(text, "{{").startswith(("{%", "{#")) else text
         if text.startswith("<!["):
@@ -95,7 +101,7 @@ class _Inlining:
 
     def _tag(self, text: str, start: int) -> str:
         if not self._jinja.isdisjoint(attributes.FOUND.sub("", text)):
-            raise _between_attributes(inserts.back(self._source[:start], self._held).count("\n") + 1)
+            self._between_at = start if self._between_at is None else self._between_at
         if text[1] in "/!" or not self._for_some(attributes.read(text)):
             return text
         return attributes.NAME.sub(lambda name: name[0] + _LEFT_ALONE, text, count=1)

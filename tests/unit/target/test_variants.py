@@ -144,6 +144,7 @@ def test_jinja_between_attributes_is_refused_where_css_would_move_them():
         "{% else %}<style>p{color:gray}</style>{% endif %}",
         '{% for item in b.split() %}<i class="{% if item %}x{% endif %}"></i><style>p{color:gold}</style>{% endfor %}',
         "<!--[if !mso]><!--><style>p{color:gold}</style><!--<![endif]-->",
+        "<!--[if mso]><style>p{color:{{ colour }}}</style><![endif]-->",
         "<!-- [if gt mso 9]><!-- --><style>p{color:gold}</style><!-- <![endif]-->",
         "<![if !mso]><style>p{color:gold}</style><![endif]>",
     ],
@@ -177,7 +178,15 @@ def test_the_text_shows_nothing_that_a_style_hides():
     assert text.startswith("yes\n") and "name" not in text
 
 
-@pytest.mark.parametrize("html", ["<p>no styles</p>", "<style>p{color:{{ colour }}}</style><p>x</p>"])
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<p>no styles</p>", "<style>p{color:{{ colour }}}</style><p>x</p>",
+        "<!--[if mso]><style>p{color:red}</style><![endif]--><p {% if vip %}class=gold{% endif %}>x",
+        "<style>p{color:red}</style><style>p{color:{{ colour }}}</style><p {{ name }}>x",
+        "<style media=print>p{color:red}</style>{% if vip %}<style>p{color:gold}</style>{% endif %}<p {{ name }}>x",
+    ],
+)  # fmt: skip
 def test_html_without_styles_of_its_own_stays_as_it_is(html):
     assert inlined(html) == html
 
