@@ -18,7 +18,7 @@ from mailmill.pipelines.ingest.persons import mailboxes
 
 
 def of(conn: psycopg.Connection, lake: Lake, tenant_id: int, match_keys: Sequence[str]) -> list[str]:
-    """Every key of the persons that have one of these; empty for who is a person alone.
+    """Every key of the persons that have one of these, with the numbers that make them one; empty for who is alone.
 
     Without a rule everybody is alone, and the generation is not read.
     """
@@ -48,7 +48,10 @@ def of_mailbox(
     """
     rule = merge_rule(conn, tenant_id)
     own = set(mailboxes(match_keys, rule))
-    keys = of(conn, lake, tenant_id, match_keys)
+    # a number that nobody is known by is no contact beside those who have it
+    keys = [
+        key for key in of(conn, lake, tenant_id, match_keys) if "@" in key or erasure.ids_of(conn, tenant_id, [key])
+    ]
     mails = [box for box in own if channel_of(box) == "email"] if rule.strips else []
     theirs = (
         {*_of_mailboxes(conn, tenant_id, mails), *_spellings(conn, lake, tenant_id, mails, rule)} if mails else set()

@@ -90,7 +90,7 @@ class Rows:
             values = {"tenant_id": self.tenant_id, "members": mine["contact_id"].to_list()}
             said = read(self.conn, SQL["said"], SAID_SCHEMA, values)
             known = generations.of_these(rows, self.domains)
-            rows = persons.merged(rows, said, mine.select(PERSONS_SCHEMA.names()), known)
+            rows = persons.merged(rows, said, mine.select(PERSONS_SCHEMA.names()), self.rule(), known)
         return generations.completed(rows, self.domains)
 
     def _read(self, what: str, bucket: int, others: list[int]) -> pl.DataFrame:

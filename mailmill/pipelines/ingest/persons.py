@@ -105,12 +105,13 @@ def _followed(hints: pl.DataFrame) -> pl.DataFrame:
 
 
 def merged(
-    rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame, domains: pl.DataFrame | None = None
+    rows: pl.DataFrame, said: pl.DataFrame, persons: pl.DataFrame, rule: MergeSpec, domains: pl.DataFrame | None = None
 ) -> pl.DataFrame:
     """One row a person: field by field the value of the best rank, the gravest status, everything else united.
 
     The address is one that mail may go to, where there is one: a source still stands for it, and it is not invalid.
-    Verdict, its reason and the match key are those of the address that won.
+    Verdict, its reason and the match key are those of the address that won. Where a number makes contacts one, all of
+    them are aliases: what is suppressed of one that did not win keeps the person from being mailed as well.
     In:     rows, as `completed` takes them, all contacts of each person among them; said, SAID_SCHEMA, of those who are
             several; PERSONS_SCHEMA; DOMAINS_SCHEMA, of these rows. Out: as rows, the person's id for contact_id.
     """
@@ -118,6 +119,8 @@ def merged(
     if several.is_empty():
         return rows
     alone = rows.join(persons, on="contact_id", how="anti")
+    if rule.phone:
+        several = several.with_columns(aliases=pl.concat_list("aliases", "phone").list.drop_nulls())
     # of one rank are values of one batch: then the value decides, so that the result is still one
     claims = said.join(persons, on="contact_id").join(_usable(several, domains), on=["contact_id", "field"], how="left")
     best = claims.sort("person_id", "field", "usable", *RANK, "value", "contact_id").drop("usable")

@@ -16,7 +16,7 @@ from send_world import Sink, World, until
 
 from mailmill.errors import Misconfigured
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import aliases, erasure
+from mailmill.io.postgres import aliases, erasure, ledger
 from mailmill.io.postgres.audiences import PostgresCampaigns
 from mailmill.pipelines.target.ports import Frozen
 
@@ -98,6 +98,24 @@ def test_P07_a_suppression_counts_for_its_mailbox_and_number_whether_or_not_they
     run()
     found = "SELECT split_part(address, '@', 1), reason FROM messages WHERE state = 'suppressed' ORDER BY id"
     assert people.rows(found) == [("bob", "manual"), ("dan", "manual")]
+
+
+def test_P07_each_number_of_a_person_keeps_them_from_being_mailed_also_one_that_is_not_shown(people: People) -> None:
+    people.tenant("acme", people=f"email,phone\n{ANN},+436641112221\n{NEWS},+436641112222\n{BOB},\n")
+    people.rows("""UPDATE tenants SET spec = spec || '{"merge": {"plus_tags": true, "phone": true}}'""")
+    people.do("ingest", "acme/inbox")
+    for number in ("+436641112221", "+436641112222"):
+        people.do("suppress", "add", number, "--tenant", "acme")
+        assert people.ask("segment", "preview", "acme/everyone")["exclusions"] == {"manual": 1}
+        assert number in people.do("explain", ANN)
+        people.do("suppress", "remove", number, "--tenant", "acme")
+    people.do("campaign", "start", "acme/spring")
+    ids = [message for (message,) in people.rows("SELECT id FROM messages ORDER BY id")]
+    people.do("suppress", "add", "+436641112221", "--tenant", "acme")
+    with people.mill.database.transaction() as conn:
+        assert len(ids) == 2 and ledger.suppressed(conn, ids) == {ids[0]}
+    [done] = people.ask("forget", NEWS)["tenants"]
+    assert (done["contacts"], done["others"]) == (2, []), "a number is nobody beside who has it"
 
 
 def test_who_is_forgotten_is_so_by_every_spelling_of_the_mailbox_published_or_not(people: People) -> None:
