@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
+ENDLESS = 10_000  # columns
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
@@ -93,9 +95,9 @@ def answer_json(value: Any) -> None:
 
 
 def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
-    """Rows as a table a person reads; numbers to the right. On a pipe it is as wide as it needs to be; on a terminal
-    what is too long goes on in the next line: a Message-ID that is cut leads nowhere."""
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    """Rows as a table a person reads; numbers to the right. On a pipe it is as wide as it needs to be; a terminal
+    that is too narrow for its words gets a line a value. Nothing is cut: half a Message-ID leads nowhere."""
+    console = Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False)
     if not rows:
         console.print(f"{title}: nothing" if title else "nothing")
         return
@@ -107,7 +109,12 @@ def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None)
         table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))  # as it is: no markup, no escape codes
-    console.print(table)
+    if Measurement.get(console, console.options.update(width=ENDLESS), table).minimum <= console.width:
+        console.print(table)
+        return
+    for place, row in enumerate(rows):
+        print(end="\n" * (place > 0))
+        answer_facts(row)
 
 
 def answer_facts(facts: Mapping[str, Any]) -> None:

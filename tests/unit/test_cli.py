@@ -94,3 +94,15 @@ def test_a_terminal_that_is_closed_ends_a_verb_as_SIGTERM_does(tmp_path: Path) -
     finally:
         verb.kill()
     assert (tmp_path / "ended").exists()
+
+
+def test_a_terminal_too_narrow_for_a_table_gets_a_line_a_value(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [{f"column_{n}": f"{row}{'x' * n}" for n in range(12)} | {"reason": None} for row in "ab"]
+    answer_table(rows, title="many")
+    told = capsys.readouterr().out.splitlines()
+    assert "many" in told[0] and told[1:3] == ["column 0   a", "column 1   ax"]
+    assert told[13:15] == ["", "column 0   b"]
+    answer_table([{"a": 1, "b": "two words " * 20}])
+    assert "│ 1 │ two words" in capsys.readouterr().out, "words go on in the next line"
