@@ -27,7 +27,11 @@ _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECAS
 _UNFINISHED = re.compile(r"<(?:!--|/?[A-Za-z])")
 # of what is around it, and of nothing they are nothing
 _RELATIVE = frozenset({"em", "%", "ex", "ch", "cap", "ic", "lh", "larger", "smaller", "inherit", "unset"})
-_SIZE = re.compile(r"(?<![\w-])font-size\s*:\s*(\d+\.?\d*|\.\d+)?\s*([a-z%]*)", re.IGNORECASE)
+_SIZE = re.compile(
+    r"(?<![\w-])font(?:-size\s*:\s*(\d+\.?\d*|\.\d+)?\s*([a-z%]*)"
+    # of a font the size is the first number with a unit, or with a line's height behind it
+    r"|\s*:[^;]{0,200}?(?<![\w.])(\d+\.?\d*|\.\d+)(?:([a-z%]+)|(?=\s*/)))", re.IGNORECASE,
+)  # fmt: skip
 
 
 def plain_text(html: str) -> str:
@@ -45,7 +49,8 @@ def plain_text(html: str) -> str:
 def _tiny(style: str, around: bool) -> bool:
     """Whether an element's letters have no size. Layouts give it to a cell and take it back within (MJML, say)."""
     tiny = around
-    for number, unit in _SIZE.findall(style):
+    for size, of_size, font, of_font in _SIZE.findall(style):
+        number, unit = size or font, of_size or of_font
         if number and not float(number):
             tiny = True
         elif unit.lower() not in _RELATIVE:

@@ -63,6 +63,11 @@ def template(**changed: object) -> dict[str, object]:
         ),
         ("<td style='font-size:0'>no<b style='font-size:larger'>no</b><b style='font-size:1.5EX'>no</b></td>", "\n"),
         ("<p style='font-size:0'><a href='https://a.example'><img src=x></a>", "https://a.example\n"),
+        (
+            "<td style='font-size:0'>no<b style='font:bold 14px/20px Arial'>yes<i style='font:0/0 a'>no</i></b>"
+            "<b style='font:inherit'>no</b><b style='FONT: 700 1.2rem a'> and yes</b><b style='font:700 0% a'>no</b>",
+            "yes and yes\n",
+        ),
         ("one <a href='https://a.example'> <b hidden>no</b></a><a href='https://b.example'></a>two", "one two\n"),
         ("<p style='font-size:0.5em;mso-ansi-font-size:0'>yes</p>", "yes\n"),
     ],
