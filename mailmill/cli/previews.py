@@ -110,7 +110,8 @@ def _person(mill: Installation, draft: Draft, contents: variants.Contents, conta
         raise planning.no_contacts(draft.tenant)
     wanted = pl.col("email").is_not_null()
     if contact is not None:
-        wanted &= pl.col("match_key") == (addresses.check(contact).address_key or contact)
+        key = addresses.check(contact).address_key or contact
+        wanted &= (pl.col("match_key") == key) | pl.col("aliases").list.contains(key).fill_null(False)
     fields = [audiences.merge_value(name).alias(f"field:{name}") for name in contents.facts.merge_fields]
     found = (
         generation.contacts.filter(wanted).head(1)

@@ -170,6 +170,22 @@ def test_a_start_schedules_and_taking_it_back_makes_a_draft(mill: Installation, 
     )  # fmt: skip
 
 
+def test_a_campaign_that_was_missed_and_gets_another_start_is_not_finished_any_more(
+    mill: Installation, project: Path
+) -> None:
+    apply_paths(mill, [project])
+    with mill.database.transaction() as connection:
+        connection.execute("UPDATE campaigns SET state = 'missed', finished_at = now()")
+    edit(project, ("doubt: hold", "doubt: resend"))
+    for start, finished in ((None, False), ("start: 2030-01-15T09:00:00+01:00 ", True)):
+        if start:
+            edit(project, ("# start: 2027-01-15T09:00:00+01:00 ", start))
+        apply_paths(mill, [project])
+        with mill.database.transaction() as connection:
+            row = connection.execute("SELECT state::text, finished_at IS NULL FROM campaigns").fetchone()
+        assert row == ("scheduled" if start else "missed", finished)
+
+
 def test_a_running_campaign_is_refused_with_the_reason(mill: Installation, project: Path) -> None:
     apply_paths(mill, [project])
     with mill.database.transaction() as connection:

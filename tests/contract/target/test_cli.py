@@ -182,6 +182,11 @@ def test_a_message_is_previewed_for_a_contact(run):
         run("preview", "acme/spring", "--contact", "none@x.example")
 
 
+def test_a_message_is_previewed_for_any_of_a_persons_addresses(run, world, frame):
+    world.publish(frame([{"email": "Ann@x.example", "aliases": ["ann+b@x.example", "ann@x.example"]}]))
+    assert run("preview", "acme/spring", "--contact", "Ann+B@x.example", "--json")["address"] == "Ann@x.example"
+
+
 def test_a_message_for_a_local_part_beyond_ascii_is_previewed(run, world, frame):
     world.publish(frame([{"email": "jörg@x0.example", "name": "Jörg"}]))
     shown = run("preview", "acme/spring", "--contact", "jörg@x0.example", "--json")

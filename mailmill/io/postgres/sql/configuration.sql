@@ -83,6 +83,7 @@ written AS (
   ON CONFLICT (tenant_id, slug) DO UPDATE SET spec = excluded.spec, ends_at = excluded.ends_at,
     state = coalesce(%(state)s::campaign_state, campaigns.state),
     scheduled_at = CASE WHEN %(state)s::text IS NULL THEN campaigns.scheduled_at ELSE excluded.scheduled_at END,
+    finished_at = CASE WHEN %(state)s::text IS NULL THEN campaigns.finished_at END,
     applied_at = clock_timestamp()
   WHERE campaigns.state IN ('draft', 'scheduled', 'missed', 'failed')
   RETURNING id, tenant_id, state),
