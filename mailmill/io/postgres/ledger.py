@@ -191,7 +191,7 @@ def release(conn: psycopg.Connection, transport_id: int) -> int:
 
 
 def sweep(conn: psycopg.Connection, campaign_id: int | None = None) -> int:
-    """Cancel and expire what can no longer be sent, 20,000 of a campaign at most. Out: how many.
+    """Cancel and expire what can no longer be sent, 20,000 at most. Out: how many.
 
     In: campaign_id None, of every campaign.
     """

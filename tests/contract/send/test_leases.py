@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -169,3 +169,12 @@ def test_no_release_passes_between_the_look_at_a_hold_and_what_waits_for_its_end
         with world.database.transaction("sender") as conn:  # does not wait for it
             leases.hold_back(conn, 2, [first, second], "google")
     assert all(0 < due_s <= 60 for _, due_s in world.sql(WHEN))
+
+
+def test_a_sweep_takes_so_many_at_a_time_however_many_campaigns_have_ended(world: World) -> None:
+    """A worker records nothing meanwhile."""
+    for slug in ("one", "two"):
+        world.campaign(12_000, slug=slug, ends_at=datetime.now(UTC) - timedelta(seconds=1))
+    with world.database.transaction("sender") as conn:
+        ledger.session(conn)
+        assert [ledger.sweep(conn), ledger.sweep(conn), ledger.sweep(conn)] == [20_000, 4_000, 0]

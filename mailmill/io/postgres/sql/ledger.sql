@@ -291,8 +291,8 @@ UPDATE messages m SET state = 'queued', due_at = CASE WHEN m.reason = 'provider_
  WHERE c.transport_id = %(transport_id)s AND m.campaign_id = c.id AND m.queued AND m.state = 'held';
 
 -- name: sweep
--- What can no longer be sent ends: with its campaign's cancel, or at its end; 20,000 messages of a campaign at most. What
--- somebody has locked is being claimed or given back: the next sweep takes it, or whoever claimed it.
+-- What can no longer be sent ends: with its campaign's cancel, or at its end; 20,000 messages at most, for a worker records
+-- nothing meanwhile. What somebody has locked is being claimed or given back: the next sweep takes it, or whoever claimed it.
 UPDATE messages m SET state = end_of(m.doubted, q.ends), queued = false, done_at = clock_timestamp(), reason = q.reason
   FROM (SELECT r.id, o.ends, o.reason
           FROM (SELECT id, CASE state WHEN 'cancelled' THEN 'cancelled' ELSE 'expired' END::message_state AS ends,
@@ -302,7 +302,7 @@ UPDATE messages m SET state = end_of(m.doubted, q.ends), queued = false, done_at
                    AND (state = 'cancelled' AND finished_at IS NULL
                         OR state IN ('running', 'paused') AND ends_at <= clock_timestamp())) o
          CROSS JOIN LATERAL (SELECT id FROM messages WHERE campaign_id = o.id AND queued LIMIT 20000
-                             FOR UPDATE SKIP LOCKED) r OFFSET 0) q
+                             FOR UPDATE SKIP LOCKED) r LIMIT 20000) q
  WHERE m.id = q.id;
 
 -- name: next_due
