@@ -16,7 +16,7 @@ from mailmill.errors import Misconfigured
 from mailmill.io.event_log import postgres as event_log
 from mailmill.io.journal import Left
 from mailmill.io.postgres import campaigns
-from mailmill.io.postgres.ledger import SQL, end_lease, record
+from mailmill.io.postgres.ledger import SQL, end_lease, give_back_all, record
 from mailmill.io.postgres.suppressions import raise_change_number
 from mailmill.pipelines.send.answers import Answer
 from mailmill.pipelines.send.orders import Outcome
@@ -64,11 +64,9 @@ def replay(conn: psycopg.Connection, left: Left, *, at: datetime) -> Replayed:
         doubts = record(conn, token=left.token, transport_id=transport_id, lines=lines, resend_after_s=RESEND_AFTER_S)
     if left.incomplete:
         doubts += _doubt_all(conn, left.token, "journal_incomplete")
-        released = 0
-    else:
-        released = conn.execute(SQL["give_back_all"], {"token": left.token}).rowcount
-    end_lease(conn, left.token)
-    return Replayed(known, doubts, released)
+        end_lease(conn, left.token)
+        return Replayed(known, doubts)
+    return Replayed(known, doubts, give_back_all(conn, left.token))
 
 
 def _doubt(id: int, at: datetime) -> bytes:

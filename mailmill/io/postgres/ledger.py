@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres.sql import statements
@@ -80,6 +81,7 @@ def claim(conn: psycopg.Connection, order: Order) -> Claimed:
                 "token": order.token,
                 "limit": limit,
                 "lease_s": order.lease_s,
+                "reserved": Jsonb({window.period: window.starts_at.isoformat() for window in reserved}),
                 "give_up_after_s": order.give_up_after_s,
                 "lately_s": 2 * Patience().longest_s,
             },
@@ -133,6 +135,15 @@ def give_back(
     }
     n = conn.execute(SQL["give_back" if held_for is None else "hold_back"], facts).rowcount
     _unreserve(conn, order, n, reserved)
+    return n
+
+
+def give_back_all(conn: psycopg.Connection, token: int) -> int:
+    """The rest of a lease, none of it started, back to the queue with what it had reserved; the lease ends."""
+    n = conn.execute(SQL["give_back_all"], {"token": token}).rowcount
+    if n:
+        conn.execute(SQL["unreserve_lease"], {"token": token, "n": n})
+    end_lease(conn, token)
     return n
 
 

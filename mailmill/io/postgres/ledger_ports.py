@@ -120,13 +120,7 @@ class PostgresLedger:
 
     def give_back_all(self, token: int) -> int:
         """A lease whose claim was not acknowledged."""
-
-        def all_of_it(conn: psycopg.Connection) -> int:
-            n = conn.execute(ledger.SQL["give_back_all"], {"token": token}).rowcount
-            ledger.end_lease(conn, token)
-            return n
-
-        return self._run(all_of_it)
+        return self._run(lambda conn: ledger.give_back_all(conn, token))
 
     def record(self, order: Order, lines: Sequence[bytes], *, resend_after_s: int | None, last: bool) -> int:
         def write(conn: psycopg.Connection) -> int:

@@ -9,7 +9,7 @@ import pytest
 from send_fixtures import Run
 from send_oracle import judge
 from send_process import start
-from send_world import Sink, World, until
+from send_world import Sink, World, by_address, until
 
 pytestmark = pytest.mark.faults
 
@@ -52,3 +52,17 @@ def test_P11_no_limit_is_exceeded_by_any_number_of_workers(world: World, run: Ru
     with Sink(port=sink.port) as more:
         run()
     assert len(more.taken) == 10  # what the day has left
+
+
+def test_P11_what_a_killed_worker_had_not_started_counts_for_no_limit(world: World, run: Run, tmp_path: Path) -> None:
+    with Sink(by_address({"dot": "stall"})) as sink:
+        campaign = world.campaign(50, port=sink.port, transport={"connections": 1, "per_day": 50, "per_minute": 50})
+        worker = start(world.database, tmp_path, worker="w1")
+        until(lambda: sink.taken)
+        worker.kill()
+        worker.communicate()
+        assert world.account(campaign) == {"leased": 50}
+        sink.script = lambda stage, to: None
+        assert run(worker="w1").replayed.released == 49
+    assert world.account(campaign) == {"sent": 49, "in_doubt": 1}
+    assert world.sql("SELECT max(used) <= 50, sum(used) FROM budgets WHERE period = 'day'") == [(True, 50)]

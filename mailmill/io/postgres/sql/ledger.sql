@@ -141,9 +141,9 @@ taken AS (
    WHERE m.id = j.id
   RETURNING m.id, m.contact_id, m.state, m.attempt, m.attempt - j.unheard AS tried, m.variant, m.provider, m.address),
 lease AS (
-  INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until)
+  INSERT INTO leases (token, worker, campaign_id, tenant_id, first_id, last_id, until, reserved)
   SELECT %(token)s, %(worker)s, %(campaign_id)s, %(tenant_id)s, min(id), max(id),
-         clock_timestamp() + make_interval(secs => %(lease_s)s)
+         clock_timestamp() + make_interval(secs => %(lease_s)s), %(reserved)s
     FROM taken WHERE state = 'leased' HAVING count(*) > 0)
 SELECT convert_to(string_agg(
          concat_ws(E'\x1f', t.id, t.contact_id, t.attempt, t.tried, t.variant, coalesce(t.provider, ''),
@@ -186,6 +186,13 @@ UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, 
          WHERE token = %(token)s OFFSET 0) l
  WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token AND m.state = l.was
    AND m.campaign_id = l.campaign_id;
+
+-- name: unreserve_lease
+-- What its rows that were not started had of limits goes back to the windows that counted them.
+UPDATE budgets b SET used = greatest(0, b.used - %(n)s)
+  FROM leases l JOIN campaigns c ON c.id = l.campaign_id CROSS JOIN LATERAL jsonb_each_text(l.reserved) w (period, starts_at)
+ WHERE l.token = %(token)s AND b.transport_id = c.transport_id AND b.period = w.period
+   AND b.starts_at = w.starts_at::timestamptz;
 
 -- name: doubt_all
 -- The rest of a lease whose journal is lost or may be incomplete: each of them may have been sent. Out: their ids.

@@ -501,7 +501,8 @@ CREATE TABLE leases (
   first_id bigint NOT NULL,                     -- its rows lie between these, so that finding them needs no index on the token
   last_id bigint NOT NULL,
   claimed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  until timestamptz NOT NULL                    -- by the database's clock; the worker renews it
+  until timestamptz NOT NULL,                   -- by the database's clock; the worker renews it
+  reserved jsonb NOT NULL DEFAULT '{}'          -- period -> start of the window in which its messages count (budgets)
 );
 
 -- What a limit has left in a window. Reserved at the claim, given back when unused.
