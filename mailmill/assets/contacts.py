@@ -82,7 +82,9 @@ def raw_contacts(
             source, feed, mill.ingest, accept_columns=config.accept_columns, discard=config.discard,
             progress=context.log.info,
         )  # fmt: skip
-        mill.ingest.remember(source, "; ".join(r.text for r in received.refused) or None)
+        broken = received.broken_off
+        said = [*([str(broken)] if broken else []), *(refusal.text for refusal in received.refused)]
+        mill.ingest.remember(source, "; ".join(said) or None, retry_after_s=broken.retry_after_s if broken else None)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": received.rows,
@@ -90,6 +92,7 @@ def raw_contacts(
             "known_before": received.known,
             "refused": reports.table([{"origin": r.origin, "why": r.text} for r in received.refused]),
             "held": reports.table([asdict(held) for held in received.held]),
+            "broken_off": str(broken or ""),
             "notes": list(received.notes),
         }
     )

@@ -73,7 +73,8 @@ def _run(
         found, problem = failed.found, failed
     done = _summary(mill, source, found, force=force)
     said = problem is not None and problem.check is not None and done["withheld"]  # in other words, with what to do
-    done["error"] = None if problem is None or said else str(problem)
+    stopped = "" if problem is None or said else str(problem)
+    done["error"] = "\n".join(filter(None, [found.get("raw_contacts", {}).get("broken_off"), stopped])) or None
     return done
 
 

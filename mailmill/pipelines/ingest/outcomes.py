@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from mailmill.errors import SourceUnavailable
 from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.ingest.ports import BatchRow, Held, LoadCounts, Refusal
 
@@ -23,6 +24,7 @@ class Received:
     refused: tuple[Refusal, ...] = ()
     held: tuple[Held, ...] = ()  # of this import and of earlier ones
     notes: tuple[str, ...] = ()
+    broken_off: SourceUnavailable | None = None  # why the source gave no more than this, and when it may be asked again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

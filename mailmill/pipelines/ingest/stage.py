@@ -9,7 +9,7 @@ from datetime import datetime
 
 import polars as pl
 
-from mailmill.errors import Misconfigured, at
+from mailmill.errors import Misconfigured, SourceUnavailable, at
 from mailmill.pipelines.ingest import outcomes, validation, walks
 from mailmill.pipelines.ingest.batches import batch_facts, named, rules_of, too_many_rejected, with_known
 from mailmill.pipelines.ingest.columns import changed, mapped
@@ -53,7 +53,8 @@ def receive(
     are not those of the last time is reported and, where the source says `on_change: hold`, kept and not taken in,
     until its columns are accepted or the source's mapping is another.
     In:     discard, ids of batches that wait for a person, who says that they are wrong.
-    Raises: SourceUnavailable (what was kept stays kept), Misconfigured when an API must not go on, or was deleted.
+    Out:    what came, also where the source then failed: an API that gives a part of itself an hour may never end.
+    Raises: SourceUnavailable when nothing new came, Misconfigured when an API must not go on, or was deleted.
     """
     new: list[int] = []
     refused: list[Refusal] = []
@@ -68,7 +69,8 @@ def receive(
         if released := store.release(source, accept=accept_columns):
             progress(f"let in {released} batches that were held")
         columns, usual = store.columns(source)
-        for said in feed.batches(cursor):
+        given = _Given(feed.batches(cursor))
+        for said in given:
             if isinstance(said, RawBatch) and said.usual is not None:
                 said = with_known(said, columns, usual)
             outcome = said if isinstance(said, Refusal) else _refusal(source, said)
@@ -105,7 +107,28 @@ def receive(
             if said.table.columns and not hold:
                 columns, usual = said.table.columns, said.table.columns if said.usual is None else said.usual
         held = tuple(store.held(source))
-    return Received(batches=tuple(new), known=known, rows=rows, refused=tuple(refused), held=held, notes=tuple(notes))
+    if given.broken_off is not None:
+        if not new:
+            raise given.broken_off
+        progress("the source broke off; what had come is taken in")
+    return Received(
+        batches=tuple(new), known=known, rows=rows, refused=tuple(refused), held=held, notes=tuple(notes),
+        broken_off=given.broken_off,
+    )  # fmt: skip
+
+
+class _Given:
+    """What a source gives, until it breaks off."""
+
+    def __init__(self, batches: Iterable[RawBatch | Refusal]) -> None:
+        self._batches = batches
+        self.broken_off: SourceUnavailable | None = None
+
+    def __iter__(self) -> Iterator[RawBatch | Refusal]:
+        try:
+            yield from self._batches
+        except SourceUnavailable as error:
+            self.broken_off = error
 
 
 def _told(frames: Iterable[pl.DataFrame], what: str, progress: Progress) -> Iterator[pl.DataFrame]:
