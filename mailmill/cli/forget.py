@@ -165,7 +165,8 @@ def show(done: list[Forgot], json: bool) -> None:
         rows = [{"tenant": tenant, "store": found.store, "searched": found.looked_at, "hits": len(found.hits)}
                 for tenant, found in searched]  # fmt: skip
         answer_table(rows, title="searched afterwards")
-        for note in (*_staying(done), *_operators(done)):
+        gone = (f"{folder} is not there, so it was not searched" for one in done for folder in one.not_there)
+        for note in (*_staying(done), *_operators(done), *gone):
             print(f"note: {note}")
     if not proved:
         for where in (hit for one in done for found in one.searched for hit in found.hits):

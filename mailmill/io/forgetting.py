@@ -26,6 +26,7 @@ from mailmill.io.postgres import aliases, erasure, ingest, keys, manifest
 from mailmill.io.postgres.database import Database, driver_errors
 from mailmill.io.postgres.generation_rows import merge_rule
 from mailmill.io.sources import drop_folders
+from mailmill.io.sources.contents import shown
 from mailmill.io.sources.drop_folders import Looked
 from mailmill.io.warehouse import Warehouse
 from mailmill.pipelines.ingest.erasure import Person
@@ -47,6 +48,7 @@ class Forgot:
     folder_files: int = 0
     operators: int = 0  # rows of the list for every tenant that name them, and stay unless all tenants forget them
     others: list[str] = field(default_factory=list)  # who were shown as one with them for a number alone, and stay
+    not_there: list[str] = field(default_factory=list)  # folders of sources, which nobody could search
     masked: dict[str, int] = field(default_factory=dict)  # table -> rows of others that mentioned the person
     searched: list[Searched] = field(default_factory=list)
 
@@ -110,6 +112,8 @@ class Forgetter:
                 files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
                 done.lake_files += lake_erasure.rewrite(conn, self.lake, tenant_id, who, files, sources)
                 self._look(conn, who, sources, folders)
+                read = drop_folders.shared(ingest.sources(conn, tenant=tenant), self.places.project)
+                done.not_there = [shown(folder) for folder in read if not folder.is_dir()]
                 done.operators = erasure.erase(conn, tenant_id, who, everywhere=everywhere)
                 _, found = erasure.search(conn, tenant_id, who)
                 erasure.mask(conn, tenant_id, who, found)

@@ -92,12 +92,7 @@ class Places:
             tops.append(self.journal)
         found = (path for top in tops for path in (top, *below(top)))
         files = sorted(path for path in found if path.is_file())
-        hits = tuple(
-            shown(path)
-            for path in files
-            if person_search.bytes_hold(path, who, folded=path.suffix != ".duckdb")
-            or person_search.store_holds(path, who)
-        )
+        hits = tuple(hit for path in files if (hit := _in_file(path, who)))
         return Searched(store="data folder", looked_at=len(files), hits=hits)
 
     def _dagster(self, tenant_id: int, who: Person) -> Searched:
@@ -127,6 +122,16 @@ class Places:
             return
         with driver_errors(), conn:
             yield conn
+
+
+def _in_file(path: Path, who: Person) -> str | None:
+    """The file, where it holds the person, or where it cannot be read: it may be another service's."""
+    try:
+        folded = path.suffix != ".duckdb"
+        holds = person_search.bytes_hold(path, who, folded=folded) or person_search.store_holds(path, who)
+    except OSError as error:
+        return f"{shown(path)}: cannot be read ({error.strerror}), so nobody knows"
+    return shown(path) if holds else None
 
 
 def _in_table(one: erasure.Found) -> str:

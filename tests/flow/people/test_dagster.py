@@ -13,6 +13,7 @@ from psycopg import sql
 
 from mailmill.cli.runs import run_job
 from mailmill.errors import Misconfigured
+from mailmill.io import person_search
 from mailmill.pipelines.ingest.erasure import Person
 
 NEEDLES = (ANN, PHONE, "5337031", "bob@people", "cid@people", "zoe@people", "eve@people")
@@ -81,7 +82,9 @@ def test_a_file_called_after_a_person_is_masked_in_dagster_and_the_sandboxs_log_
     assert ANN not in dagster(os.environ["MAILMILL_DATABASE_URL"])
 
 
-def test_a_hit_in_a_workers_journal_is_named_wherever_it_lies(people: People, tmp_path: Path) -> None:
+def test_a_hit_in_a_workers_journal_is_named_wherever_it_lies(
+    people: People, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     people.tenant("acme")
     left = tmp_path / "elsewhere" / "w1" / "7.j"
     left.parent.mkdir(parents=True)
@@ -89,3 +92,10 @@ def test_a_hit_in_a_workers_journal_is_named_wherever_it_lies(people: People, tm
     places = replace(people.mill.forgetter.places, journal=left.parent.parent)
     found = places.search(1, "acme", Person(keys=(ANN,)), [])
     assert [hit for one in found for hit in one.hits] == [str(left)]
+
+    def refused(path: Path, who: Person, *, folded: bool = False) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(person_search, "bytes_hold", refused)
+    found = places.search(1, "acme", Person(keys=(ANN,)), [])
+    assert f"{left}: cannot be read (Permission denied), so nobody knows" in [hit for one in found for hit in one.hits]

@@ -117,7 +117,10 @@ def test_a_folder_of_several_sources_or_of_a_deleted_one_is_cleaned_once_and_for
     for slug in ("inbox", "second", "gone"):
         people.do("ingest", f"acme/{slug}")
     people.do("sources", "delete", "acme/gone", "--contacts", "keep")
-    assert people.ask("forget", ANN)["proved"]
+    yaml.write_text("kind: source\ntenant: acme\nslug: away\ntype: csv\nfolder: not mounted\n")
+    people.do("apply", str(yaml))
+    said = people.do("forget", ANN)
+    assert f"note: {people.mill.project / 'not mounted'} is not there, so it was not searched" in said
     for file in (folder / "people.csv", people.mill.project / "old" / "list.csv"):
         assert ANN not in file.read_text().lower().replace(f"jo{ANN}", "")
     for slug in ("inbox", "second"):
