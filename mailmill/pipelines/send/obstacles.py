@@ -39,7 +39,9 @@ class Situation:
     held_for: Mapping[str, str] = field(default_factory=dict)  # provider -> why the transport is held for it
     held_back: bool = False  # some wait for such a provider's release
     trouble: str | None = None  # what a worker says of the transport
-    unusable: str | None = None  # what a worker that lives says of the campaign's content
+    unusable: str | None = (
+        None  # what a worker says of the campaign's content, where none lives also one that has ended
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,17 +111,17 @@ def _road(now: Situation) -> list[Obstacle]:
 
 
 def _hands(now: Situation) -> list[Obstacle]:
-    if now.workers == 0 and (now.ready or now.next_due_at is None):  # Dagster's runs begin when something is due
-        words = "no send worker runs"
-        if now.elsewhere:
-            words = f"no send worker runs that may send it: {now.elsewhere:,} were started for other campaigns alone"
-        return [Obstacle(what=words, remedy="Start `mailmill send --forever`, or let `mailmill up` run.")]
     if now.unusable is not None:
         remedy = "Mend it where that worker runs (`mailmill workers`); it looks again by itself."
         if now.sandbox is not None and now.sandbox != (now.kind == "sandbox"):
             was = "sandbox" if now.sandbox else "smtp"
             remedy = f"Apply {now.transport} with `type: {was}` again, or `mailmill campaign cancel {now.campaign}`."
         return [Obstacle(what=f"a worker says: {now.unusable}", remedy=remedy)]
+    if now.workers == 0 and (now.ready or now.next_due_at is None):  # Dagster's runs begin when something is due
+        words = "no send worker runs"
+        if now.elsewhere:
+            words = f"no send worker runs that may send it: {now.elsewhere:,} were started for other campaigns alone"
+        return [Obstacle(what=words, remedy="Start `mailmill send --forever`, or let `mailmill up` run.")]
     return []
 
 

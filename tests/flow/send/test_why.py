@@ -88,9 +88,14 @@ def test_workers_that_were_started_for_other_campaigns_are_no_hands(world: World
 
 def test_a_content_that_a_worker_cannot_use_is_told_by_it(world: World, run: Run, mailmill: Verb) -> None:
     world.campaign(2, dkim=[{"selector": "s", "domain": "acme.example", "key": "env:NOBODY_SET_THIS"}])
+    run()  # as a run of Dagster's, which ends
+    (found,) = why(world)
+    assert "cannot be used" in found.what and "NOBODY_SET_THIS" in found.what
     over = threading.Event()
     with thread(lambda: run(until=over.is_set)) as result:
-        (found,) = until(lambda: world.sql("TABLE workers") and why(world))
+        (found,) = until(
+            lambda: world.sql("SELECT 1 FROM workers WHERE ended_at IS NULL AND troubles <> '{}'") and why(world)
+        )
         (trouble,) = json.loads(mailmill("account", "acme/spring", "--json").out)["troubles"]
         assert mailmill("campaign", "cancel", "acme/spring").code == 0
         until(lambda: not world.sql("SELECT troubles FROM workers")[0][0])  # it is nobody's trouble any more

@@ -39,8 +39,12 @@ SELECT t.slug || '/' || c.slug AS campaign, c.state::text, clock_timestamp() AS 
            AND (w.name IN (SELECT name FROM live) OR NOT EXISTS (SELECT FROM live WHERE may_send)
                 AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 hour')
          ORDER BY coalesce(w.ended_at, w.seen_at) DESC LIMIT 1) AS trouble,
-       (SELECT said.key || ': ' || said.value FROM live l CROSS JOIN LATERAL jsonb_each_text(l.troubles) said
-         WHERE said.key = 'campaign ' || t.slug || '/' || c.slug ORDER BY l.seen_at DESC LIMIT 1) AS unusable
+       -- As with a relay; whoever resumed a campaign knows why a worker had paused it.
+       (SELECT said.key || ': ' || said.value FROM workers w CROSS JOIN LATERAL jsonb_each_text(w.troubles) said
+         WHERE said.key = 'campaign ' || t.slug || '/' || c.slug AND NOT starts_with(said.value, 'paused: ')
+           AND (w.name IN (SELECT name FROM live) OR NOT EXISTS (SELECT FROM live WHERE may_send)
+                AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 hour')
+         ORDER BY coalesce(w.ended_at, w.seen_at) DESC LIMIT 1) AS unusable
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
   LEFT JOIN transports r ON r.id = coalesce(c.transport_id,
     (SELECT id FROM transports o WHERE o.tenant_id = c.tenant_id AND o.slug = c.spec ->> 'transport'))
