@@ -54,7 +54,8 @@ def receive(
     until its columns are accepted or the source's mapping is another.
     In:     discard, ids of batches that wait for a person, who says that they are wrong.
     Out:    what came, also where the source then failed: an API that gives a part of itself an hour may never end.
-    Raises: SourceUnavailable when nothing new came, Misconfigured when an API must not go on, or was deleted.
+    Raises: SourceUnavailable when there is nothing to go on with; Misconfigured when a person has to act first, or the
+            source was deleted.
     """
     new: list[int] = []
     refused: list[Refusal] = []
@@ -108,7 +109,7 @@ def receive(
                 columns, usual = said.table.columns, said.table.columns if said.usual is None else said.usual
         held = tuple(store.held(source))
     if given.broken_off is not None:
-        if not new:
+        if not (new or released or discard):
             raise given.broken_off
         progress("the source broke off; what had come is taken in")
     return Received(

@@ -569,6 +569,11 @@ def test_what_an_api_asks_to_wait_is_kept_for_the_schedule_and_a_good_import_end
     done = imports.take_in(installed, source)
     assert (done["new"], "asks to wait 86400 s" in done["error"]) == (1, True), "what had come is taken in"
     assert 80_000 < mill.rows(due)[0]["seconds"] <= 86_400
+    held = mill.source("api", type="scraper_pro", url=api.url, api_key="env:KEY", on_change="hold")
+    api.changed, api.statuses = [BOB, DEE | {"room": "7"}], [200, 429]  # it goes on behind the first
+    assert sync(mill, held, api).received.held
+    done = imports.take_in(installed, source, accept_columns=True)
+    assert (done["new"], "asks to wait" in done["error"]) == (1, True), "what was let in has not to wait for the API"
     mill.store.remember(source, "later", retry_after_s=1e30)
     assert mill.rows(due)[0]["seconds"] <= 7 * 86_400
 
