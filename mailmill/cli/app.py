@@ -40,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-ENDLESS = 10_000  # columns
+ON_A_PIPE, ENDLESS = 200, 10_000  # columns
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
@@ -95,9 +95,9 @@ def answer_json(value: Any) -> None:
 
 
 def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
-    """Rows as a table a person reads; numbers to the right. On a pipe it is as wide as it needs to be; a terminal
-    that is too narrow for its words gets a line a value. Nothing is cut: half a Message-ID leads nowhere."""
-    console = Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False)
+    """Rows as a table a person reads; numbers to the right. On a pipe it is as wide as its words need it; a terminal
+    that is too narrow for them gets a line a value. Nothing is cut: half a Message-ID leads nowhere."""
+    console = Console(width=None if sys.stdout.isatty() else ON_A_PIPE, highlight=False)
     if not rows:
         console.print(f"{title}: nothing" if title else "nothing")
         return
@@ -109,7 +109,10 @@ def answer_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None)
         table.add_column(name.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value)) for value in row.values()))  # as it is: no markup, no escape codes
-    if Measurement.get(console, console.options.update(width=ENDLESS), table).minimum <= console.width:
+    needed = Measurement.get(console, console.options.update(width=ENDLESS), table).minimum
+    if not sys.stdout.isatty():
+        console.width = max(console.width, needed)
+    if needed <= console.width:
         console.print(table)
         return
     for place, row in enumerate(rows):

@@ -10,7 +10,7 @@ import typer
 
 from mailmill.cli import recipients as changing
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
-from mailmill.errors import Misconfigured
+from mailmill.errors import Misconfigured, StoreUnavailable, TransientError
 from mailmill.io.postgres import campaigns
 from mailmill.pipelines.target import windows
 from mailmill.pipelines.target.lifecycle import Move
@@ -57,7 +57,11 @@ def start(name: CampaignName, json: Json = False) -> None:
         campaign = campaigns.find(conn, name)
         if campaign.state != "planning":  # one that was left is taken up
             campaigns.schedule(conn, campaign, None, by=person())
-    result = mill.plan(campaign.campaign_id, by=person())
+    try:
+        result = mill.plan(campaign.campaign_id, by=person())
+    except TransientError as error:
+        waits = f"{name} waits in planning: `mailmill up` or `mailmill send` tries again, and so does this command."
+        raise StoreUnavailable(f"{error}\n  {waits}") from error
     if result is None:  # a tick was faster, or somebody took another step
         with mill.database.transaction() as conn:
             state = campaigns.find(conn, name).state

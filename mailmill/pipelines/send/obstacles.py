@@ -54,7 +54,11 @@ class Obstacle:
 _BEFORE = {
     "draft": ("it has not been started", "`mailmill campaign start {campaign}`, or `schedule`."),
     "scheduled": ("its time has not come", ""),
-    "planning": ("its audience is being frozen", "The next tick takes up a planning that was left."),
+    "planning": (
+        "its audience is being frozen",
+        "A planning that was left is taken up by the next tick, or by `mailmill campaign start {campaign}`, which says "
+        "what it waits for.",
+    ),
     "paused": ("it is paused", "`mailmill campaign resume {campaign}`"),
     "finished": ("it is finished: every recipient has an end", ""),
     "cancelled": ("it was cancelled", ""),

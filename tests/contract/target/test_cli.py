@@ -20,7 +20,7 @@ import mailmill.cli.suppressions
 from mailmill.cli import targeting
 from mailmill.cli.app import app
 from mailmill.composition import Installation
-from mailmill.errors import Misconfigured
+from mailmill.errors import MailmillError, Misconfigured, StoreUnavailable
 from mailmill.io.postgres import keys
 from mailmill.settings import Settings
 
@@ -37,7 +37,7 @@ def run(world, monkeypatch, tmp_path):
 
     def typed(*words: str, exit_code: int = 0):
         result = CliRunner().invoke(app, list(words))
-        if isinstance(result.exception, Misconfigured):
+        if isinstance(result.exception, MailmillError):
             raise result.exception
         assert result.exit_code == exit_code, (result.output, result.exception)
         return json.loads(result.stdout) if "--json" in words else result.output
@@ -253,3 +253,12 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(Misconfigured, match="UTF-8"):
         targeting.lines(file)
+
+
+def test_a_start_for_which_dns_is_silent_says_that_it_waits_and_who_goes_on(run, world):
+    world.run("UPDATE transports SET kind = 'smtp', spec = spec || '{\"type\": \"smtp\"}'")
+    mill = mailmill.cli.lifecycle.installation()
+    mill.settings = Settings(home=mill.home, public_url="https://mail.acme.example", resolver="127.0.0.1:1")
+    with pytest.raises(StoreUnavailable, match=r"DNS does not say .*\n  acme/spring waits in planning: "):
+        run("campaign", "start", "acme/spring")
+    assert world.state() == "planning"
