@@ -142,13 +142,15 @@ def serving(
     server = uvicorn.Server(config)
     thread = threading.Thread(target=asyncio.run, args=(server.serve(),), daemon=True)
     thread.start()
-    until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, headers={"User-Agent": BROWSER}, timeout=120) as client:
-        yield Served(client=client, world=world, url=url, app=app)
-    server.should_exit = True
-    thread.join(120)
+    try:
+        until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, headers={"User-Agent": BROWSER}, timeout=120) as client:
+            yield Served(client=client, world=world, url=url, app=app)
+    finally:
+        server.should_exit = True
+        thread.join(120)
     assert not thread.is_alive()
 
 
