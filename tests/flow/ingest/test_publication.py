@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import dagster as dg
 import polars as pl
@@ -20,6 +21,7 @@ from mailmill.io.postgres.generation_rows import SQL as generations_sql
 from mailmill.io.postgres.ingest_store import IngestStore
 from mailmill.pipelines.ingest import addresses, providers, stage
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
+from mailmill.pipelines.ingest.ports import SourceRow
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 BUCKET = 65_536
@@ -293,3 +295,44 @@ def test_contacts_of_one_tenant_that_cannot_be_published_hold_up_nobody_elses(mi
         for tenant in ("acme", "zeta")
     }
     assert names == {"acme": ["P1"], "zeta": ["new"]}
+
+
+@dataclass
+class Checked(Housekeeping):
+    """With the sources, as the asset check asks for them."""
+
+    row: SourceRow
+
+    def source(self, name: str) -> SourceRow:
+        return self.row
+
+
+def test_the_check_finds_a_contact_that_stands_twice_and_fails_no_import_because_somebody_was_forgotten(
+    mill, monkeypatch
+):
+    source = mill.source()
+    mill.read(source, "email\nann@x.org\nbob@x.org\n")
+    house = Checked(mill.database, mill.lake, mill.store, set(), source)
+    check = generations.contacts_are_unique.node_def.compute_fn.decorated_fn
+
+    def passed() -> bool:
+        return check(SimpleNamespace(partition_key="acme|list"), house).passed
+
+    assert not passed(), "nothing is published"
+    once = mill.generation()
+    assert passed()
+    looked_up = PostgresContacts.generation
+    before = [looked_up(PostgresContacts(database=mill.database, lake=mill.lake), source.tenant_id)]
+    old = files(mill, source.tenant_id)
+    run(mill, "UPDATE contacts SET name = 'new'")
+    publish(mill, source.tenant_id)
+    mill.lake.path(old[0]).unlink()
+    with monkeypatch.context() as patched:  # its files went after it was looked up
+        patched.setattr(PostgresContacts, "generation", lambda *a: before.pop() if before else looked_up(*a))
+        assert passed() and not before
+    twice = mill.lake.write(pl.concat([once, once]), tenant_id=source.tenant_id, dataset="contacts")
+    with mill.database.transaction() as conn:
+        manifest.replace(
+            conn, [twice], tenant_id=source.tenant_id, dataset="contacts", facts={"as_of": NOW.isoformat()}
+        )
+    assert not passed()
