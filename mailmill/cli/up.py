@@ -51,6 +51,8 @@ def up() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):  # an impatient second one would leave the rest running
+        signal.signal(again, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -59,3 +60,38 @@ def test_a_parent_that_is_killed_leaves_no_children_behind(tmp_path: Path) -> No
         parent.kill()
     _, alive = psutil.wait_procs([child], timeout=60)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+
+
+UP = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from mailmill.cli import up
+from mailmill.cli.processes import Process
+
+home = Path(sys.argv[1])
+slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(1), sys.exit())); time.sleep(60)"
+part = Process(name="slow", command=[sys.executable, "-c", slow], log=home / "log", environment={})
+settings = SimpleNamespace(bind="127.0.0.1", dagster_port=0, ingress_port=0, stats_port=0)
+server = SimpleNamespace(stop=lambda: print("server stopped", part.running, flush=True))
+up.installation = lambda: SimpleNamespace(home=home, settings=settings, server=server)
+up._prepare_database = lambda mill: None
+up._processes = lambda mill: [part]
+up._show_when_healthy = lambda mill, processes: print("up", flush=True)
+up.up()
+"""
+
+
+def test_up_stops_all_of_it_also_when_it_is_told_to_twice(tmp_path: Path) -> None:
+    said = []
+    with subprocess.Popen([sys.executable, "-c", UP, str(tmp_path)], stdout=subprocess.PIPE, text=True) as up:
+        try:
+            assert up.stdout is not None
+            for line in up.stdout:
+                said.append(line.strip())
+                if said[-1] in ("up", "stopping"):
+                    up.send_signal(signal.SIGINT)
+            up.wait(60)
+        finally:
+            up.kill()
+    assert (up.returncode, said) == (0, ["up", "", "stopping", "server stopped False", "stopped"])
