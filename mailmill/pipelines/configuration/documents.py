@@ -159,6 +159,8 @@ def _message(kind: str, position: Position, error: ErrorDetails) -> str:
             return "a time with its offset is allowed, such as 2026-12-01T09:00:00+01:00"
         case "time_parsing" | "time_type":
             return 'a time of day is allowed, such as "08:00"'
+        case "too_short":
+            return "one at least is needed here"
         case "value_error":
             return str(context["error"])
         case _:

@@ -194,7 +194,7 @@ class SegmentSpec(TenantOwned):
 class WindowSpec(Spec):
     """The hours in which messages may start."""
 
-    days: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    days: Annotated[tuple[Day, ...], Field(min_length=1)] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
     start: time = time(0)
     end: time = time(0)  # 00:00 means the end of the day; before `start` means over midnight
     time_zone: TimeZone | None = None  # the tenant's when not given

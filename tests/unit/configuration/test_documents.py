@@ -42,6 +42,7 @@ CAMPAIGN = "kind: campaign\ntenant: a\nslug: b\nsegment: s\ntemplate: t\nidentit
          "window.dayz: is unknown (did you mean days?); allowed: days, start, end, time_zone"),
         (TENANT + "merge: {plus_tag: true}\n", 5,
          "merge.plus_tag: is unknown (did you mean plus_tags?); allowed: plus_tags, dots, phone"),
+        (CAMPAIGN + "window: {days: []}\n", 8, "window.days: one at least is needed here"),
         (CAMPAIGN + "doubt: maybe\n", 8, "doubt: 'maybe' is not allowed; allowed: 'hold' or 'resend'"),
         (CAMPAIGN + "misfire_grace_s: 60\n", 8,
          "misfire_grace_s: at least 120: what is due is looked for once a minute, so "
