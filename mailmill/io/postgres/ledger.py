@@ -63,7 +63,7 @@ def claim(conn: psycopg.Connection, order: Order) -> Claimed:
         if cap is None:
             continue
         granted, left_s, starts_at = _reserve(conn, order, period, cap, limit)
-        _unreserve(conn, order, limit - granted, reserved)
+        _unreserve(conn, order.transport_id, limit - granted, reserved)
         reserved.append(Window(period, starts_at))
         limit, holds = granted, left_s if holds is None else min(holds, left_s)
         if granted == 0:
@@ -88,7 +88,7 @@ def claim(conn: psycopg.Connection, order: Order) -> Claimed:
             binary=True,
         )
     )
-    _unreserve(conn, order, limit - leased, reserved)
+    _unreserve(conn, order.transport_id, limit - leased, reserved)
     return Claimed(rows=rows or b"", leased=leased, settled=settled, budget_s=holds, reserved=reserved)
 
 
@@ -104,10 +104,10 @@ def _reserve(conn: psycopg.Connection, order: Order, period: str, cap: int, want
     return int(granted), float(left_s), starts_at
 
 
-def _unreserve(conn: psycopg.Connection, order: Order, n: int, reserved: Sequence[Window]) -> None:
+def _unreserve(conn: psycopg.Connection, transport_id: int, n: int, reserved: Sequence[Window]) -> None:
     """Give back what was reserved, to the windows it was reserved in, which may be over."""
     for window in reserved if n > 0 else ():
-        conn.execute(SQL["unreserve"], {"transport_id": order.transport_id, "n": n, **window._asdict()})
+        conn.execute(SQL["unreserve"], {"transport_id": transport_id, "n": n, **window._asdict()})
 
 
 def renew(conn: psycopg.Connection, worker: str, tokens: Sequence[int], lease_s: float) -> set[int]:
@@ -134,15 +134,20 @@ def give_back(
         "transport_id": order.transport_id,
     }
     n = conn.execute(SQL["give_back" if held_for is None else "hold_back"], facts).rowcount
-    _unreserve(conn, order, n, reserved)
+    _unreserve(conn, order.transport_id, n, reserved)
     return n
 
 
 def give_back_all(conn: psycopg.Connection, token: int) -> int:
     """The rest of a lease, none of it started, back to the queue with what it had reserved; the lease ends."""
+    lease = conn.execute(SQL["lease_of"], {"token": token}).fetchone()
+    if lease is None:
+        return 0
+    transport_id, reserved = lease
     n = conn.execute(SQL["give_back_all"], {"token": token}).rowcount
-    if n:
-        conn.execute(SQL["unreserve_lease"], {"token": token, "n": n})
+    # in the order in which claims lock them
+    windows = [Window(period, datetime.fromisoformat(reserved[period])) for period in PERIODS if period in reserved]
+    _unreserve(conn, transport_id, n, windows)
     end_lease(conn, token)
     return n
 

@@ -187,13 +187,6 @@ UPDATE messages m SET state = 'queued', queued = true, attempt = m.attempt - 1, 
  WHERE m.id BETWEEN l.first_id AND l.last_id AND m.lease_token = l.token AND m.state = l.was
    AND m.campaign_id = l.campaign_id;
 
--- name: unreserve_lease
--- What its rows that were not started had of limits goes back to the windows that counted them.
-UPDATE budgets b SET used = greatest(0, b.used - %(n)s)
-  FROM leases l JOIN campaigns c ON c.id = l.campaign_id CROSS JOIN LATERAL jsonb_each_text(l.reserved) w (period, starts_at)
- WHERE l.token = %(token)s AND b.transport_id = c.transport_id AND b.period = w.period
-   AND b.starts_at = w.starts_at::timestamptz;
-
 -- name: doubt_all
 -- The rest of a lease whose journal is lost or may be incomplete: each of them may have been sent. Out: their ids.
 UPDATE messages m SET state = 'in_doubt', lease_token = NULL, reason = %(reason)s, done_at = clock_timestamp()
@@ -323,8 +316,7 @@ SELECT token, transport_id, l.tenant_id, l.campaign_id, until < clock_timestamp(
   FROM leases l JOIN campaigns c ON c.id = l.campaign_id WHERE l.worker = %(worker)s;
 
 -- name: lease_of
-SELECT c.transport_id, l.tenant_id, l.campaign_id FROM leases l JOIN campaigns c ON c.id = l.campaign_id
- WHERE l.token = %(token)s;
+SELECT c.transport_id, l.reserved FROM leases l JOIN campaigns c ON c.id = l.campaign_id WHERE l.token = %(token)s;
 
 -- name: account
 -- The ledger by state; what is missing from `planned` would be unaccounted for.
