@@ -108,6 +108,8 @@ def _declared(mill: Installation, paths: Sequence[Path]) -> list[Declared]:
 def _stored_keys(mill: Installation) -> set[Key]:
     from mailmill.io.postgres import schema
 
+    if mill.server is not None and not mill.home.exists():  # a mistake in a file is no reason to make a database
+        return set()
     if schema.current_version(mill.any_database) is None:
         return set()
     with mill.database.transaction() as connection:

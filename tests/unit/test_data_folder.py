@@ -31,8 +31,19 @@ def test_a_file_that_several_write_at_once_is_one_of_theirs_and_no_writer_fails(
     assert path.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("verb", [("account", "shop/welcome"), ("backup", "shop.tar"), ("tenants",)])
-def test_a_verb_where_nothing_is_installed_says_so_and_makes_nothing(verb, tmp_path, monkeypatch, capsys) -> None:
+NOWHERE = ".mailmill: there is no installation of mailmill here"
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        (("account", "shop/welcome"), NOWHERE),
+        (("backup", "shop.tar"), NOWHERE),
+        (("tenants",), NOWHERE),
+        (("apply", "shop.yaml"), "shop.yaml: no such file or folder"),
+    ],
+)
+def test_a_verb_where_nothing_is_installed_says_so_and_makes_nothing(verb, said, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MAILMILL_HOME", raising=False)
     monkeypatch.setattr(sys, "argv", ["mailmill", *verb])
@@ -40,7 +51,7 @@ def test_a_verb_where_nothing_is_installed_says_so_and_makes_nothing(verb, tmp_p
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert f"{tmp_path}/.mailmill: there is no installation of mailmill here" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     installation.cache_clear()
     assert list(tmp_path.iterdir()) == []
 
