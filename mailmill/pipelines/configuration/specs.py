@@ -20,6 +20,7 @@ from mailmill.pipelines.configuration.words import (
     DomainName,
     FieldName,
     Grace,
+    Language,
     LawfulBasis,
     Line,
     SecretReference,
@@ -128,7 +129,7 @@ class ContentSpec(Spec):
 class VariantSpec(ContentSpec):
     """A template's content for some: those of a language, of a category, or both."""
 
-    language: Line | None = None
+    language: Language | None = None
     category: Line | None = None
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
-from mailmill.pipelines.ingest.wordlists import countries
+from mailmill.pipelines.ingest.wordlists import countries, languages
 
 SLUG = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")  # of text from outside ask fullmatch: $ forgives a line end
 Slug = Annotated[str, StringConstraints(pattern=SLUG.pattern)]
@@ -94,9 +94,16 @@ def _known_country(code: str) -> str:
     return code
 
 
+def _known_language(code: str) -> str:
+    if code.lower() not in languages().values():
+        raise ValueError(f"{code!r} is no language as contacts have it: two letters of ISO 639-1, such as de or pt")
+    return code
+
+
 Tag = Annotated[str, AfterValidator(_tag)]
 TimeZone = Annotated[str, AfterValidator(_known_zone)]
 Country = Annotated[str, AfterValidator(_known_country)]
+Language = Annotated[str, AfterValidator(_known_language)]
 Grace = Annotated[int, AfterValidator(_leaves_time_for_a_tick)]
 AwareTime = Annotated[datetime, AfterValidator(_aware)]
 # GDPR article 6 (1) a-f

@@ -168,6 +168,8 @@ def test_documents_that_fit_together_have_no_problem(tmp_path: Path) -> None:
         ("bounce.acme.example", "mailer.example", "13: return_path_domain: mailer.example is not aligned with the "
          "domain of from_address; allowed: acme.example or a domain below or above it, such as bounce.acme.example"),
         ("from_name: News", 'from_name: "News\u2028Letter"', "11: from_name: one line of text is allowed"),
+        ("subject: Hello\n", "subject: Hello\nvariants: [{language: pt-BR, subject: A, html: B}]\n",
+         "24: variants[0].language: 'pt-BR' is no language as contacts have it: two letters of ISO 639-1"),
         ("tag: newsletter", "tga: newsletter", "6: rule.all[0].tga: unknown"),
         ("no more</a> {{ postal_address }}", "no more</a>", "24: html: {{ postal_address }} is missing"),
         ("transport: relay\n", "transport: relay\nstart: 2027-01-01T00:00:00Z\nends: 2026-01-01T00:00:00Z\n",
