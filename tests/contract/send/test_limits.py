@@ -63,8 +63,7 @@ def test_a_limit_by_the_minute_is_a_pace_and_ends_no_worker_that_was_to_send_wha
     world: World, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as it lasts for less than twice the worker's patience: half a minute, and a minute."""
-    windows(world, monkeypatch, "day")  # a minute turns by itself
-    monkeypatch.setattr(ledger, "PERIODS", ("hour", "day"))
+    windows(world, monkeypatch, "hour")  # a minute turns by itself
     ((left_s,),) = world.sql("SELECT extract(epoch FROM date_trunc('hour', now()) + interval '1 hour' - now())::float8")
     with Sink() as sink:
         campaign = world.campaign(3, port=sink.port, transport={"per_minute": 2})
