@@ -145,8 +145,12 @@ class Installation:
 
     @property
     def local_host(self) -> str:
-        """Where this machine reaches its own servers; an address that means all of them is none to connect to."""
-        return "127.0.0.1" if self.settings.bind in ("0.0.0.0", "::") else self.settings.bind
+        """Where this machine reaches its own servers, as a URL has it; an address that means all of them is none to
+        connect to."""
+        bind = self.settings.bind
+        if bind in ("0.0.0.0", "::"):
+            return "127.0.0.1"
+        return f"[{bind}]" if ":" in bind else bind
 
     @cached_property
     def ingest(self) -> IngestStore:

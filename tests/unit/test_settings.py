@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mailmill.composition import Installation
 from mailmill.settings import Settings
 
 README = Path(__file__).parents[2] / "README.md"
@@ -34,3 +35,8 @@ def test_data_lies_in_the_project_folder_wherever_a_verb_is_run(tmp_path: Path, 
 def test_a_secret_setting_is_in_no_repr() -> None:
     settings = Settings(database_url="postgresql://u:hunter2@h/d")  # type: ignore[arg-type]
     assert "hunter2" not in repr(settings) and "hunter2" not in str(settings.model_dump())
+
+
+def test_servers_on_an_address_of_ipv6_are_reached_by_a_url() -> None:
+    assert Installation(Settings(bind="::1")).public_url == "http://[::1]:8025"
+    assert Installation(Settings(bind="::")).public_url == "http://127.0.0.1:8025"
