@@ -125,7 +125,8 @@ def audience(conn: psycopg.Connection, campaign_id: int) -> Audience:
 
 
 def audience_dirt(conn: psycopg.Connection, campaign_id: int) -> Dirt:
-    """Recipients that should not be in the ledger."""
+    """Recipients that should not be in the ledger. Call it in a transaction of its own: it gives that other plans."""
+    conn.execute(SQL["no_nested_loops"])
     with conn.cursor(row_factory=class_row(Dirt)) as cursor:
         found = cursor.execute(SQL["audience_dirt"], {"campaign_id": campaign_id}).fetchone()
     assert found is not None

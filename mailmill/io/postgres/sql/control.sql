@@ -67,6 +67,10 @@ SELECT c.state::text, coalesce(c.planned, 0) AS planned,
                     GROUP BY m.domain ORDER BY n DESC, m.domain LIMIT 20) d), '{}') AS domains
   FROM campaigns c WHERE c.id = %(campaign_id)s;
 
+-- name: no_nested_loops
+-- The check follows on the planning: without statistics the planner takes the ledger for a handful of rows.
+SET LOCAL enable_nestloop = off;
+
 -- name: audience_dirt
 -- Whoever may not be mailed as the claim judges it (ledger.sql). A suppression that stood before the planning must have
 -- kept its person out; a later one is caught at the claim. What an import of suppressions writes may take minutes until
@@ -82,18 +86,20 @@ m AS NOT MATERIALIZED (
   SELECT m.id, m.address_key, m.aliases FROM messages m
    WHERE m.campaign_id = (SELECT id FROM c) AND m.id >= (SELECT first FROM c) AND m.id < (SELECT beyond FROM c)),
 s AS NOT MATERIALIZED (
-  SELECT s.channel, s.address_key, s.near, s.recorded_at AS at FROM suppressions s, c
-   WHERE (s.tenant_id = c.tenant_id OR s.tenant_id IS NULL) AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = c.id)
-     AND s.reason <> 'forgotten' AND (s.expires_at IS NULL OR s.expires_at > c.started_at)),
+  SELECT s.channel, s.address_key, s.near, s.recorded_at AS at FROM suppressions s
+   WHERE (s.tenant_id = (SELECT tenant_id FROM c) OR s.tenant_id IS NULL) AND s.reason <> 'forgotten'
+     AND (s.scope_campaign_id IS NULL OR s.scope_campaign_id = (SELECT id FROM c))
+     AND (s.expires_at IS NULL OR s.expires_at > (SELECT started_at FROM c))),
+-- materialized, so that each row is not joined with every suppression by itself
+keys AS MATERIALIZED (
+  SELECT id, address_key AS key, true AS own FROM m
+  UNION ALL SELECT id, k, false FROM m CROSS JOIN LATERAL unnest(aliases) k WHERE aliases IS NOT NULL),
 hits AS (
-  SELECT m.id, s.at FROM m JOIN s ON s.address_key = m.address_key WHERE s.channel = 'email'
+  SELECT k.id, s.at FROM keys k JOIN s ON s.address_key = k.key WHERE s.channel = 'email' OR NOT k.own
   UNION ALL
-  SELECT m.id, s.at FROM m CROSS JOIN LATERAL unnest(m.aliases) k JOIN s ON s.address_key = k WHERE m.aliases IS NOT NULL
-  UNION ALL
-  SELECT m.id, greatest(s.at, (SELECT applied_at FROM c))
-    FROM m CROSS JOIN LATERAL unnest(array_append(m.aliases, m.address_key)) k JOIN s ON s.near = near_mailbox(k)
+  SELECT k.id, greatest(s.at, (SELECT applied_at FROM c)) FROM keys k JOIN s ON s.near = near_mailbox(k.key)
    WHERE (SELECT merge FROM c) IS NOT NULL
-     AND mailbox_of(s.address_key, (SELECT merge FROM c)) = mailbox_of(k, (SELECT merge FROM c)))
+     AND mailbox_of(s.address_key, (SELECT merge FROM c)) = mailbox_of(k.key, (SELECT merge FROM c)))
 SELECT (SELECT count(*) - count(DISTINCT address_key) FROM m) AS duplicates,
        count(*) FILTER (WHERE h.at < c.before) AS suppressed_when_frozen,
        count(*) FILTER (WHERE h.at >= c.before) AS suppressed_since
