@@ -24,12 +24,6 @@ def table(conn: psycopg.Connection) -> pl.DataFrame:
     return frame.with_columns(changed).match_to_schema(DOMAINS_SCHEMA)
 
 
-def newest_change(conn: psycopg.Connection) -> datetime | None:
-    """When a domain's state or provider last became another; None before any was asked for."""
-    row = conn.execute(SQL["newest_change"]).fetchone()
-    return row[0] if row else None
-
-
 def find(conn: psycopg.Connection, names: Sequence[str]) -> dict[str, Domain]:
     """Those of these domains that were asked for before, by name."""
     with conn.cursor(row_factory=dict_row) as cursor:

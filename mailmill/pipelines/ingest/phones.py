@@ -11,16 +11,7 @@ from functools import cache
 
 import polars as pl
 
-from mailmill.pipelines.ingest import phone_places
-
 SHORTEST = 8  # characters of a number that can be reached from abroad, with its +
-DERIVED_SCHEMA = pl.Schema(
-    {
-        "phone_code": pl.String(),  # '+49'
-        "country": pl.String(),  # ISO 3166-1 alpha-2; of several countries under one code the one that has the number
-        "time_zone": pl.String(),  # null where the number's prefix is in use in several
-    }
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +134,3 @@ def _e164(typed: str, region: str | None) -> str | None:
     # nor has an area of the North American plan a code that begins with 0 or 1, which the library does not mind
     possible = possible and not text.startswith(("+10", "+11"))
     return text if possible and len(text) >= SHORTEST else None
-
-
-def derived(phone: pl.Series) -> pl.DataFrame:
-    """What follows from numbers. In: E.164 or null. Out: DERIVED_SCHEMA, a row a number in the same order."""
-    number = pl.col("phone")
-    return pl.DataFrame({"phone": phone}, schema={"phone": pl.String}).select(
-        phone_code=phone_places.calling_code(number),
-        country=phone_places.country(number),
-        time_zone=phone_places.zone(number),
-    ).match_to_schema(DERIVED_SCHEMA)  # fmt: skip

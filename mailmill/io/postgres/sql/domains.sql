@@ -4,9 +4,6 @@
 -- DOMAINS_SCHEMA: all that was ever asked.
 COPY (SELECT name, state, provider, (extract(epoch FROM changed_at) * 1000000)::bigint FROM domains) TO STDOUT (FORMAT csv);
 
--- name: newest_change
-SELECT max(changed_at) FROM domains;
-
 -- name: find
 SELECT name AS domain, state, provider, exchangers, checked_at, expires_at, tries, problem
   FROM domains WHERE name = ANY (%(names)s);
