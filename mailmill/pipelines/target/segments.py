@@ -165,8 +165,12 @@ def _compared(column: pl.Expr, condition: Condition, leaf: Leaf) -> pl.Expr:
 
 def _list_holds(column: pl.Expr, condition: Condition) -> pl.Expr:
     values = set(cast("tuple[str, ...]", condition.value))
-    named = column.list.eval(pl.element().is_in(list(values)))
-    found = (named.list.sum() == len(values) if condition.operator == "all" else named.list.any()).fill_null(False)
+    named = pl.element().is_in(list(values))
+    if condition.operator == "all":  # of a list that names one twice as well
+        found = column.list.unique().list.eval(named).list.sum() == len(values)
+    else:
+        found = column.list.eval(named).list.any()
+    found = found.fill_null(False)
     return ~found if condition.operator == "none" else found
 
 

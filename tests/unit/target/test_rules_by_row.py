@@ -225,3 +225,9 @@ def test_a_compiled_rule_says_what_reading_it_for_each_contact_says(contacts: li
     assert told["held"].null_count() == 0
     assert told.filter("held")["contact_id"].to_list() == expected
     assert members(frame.lazy(), rule, NOW).collect()["contact_id"].to_list() == expected
+
+
+def test_a_tag_that_a_contact_has_twice_counts_once():
+    frame = pl.DataFrame([{"contact_id": 1, "tags": ["news", "news"]}], schema=CONTACTS_SCHEMA)
+    told = [frame.select(compile_rule({"tag": {"all": tags}}, NOW)).item() for tags in ("news", ["news", "vip"])]
+    assert told == [True, False]
