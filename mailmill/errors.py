@@ -101,3 +101,8 @@ def unforeseen(error: BaseException) -> str:
     """An error's kind and what it befell, for a person. Its own words may hold a row or a secret: they are left out."""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_AT)]
     return f"an unexpected error, {type(error).__name__}" + "".join(f", at {note.removeprefix(_AT)}" for note in notes)
+
+
+def told(error: BaseException) -> str:
+    """An error for a person: in its own words where it is one of ours."""
+    return str(error) if isinstance(error, MailmillError) else unforeseen(error)

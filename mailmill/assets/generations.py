@@ -8,7 +8,7 @@ import polars as pl
 from mailmill.assets import partitions, reports
 from mailmill.assets.contacts import OWNERS, contacts
 from mailmill.assets.resources import Mill
-from mailmill.errors import MailmillError, TransientError, unforeseen
+from mailmill.errors import TransientError, told
 from mailmill.io.postgres import generations
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.ingest import stage
@@ -42,8 +42,7 @@ def contact_generations(mill: dg.ResourceParam[Mill]) -> dg.MaterializeResult:
         except Exception as error:
             failed[slug] = error
     if failed:
-        said = [f"{slug}: {error if isinstance(error, MailmillError) else unforeseen(error)}"
-                for slug, error in failed.items()]  # fmt: skip
+        said = [f"{slug}: {told(error)}" for slug, error in failed.items()]
         passing = all(isinstance(error, TransientError) for error in failed.values())
         raise dg.Failure("; ".join(said), allow_retries=passing) from next(iter(failed.values()))
     return dg.MaterializeResult(

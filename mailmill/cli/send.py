@@ -14,7 +14,7 @@ import typer
 
 from mailmill.cli import logs
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation
-from mailmill.errors import MailmillError, unforeseen
+from mailmill.errors import told
 from mailmill.io.postgres import accounts
 from mailmill.pipelines.send.calls import Report
 from mailmill.pipelines.send.loop import Sender
@@ -117,7 +117,7 @@ class _Ticks:
                 _say(f"{planned.name}: {planned.state} {planned.reason or ''}".rstrip())
             self.trouble = ""
         except Exception as error:
-            self.trouble = str(error) if isinstance(error, MailmillError) else unforeseen(error)
+            self.trouble = told(error)
             _say(f"starting due campaigns: {self.trouble}")
 
 

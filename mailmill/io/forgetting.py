@@ -108,11 +108,13 @@ class Forgetter:
                     None if everywhere else tenant, erasure.hashes(conn, tenant_id, who.keys), datetime.now(UTC)
                 )
                 done.contacts, done.messages = len(who.contact_ids), len(who.message_ids)
-                sources = _sources(conn, tenant)
+                live = ingest.sources(conn, tenant=tenant)
+                # behind them those that were deleted: what was dropped for them may still lie there
+                sources = [*live, *(x for x in ingest.sources(conn, tenant=tenant, deleted=True) if x not in live)]
                 files = conn.execute(erasure.SQL["files"], {"tenant_id": tenant_id}).fetchall()
                 done.lake_files += lake_erasure.rewrite(conn, self.lake, tenant_id, who, files, sources)
                 self._look(conn, who, sources, folders)
-                read = drop_folders.shared(ingest.sources(conn, tenant=tenant), self.places.project)
+                read = drop_folders.shared(live, self.places.project)
                 done.not_there = [shown(folder) for folder in read if not folder.is_dir()]
                 done.operators = erasure.erase(conn, tenant_id, who, everywhere=everywhere)
                 _, found = erasure.search(conn, tenant_id, who)
@@ -224,9 +226,3 @@ class Forgetter:
                 frame, columns = lake_erasure.scan(self.lake, file.file), spec.columns if spec else {}
                 found |= keys_of(frame, columns, file.facts, spec.country if spec else None)
         return found
-
-
-def _sources(conn: psycopg.Connection, tenant: str) -> list[SourceRow]:
-    """A tenant's sources, then those that were deleted: what was dropped for them may still lie there."""
-    live = ingest.sources(conn, tenant=tenant)
-    return [*live, *(one for one in ingest.sources(conn, tenant=tenant, deleted=True) if one not in live)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 import polars as pl
 import psycopg
@@ -55,6 +56,7 @@ class Rows:
         object.__setattr__(self, "slugs", dict(sources))
         object.__setattr__(self, "domains", domains.table(self.conn))
 
+    @cached_property
     def rule(self) -> MergeSpec:
         return merge_rule(self.conn, self.tenant_id)
 
@@ -64,7 +66,7 @@ class Rows:
         row = self.conn.execute(SQL["origin"]).fetchone()
         self.conn.execute(SQL["stage"])
         self.conn.execute(SQL["fill_shown"], facts)
-        if (rule := self.rule()).is_on:
+        if (rule := self.rule).is_on:
             terms = {"rule": Jsonb(rule.model_dump(mode="json")), "strips": rule.strips, "phone": rule.phone}
             self.conn.execute(SQL["stage_named"])
             self.conn.execute(SQL["fill_named"], {**facts, **terms})
@@ -85,13 +87,13 @@ class Rows:
         mine = together.filter(to == bucket)
         others = mine.filter(at != bucket)["contact_id"].to_list()
         elsewhere = together.filter((at == bucket) & (to != bucket)).select("contact_id")
-        rows = self._held(bucket, others).join(elsewhere, on="contact_id", how="anti")
+        rows, known = self._held(bucket, others).join(elsewhere, on="contact_id", how="anti"), self.domains
         if mine.height:
             values = {"tenant_id": self.tenant_id, "members": mine["contact_id"].to_list()}
             said = read(self.conn, SQL["said"], SAID_SCHEMA, values)
-            known = generations.of_these(rows, self.domains)
-            rows = persons.merged(rows, said, mine.select(PERSONS_SCHEMA.names()), self.rule(), known)
-        return generations.completed(rows, self.domains)
+            known = generations.of_these(rows, known)
+            rows = persons.merged(rows, said, mine.select(PERSONS_SCHEMA.names()), self.rule, known)
+        return generations.completed(rows, known)
 
     def _read(self, what: str, bucket: int, others: list[int]) -> pl.DataFrame:
         first = bucket << BUCKET_BITS

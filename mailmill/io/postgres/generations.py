@@ -67,7 +67,7 @@ class _Publication:
     def run(self, began: float) -> Published:
         rows = Rows(conn=self.conn, tenant_id=self.tenant_id)
         dns = content(rows.domains)
-        before, buckets, rule = self._before(), rows.fingerprints(self.now), rows.rule()
+        before, buckets, rule = self._before(), rows.fingerprints(self.now), rows.rule
         together = _persons(rows, rule, buckets)
         for bucket, fingerprint in buckets.items():
             # a rule looks at all contacts, so it leaves no bucket out

@@ -11,8 +11,16 @@ import polars as pl
 
 from mailmill.pipelines.configuration.specs import MergeSpec
 from mailmill.pipelines.ingest import addresses
-from mailmill.pipelines.ingest import erasure as persons
-from mailmill.pipelines.ingest.erasure import WORD, Person, channel_of, masked, mentions, text_of, unicode_domain
+from mailmill.pipelines.ingest.erasure import (
+    WORD,
+    Person,
+    any_of,
+    channel_of,
+    masked,
+    mentions,
+    text_of,
+    unicode_domain,
+)
 from mailmill.pipelines.ingest.persons import mailbox
 
 OWN_KEYS = ("match_key", "address_key", "email", "address")  # columns that say whose row it is
@@ -56,7 +64,7 @@ def text_rows(person: Person, schema: Mapping[str, pl.DataType], lines: Collecti
     mails = [key for key in person.keys if channel_of(key) == "email"]
     found, numbered = mentions(Person(tuple(mails), person.spellings), schema), mentions(Person(tuple(numbers)), schema)
     if person.numbers:
-        numbered |= persons.any_of(pl.col("raw"), person.numbers)
+        numbered |= any_of(pl.col("raw"), person.numbers)
     likely = pl.when(found | numbered).then("raw")
     others = likely.map_batches(partial(_of_others, own=mails), return_dtype=pl.Boolean)
     said = found if lines is None else pl.col("line").is_in(list(lines))

@@ -46,9 +46,8 @@ CONTACTS_SCHEMA = pl.Schema(
         "suggestion": pl.String(),  # the domain that was probably meant
         "phone_code": pl.String(),  # '+49'
         "consent": pl.String(),  # the lawful basis of writing to them, or 'withdrawn'
-        "aliases": pl.List(
-            pl.String()
-        ),  # every match key of this person, `match_key` among them, and number that makes them one; sorted
+        # sorted: every match key of this person, `match_key` among them, and every number that makes them one
+        "aliases": pl.List(pl.String()),
     }
 )
 

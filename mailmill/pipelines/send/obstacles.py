@@ -39,9 +39,7 @@ class Situation:
     held_for: Mapping[str, str] = field(default_factory=dict)  # provider -> why the transport is held for it
     held_back: bool = False  # some wait for such a provider's release
     trouble: str | None = None  # what a worker says of the transport
-    unusable: str | None = (
-        None  # what a worker says of the campaign's content, where none lives also one that has ended
-    )
+    unusable: str | None = None  # what a worker says of the campaign's content; where none lives, one that has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
