@@ -19,7 +19,7 @@ from psycopg import sql
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import schema
 from mailmill.io.postgres.database import Database
-from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.postgres.server import EmbeddedServer, create_database
 
 NUMBERED = re.compile(r"_F\d\d_")  # a fault of the list that has to be survived
 # a process takes whole files (--dist loadfile): a long one that came late would be waited for by all others
@@ -77,11 +77,7 @@ def cloned(server: EmbeddedServer, template: str) -> Iterator[Callable[[], Abstr
     def clone() -> Iterator[Database]:
         name = f"t_{uuid4().hex[:12]}"
         with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
-            connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER mailmill_owner").format(
-                    sql.Identifier(name), sql.Identifier(template)
-                )
-            )
+            create_database(connection, name, template=template)
         try:
             yield server.database(name)
         finally:

@@ -30,4 +30,5 @@ psql -X -q -v ON_ERROR_STOP=1 -d postgres <<'SQL'
 -- the owner may act as each of them: mailmill's own verbs (apply, backup, a lone send) enter by one URL
 GRANT mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats, mailmill_backup TO mailmill_owner;
 GRANT CONNECT ON DATABASE mailmill TO mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats, mailmill_backup;
+GRANT TEMPORARY ON DATABASE mailmill TO mailmill_listener; -- it stages a batch of events before it folds them
 SQL

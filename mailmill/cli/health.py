@@ -12,7 +12,7 @@ import typer
 
 from mailmill.cli.app import app, installation
 from mailmill.errors import Misconfigured, StoreUnavailable
-from mailmill.io.postgres.database import refused
+from mailmill.io.postgres.database import PRIVILEGES, refused
 from mailmill.io.postgres.sql import statements
 
 TIMEOUT_S = 5
@@ -77,7 +77,7 @@ def _connects(*, worker: bool) -> None:
         raise Misconfigured(
             str(error).strip().split("\n")[0],
             place="MAILMILL_DATABASE_URL",
-            remedy="Run `mailmill migrate`, and name the user this process is meant to be.",
+            remedy=PRIVILEGES,
         ) from None
     if not row or not row[0]:
         raise StoreUnavailable("no send worker of this machine has been seen in the last minute")

@@ -20,6 +20,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 # otherwise.
 ALIVE = {"keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 50_000}
 ABSENT = "Check MAILMILL_DATABASE_URL, and that PostgreSQL runs there."
+PRIVILEGES = "Name this process's own user; deploy/postgres/roles.sh and `mailmill migrate`, run again, let it work."
 
 
 def _no_server() -> None:
@@ -125,6 +126,10 @@ def driver_errors() -> Iterator[None]:
     except psycopg.errors.UndefinedTable as error:
         raise Misconfigured(
             "the database has no schema of mailmill yet", remedy="Run `mailmill apply PATH`, or `mailmill migrate`."
+        ) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Misconfigured(
+            f"PostgreSQL does not let this user do what is needed: {error.diag.message_primary}", remedy=PRIVILEGES
         ) from error
     except psycopg.errors.ReadOnlySqlTransaction as error:  # after a failover; the next connection may find a primary
         raise StoreUnavailable("PostgreSQL only reads now: a standby, or set to read-only") from error

@@ -30,6 +30,22 @@ from mailmill.io.postgres.server_processes import alive, as_user, environment, i
 DATABASE = "mailmill"
 DAGSTER_DATABASE = "dagster"
 
+# what deploy/postgres/roles.sh grants, so that what runs here also runs in production
+_GRANTS = (
+    "REVOKE ALL ON DATABASE {} FROM PUBLIC",
+    "GRANT CONNECT ON DATABASE {} TO mailmill_sender, mailmill_listener, mailmill_ingress, mailmill_stats,"
+    " mailmill_backup",
+    "GRANT TEMPORARY ON DATABASE {} TO mailmill_listener",
+)
+
+
+def create_database(superuser: psycopg.Connection, name: str, *, template: str = "template1") -> None:
+    """Make a database that is the owner's, and that the other roles may use as in production. In: autocommit."""
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER mailmill_owner")
+    superuser.execute(create.format(sql.Identifier(name), sql.Identifier(template)))
+    for grant in _GRANTS:
+        superuser.execute(sql.SQL(grant).format(sql.Identifier(name)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedServer(Places):
@@ -222,7 +238,5 @@ class EmbeddedServer(Places):
             databases = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
             for database in (DATABASE, DAGSTER_DATABASE):
                 if database not in databases:
-                    connection.execute(
-                        sql.SQL("CREATE DATABASE {} OWNER mailmill_owner").format(sql.Identifier(database))
-                    )
+                    create_database(connection, database)
         (self.home / "postgres.ready").touch()

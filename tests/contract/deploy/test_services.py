@@ -3,88 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import psycopg
 import pytest
 from ports import free_port
-
-from mailmill.io.postgres.binaries import wheel_binaries
-from mailmill.io.postgres.server import EmbeddedServer
+from production import check, environment_of, listens
 
 pytestmark = pytest.mark.system
-BIN = Path(sys.executable).parent
-PORTS = {"8025": "MAILMILL_INGRESS_PORT", "8026": "MAILMILL_STATS_PORT"}
-
-
-@pytest.fixture(scope="module")
-def production(root: Path) -> Iterator[Path]:
-    """A PostgreSQL whose roles deploy/'s scripts made, and a folder of secrets for each URL: the folders' parent."""
-    home = Path(tempfile.mkdtemp(prefix="mmd"))
-    server = EmbeddedServer(home=home / "home", options={"fsync": "off", "shared_buffers": "64MB"})
-    server.start()
-    subprocess.run([str(root / "deploy" / "make-secrets.sh"), str(home / "secrets")], check=True, capture_output=True)
-    environment = {
-        "PATH": f"{wheel_binaries() / 'bin'}:{os.defpath}", "SECRETS": str(home / "secrets"),
-        "PGHOST": str(server.socket_dir), "PGUSER": "postgres", "PGPASSWORD": server.secrets()["postgres"],
-    }  # fmt: skip
-    for _ in range(2):  # a second run changes nothing
-        subprocess.run([str(root / "deploy" / "postgres" / "roles.sh")], check=True, env=environment)
-    for url in home.glob("secrets/*_url"):
-        folder = home / url.name
-        folder.mkdir()
-        host = quote(str(server.socket_dir), safe="")
-        text = url.read_text().replace("@postgres:5432/mailmill", f"@/mailmill?host={host}")
-        (folder / "mailmill_database_url").write_text(text)
-    yield home
-    server.erase()
-    shutil.rmtree(home)
-
-
-def listens(port: str) -> bool:
-    """Whether something takes connections there."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", int(port))) == 0
-
-
-@contextmanager
-def environment_of(
-    compose: dict[str, Any], name: str, production: Path
-) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """The environment of a service here, and what its ports are here."""
-    [secret] = [one["source"] for one in compose["services"][name]["secrets"] if isinstance(one, dict)]
-    ports = {port: str(free_port()) for port in PORTS}
-    with tempfile.TemporaryDirectory(dir=production) as data:
-        yield {
-            "PATH": f"{BIN}:{os.environ['PATH']}", "MAILMILL_SECRETS_DIR": str(production / secret),
-            "MAILMILL_HOME": f"{data}/data", "MAILMILL_JOURNAL": f"{data}/journal", "MAILMILL_PROJECT": data,
-            "MAILMILL_PUBLIC_URL": "https://mail.example.org", **{PORTS[port]: here for port, here in ports.items()},
-        }, ports  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def migrated(compose: dict[str, Any], production: Path) -> Path:
-    with environment_of(compose, "migrate", production) as (environment, _):
-        command = ["mailmill", *compose["services"]["migrate"]["command"]]
-        subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
-    return production
-
-
-def check(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("name", ["send", "listen", "ingress", "stats"])
@@ -201,3 +136,64 @@ def test_dagsters_processes_get_healthy_over_postgresql(
             for process in running:
                 process.wait(timeout=120)
             log.close()
+
+
+def test_the_main_job_is_done_by_the_services_as_their_roles(
+    compose: dict[str, Any], migrated: Path, kafka: str, tmp_path: Path
+) -> None:
+    """The example's campaign mailed, folded from Kafka and read, each by the role that has to do it in production."""
+    ports = {name: str(free_port()) for name in ("ingress", "stats", "sandbox")}
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    shop = tmp_path / "shop"
+    shared = {
+        "MAILMILL_HOME": str(tmp_path / "data"), "MAILMILL_PROJECT": str(shop), "MAILMILL_KAFKA_URL": kafka,
+        "MAILMILL_PUBLIC_URL": urls["ingress"], "MAILMILL_INGRESS_PORT": ports["ingress"],
+        "MAILMILL_STATS_PORT": ports["stats"], "PYTHONWARNINGS": "ignore",
+    }  # fmt: skip
+
+    def as_owner(*verb: str) -> Any:
+        done = subprocess.run(["mailmill", *verb], env=of["cli"], cwd=shop, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout) if "--json" in verb else done.stdout
+
+    with ExitStack() as stack:
+        services = ["ingress", "stats", "listen", "send"]
+        of = {
+            one: stack.enter_context(environment_of(compose, one, migrated))[0] | shared for one in ["cli", *services]
+        }
+        shop.mkdir()
+        as_owner("init", ".")
+        text = (shop / "mailmill.yaml").read_text()
+        (shop / "mailmill.yaml").write_text(text.replace("port: 2525", f"port: {ports['sandbox']}"))
+        with (shop / "inbox" / "contacts.csv").open("a") as file:
+            file.writelines(f"who+{what}@readers.example,,en,US\n" for what in ("click", "bounce", "unsubscribe"))
+        as_owner("apply", ".")
+        as_owner("ingest", "example/inbox")
+        as_owner("campaign", "start", "example/welcome")
+        key = as_owner("key", "create", "--tenant", "example", "--name", "test", "--json")["key"]
+
+        log = stack.enter_context((tmp_path / "log").open("w+"))
+        command = ["mailmill", "sandbox", "--port", ports["sandbox"], "--ingress", urls["ingress"]]
+        running = [subprocess.Popen(command, env=of["cli"], cwd=shop, stdout=log, stderr=log)]
+        for service in services:
+            command = ["mailmill", *compose["services"][service]["command"]]
+            running.append(subprocess.Popen(command, env=of[service], cwd=shop, stdout=log, stderr=log))
+        try:
+            deadline, account, counts = time.monotonic() + 300, {"open": 1}, {}
+            while account["open"] or not (
+                counts and counts["clicked"]["messages"] and counts["bounced_hard"] and counts["unsubscribed"]
+            ):
+                ended = [process.args for process in running if process.poll() is not None]
+                assert time.monotonic() < deadline and not ended, (ended, counts, (tmp_path / "log").read_text())
+                time.sleep(0.5)
+                with suppress(httpx.TransportError):  # the API is starting
+                    said = {"Authorization": f"Bearer {key}"}
+                    answer = httpx.get(f"{urls['stats']}/api/v2/stats/example/overview", headers=said, timeout=30)
+                    counts = answer.raise_for_status().json()["counts"]
+                account = as_owner("account", "example/welcome", "--json")
+        finally:
+            for process in running:
+                process.send_signal(signal.SIGTERM)
+            codes = {process.wait(timeout=120) for process in running}
+        assert counts["accepted"] == account["by_state"]["sent"] > 0
+        assert codes <= {0, -signal.SIGTERM, 128 + signal.SIGTERM}, (tmp_path / "log").read_text()

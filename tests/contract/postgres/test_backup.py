@@ -21,7 +21,7 @@ from mailmill.io.backup import About
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import keys, manifest, schema, suppressions, tools
 from mailmill.io.postgres.database import Database
-from mailmill.io.postgres.server import EmbeddedServer
+from mailmill.io.postgres.server import EmbeddedServer, create_database
 from mailmill.io.restore import Restored, check, restore
 
 RELAY = "INSERT INTO transports (tenant_id, slug, kind, spec) VALUES (1, 'relay', 'smtp', '{}')"
@@ -32,7 +32,7 @@ def another(server: EmbeddedServer) -> Iterator[Database]:
     """An empty database, without a schema."""
     name = f"t_{uuid4().hex[:12]}"
     with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} OWNER mailmill_owner").format(sql.Identifier(name)))
+        create_database(connection, name)
         yield server.database(name)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
