@@ -11,7 +11,7 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 DEMO := .mailmill/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-system faults check bench lock clean
+.PHONY: help demo up test test-system faults explore check bench lock clean
 
 help:  ## these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ test-system: $(STAMP)  ## whole installations: deploy/, mailmill up, pages in a 
 
 faults: $(STAMP)  ## kills and outages of real processes
 	@$(BIN)/python -m pytest -q -m "faults or numbered"
+
+explore: $(STAMP)  ## the property tests with examples drawn anew
+	@$(BIN)/python -m pytest -q -m hypothesis --hypothesis-profile=explore
 
 check: $(STAMP)  ## ruff, mypy --strict, the rooms' imports
 	@$(BIN)/ruff check .

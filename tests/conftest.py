@@ -37,8 +37,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 pytest_plugins = ["kafka_service", "send_fixtures", "verbs"]
 
 
-# the machines that run this are shared and noisy: how long an example takes says nothing
-hypothesis.settings.register_profile("mailmill", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# deadline: the machines that run this are shared and noisy, how long an example takes says nothing. derandomize: a test
+# that fails was broken by a change, and fails again; `make explore` is for what nobody has drawn yet
+_PROFILE = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("mailmill", _PROFILE, derandomize=True)
+hypothesis.settings.register_profile("explore", _PROFILE)
 hypothesis.settings.load_profile("mailmill")
 
 
