@@ -35,9 +35,9 @@ class BounceClass:
     ours: bool
 
 
-# subject.detail of RFC 3463 -> class. What is ambiguous is not here: its text decides (5.2.1, 5.7.1, 5.5.0 …).
+# subject.detail of RFC 3463 -> class. What is ambiguous is not here: its text decides (5.1.0, 5.2.1, 5.7.1, 5.5.0 …).
 _BY_DETAIL: dict[str, Name] = {
-    "1.0": "bad_mailbox", "1.1": "bad_mailbox", "1.3": "bad_mailbox",
+    "1.1": "bad_mailbox", "1.3": "bad_mailbox",
     "1.2": "bad_domain", "1.10": "bad_domain", "7.18": "bad_domain",
     "1.6": "inactive_mailbox", "7.13": "inactive_mailbox", "7.17": "inactive_mailbox",
     "1.7": "invalid_sender", "1.8": "invalid_sender", "7.27": "invalid_sender",
@@ -49,6 +49,10 @@ _BY_DETAIL: dict[str, Name] = {
     "7.8": "authentication", "7.28": "rate",
     **dict.fromkeys((f"7.{detail}" for detail in (*range(20, 27), 29)), "authentication"),
 }  # fmt: skip
+# What some say of whom they do not know: Exchange Online, and Outlook.com. By itself neither half says so.
+_BY_BOTH: tuple[tuple[str, str, Name], ...] = (
+    ("4.1", "recipient address rejected", "bad_mailbox"), ("5.0", "mailbox unavailable", "bad_mailbox"),
+)  # fmt: skip
 _BY_SUBJECT: dict[str, Name] = {"5": "protocol", "6": "content", "7": "policy"}
 _BY_CODE: dict[int, Name] = {
     421: "congestion", 450: "mailbox_busy", 451: "congestion", 452: "congestion",
@@ -61,6 +65,7 @@ _BY_CODE: dict[int, Name] = {
 _TEXTS: tuple[tuple[Name, str], ...] = (
     ("authentication", r"\b(dkim|dmarc|spf)\b|reverse dns|\bptr\b|unauthenticated (email|mail|sender)"
                        r"|authentication required"),
+    ("mailbox_disabled", r"recipient.{0,3} (account|mailbox) (is|has been) blocked"),
     ("policy", r"\bspam|\bbulk mail|block ?list|blacklist|spamhaus|\brbl\b|\bdnsbl\b|reputation|unsolicited|\bblocked\b"
                r"|rejected due|relay(ing)? (access )?(denied|not (permitted|allowed))|unable to relay"),
     ("content", r"\bvirus\b|malware|phish|\bcontent\b.{0,20}(reject|block|refus)|suspicious (url|link|attachment)"),
@@ -72,11 +77,11 @@ _TEXTS: tuple[tuple[Name, str], ...] = (
                     r"(unknown|not found|does ?n.?t exist|not exist|no longer|invalid|not listed|undeliverable)"
                     r"|(no such|unknown|invalid|non-?existent|not a valid) (local )?"
                     r"(user|recipient|mailbox|address|person|account)|no mailbox here"
-                    r"|does not have an account|not a (known|valid) user"),
+                    r"|(does not|doesn.?t) have an? (\S+ )?account|not a (known|valid) user"),
     ("mailbox_disabled", r"(account|mailbox|user)\b.{0,30}"
                          r"(disabled|inactive|suspended|closed|deactivated|expired)"),
     ("bad_domain", r"(domain|host)\b.{0,30}(not found|does ?n.?t exist|does not exist|unknown)|nxdomain|null mx"
-                   r"|no (valid )?(mx|hosts?)\b"),
+                   r"|no (valid )?(mx|hosts?)\b|no such domain"),
     ("invalid_sender", r"sender.{0,30}(reject|denied|invalid|unknown|verify|not exist)"),
     ("policy", r"\bpolicy\b|access denied|not allowed|prohibited|administrat"),
     ("no_answer", r"timed? ?out|connection (refused|reset|lost)"),
@@ -85,6 +90,8 @@ _BY_TEXT = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in
 
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)")
 _CODE = re.compile(r"^\s*([245]\d\d)\b")
+# Cisco's gateways say so of every refusal at RCPT; behind it stands what they were told
+_PASSED_ON = re.compile(r".*5\.1\.0 - unknown address error (?=[45]\d\d\b)", re.IGNORECASE | re.DOTALL)
 
 
 def classify(code: int | None, enhanced: str | None, reply: str) -> BounceClass:
@@ -93,6 +100,8 @@ def classify(code: int | None, enhanced: str | None, reply: str) -> BounceClass:
     In:     code the SMTP reply code, enhanced as "5.1.1"; what is missing is looked for in the reply itself.
     Out:    an answer with 4xx is always soft, whatever its text says: greylisting calls people unknown.
     """
+    if passed_on := _PASSED_ON.match(reply):
+        return classify(None, None, reply[passed_on.end() :])
     found = _ENHANCED.search(enhanced or "") or _ENHANCED.search(reply)
     if code is None:
         said = _CODE.match(reply)
@@ -109,6 +118,9 @@ def classify(code: int | None, enhanced: str | None, reply: str) -> BounceClass:
 
 
 def _name(code: int | None, permanent: bool, detail: str, reply: str) -> Name:
+    for at, words, name in _BY_BOTH:
+        if permanent and detail == at and words in reply.lower():
+            return name
     if detail in _BY_DETAIL:
         return _BY_DETAIL[detail]
     if detail == "4.4":  # 5.4.4 is NXDOMAIN, 4.4.4 a road that is not known at the moment
@@ -118,7 +130,7 @@ def _name(code: int | None, permanent: bool, detail: str, reply: str) -> Name:
     for name, pattern in _BY_TEXT:
         if pattern.search(reply):
             return name
-    if detail == "2.1":
-        return "mailbox_disabled"
+    if detail in ("1.0", "2.1"):
+        return "bad_mailbox" if detail == "1.0" else "mailbox_disabled"
     by_subject = _BY_SUBJECT.get(detail.partition(".")[0])
     return by_subject or _BY_CODE.get(code or 0) or ("unknown" if permanent or code is None else "temporary")

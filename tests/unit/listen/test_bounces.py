@@ -63,6 +63,22 @@ TABLE = [
     (None, "5.1.1", "", "hard", "bad_mailbox"),
     (None, None, "550 no such user", "hard", "bad_mailbox"),
     (None, None, "", "soft", "unknown"),
+    # as providers say it
+    (550, "5.5.0", "Requested action not taken: mailbox unavailable (S2017062302)", "hard", "bad_mailbox"),
+    (550, None, "Requested action not taken: mailbox unavailable", "soft", "unknown"),  # or they do not want us
+    (550, "5.4.1", "Recipient address rejected: Access denied. AS(201806281)", "hard", "bad_mailbox"),
+    (451, "4.4.1", "Recipient address rejected: try again", "soft", "no_answer"),
+    (550, "5.4.1", "no answer from host", "soft", "no_answer"),
+    (554, "5.0.0", "delivery error: dd This user doesn't have a y.example account", "hard", "bad_mailbox"),
+    (None, "5.0.0", "No such domain.", "hard", "bad_domain"),
+    (550, "5.5.0", "The recipient account is blocked. LPN007_426", "soft", "mailbox_disabled"),
+    # 5.1.0 says nothing by itself, and gateways pass on by it what others told them
+    (550, "5.1.0", "address rejected", "hard", "bad_mailbox"),
+    (550, "5.1.0", "<b+x@bounce.acme.example> sender rejected. AUP#In-1310", "soft", "invalid_sender"),
+    (550, "5.1.0", "5.1.0 - Unknown address error 550-'5.2.2 <a***>... Mailbox Full'", "soft", "mailbox_full"),
+    (None, "5.1.0", "5.1.0 - Unknown address error 550-'5.7.1 blocked by spamhaus'", "soft", "policy"),
+    (None, None, "5.1.0 - Unknown address error 550-'No such user here'", "hard", "bad_mailbox"),
+    (None, None, "5.1.0 - Unknown address error 554-'go away'", "soft", "unknown"),
     (550, None, "rejected, see 5.1.1.7 and 15.1.1", "soft", "unknown"),  # addresses of machines are no codes
 ]
 
