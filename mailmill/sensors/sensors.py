@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -30,16 +30,20 @@ def inbox(context: dg.SensorEvaluationContext, mill: dg.ResourceParam[Mill]) -> 
     known: dict[str, list[float]] = json.loads(context.cursor or "{}")
     found: dict[str, list[float]] = {}
     requests = {one.key: _requested(one.key, f"{one.key}:again:{one.failed}") for one in sources if one.failed}
+    folders = {one.key: _listed(mill.project / str(one.folder)) for one in sources}
     for one in sources:  # what its old columns could not read lies there yet, or is held
-        found[one.key] = [float(one.version)]
-        if known.get(one.key, found[one.key]) != found[one.key]:
+        found[one.key] = [float(one.version), float(folders[one.key] is not None)]
+        if known.get(one.key, found[one.key])[:1] != found[one.key][:1]:
             requests[one.key] = _requested(one.key, f"{one.key}:applied:{one.version}")
-    for key, path, status in _settled([(one.key, mill.project / str(one.folder)) for one in sources]):
+    for key, path, status in _settled(folders):
         name = f"{key}:{shown(path.name)}"
         # not when it was written: a file may be put back, or take the place of one of the same date and length
         found[name] = [status.st_ctime, status.st_size]
         if known.get(name) != found[name]:
             requests[key] = _requested(key, f"{name}:{status.st_ctime_ns}")
+    for one in sources:  # the run says what is wrong with the folder, or that nothing is any more
+        if known.get(one.key, found[one.key])[1:] != found[one.key][1:]:
+            requests[one.key] = _requested(one.key, f"{one.key}:folder:{time.time_ns()}")
     return dg.SensorResult(
         run_requests=list(requests.values()),
         cursor=json.dumps(found),
@@ -51,12 +55,20 @@ def _requested(key: str, run_key: str) -> dg.RunRequest:
     return dg.RunRequest(run_key=run_key, partition_key=key, tags={"mailmill/source": key})
 
 
-def _settled(folders: Sequence[tuple[str, Path]]) -> Iterator[tuple[str, Path, os.stat_result]]:
+def _listed(folder: Path) -> list[Path] | None:
+    """What lies in a folder; None where that cannot be seen, as of a disk that is not mounted."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return None
+
+
+def _settled(folders: Mapping[str, Sequence[Path] | None]) -> Iterator[tuple[str, Path, os.stat_result]]:
     """The files of sources' folders, less those that are still growing. One that has just changed is looked at twice:
     until the next tick it would wait for five seconds more."""
     young = []
-    for key, folder in folders:
-        for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+    for key, paths in folders.items():
+        for path in paths or ():
             status = _file(path)
             if status is not None and 0 <= time.time() - status.st_mtime < SETTLED_S:
                 young.append((key, path, status))

@@ -173,6 +173,27 @@ def test_a_dropped_file_is_ingested_once_it_has_settled(
     assert len(runs) == len(set(runs)) == 3, "Dagster makes no run of a key that it knows"
 
 
+def test_a_folder_that_cannot_be_looked_at_holds_up_no_other_source_and_is_told_once_by_a_run(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    inbox, away = world.project / "inbox", world.project / "away"
+    inbox.mkdir()
+    (inbox / "people.csv").write_text("email\n")
+    with world.database.transaction() as conn:
+        conn.execute(
+            "INSERT INTO sources (tenant_id, slug, kind, spec)"
+            " SELECT id, 'odd', 'csv', jsonb_build_object('folder', repeat('x', 300)) FROM tenants WHERE slug = 'acme'"
+        )
+    ticks = [sense("inbox", world, instance)]
+    for before, after in ((inbox, away), (away, inbox), (inbox, away)):
+        before.rename(after)
+        ticks += [sense("inbox", world, instance, ticks[-1].cursor)]
+        ticks += [sense("inbox", world, instance, ticks[-1].cursor)]
+    assert [keys(tick) for tick in ticks] == [["acme|drop"], *[["acme|drop"], []] * 3]
+    runs = [one.run_key for tick in ticks for one in tick.run_requests or ()]
+    assert len(runs) == len(set(runs))
+
+
 def test_a_folder_whose_import_failed_for_a_passing_reason_is_read_again_once_the_pause_is_over(
     world: World, instance: dg.DagsterInstance
 ) -> None:

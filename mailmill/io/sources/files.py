@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,18 +36,14 @@ class CsvFiles:
     def batches(self, cursor: Cursor | None) -> Iterator[RawBatch | Refusal]:
         """One batch a file (of a .zip: a member); a file that cannot be read is refused and the others go on.
 
-        Raises: Misconfigured when a named file or the folder is not there.
+        Raises: Misconfigured when a named file or the folder is not there, or cannot be looked at.
         """
         for path in self.paths:
-            if path.is_dir():
-                raise Misconfigured(
-                    "this is a folder, not a file",
-                    place=str(path),
-                    remedy="Name the files in it, or make it the `folder` of the source.",
-                )
-            if not path.is_file():
-                raise Misconfigured("there is no such file", place=str(path))
-        for path in [*self.paths, *self.dropped()]:
+            with _looking(path):
+                _refuse_what_is_no_file(path)
+        with _looking(self.folder):
+            dropped = self.dropped()
+        for path in [*self.paths, *dropped]:
             with at(shown(path.name)):
                 yield from self._of(path)
 
@@ -114,6 +111,27 @@ class CsvFiles:
         )
         key = workbook_key(content, self.sheet)
         return RawBatch(key=key, origin=name, seen_at=changed_at, table=table, notes=(note,) if others else ())
+
+
+@contextmanager
+def _looking(path: Path | None) -> Iterator[None]:
+    """A file or folder that may not be looked at, or whose disk is gone."""
+    try:
+        yield
+    except OSError as error:
+        raise Misconfigured(f"it cannot be read: {_why(error)}", place=shown(path or "")) from error
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    if path.is_dir():
+        raise Misconfigured(
+            "this is a folder, not a file",
+            place=shown(path),
+            remedy="Name the files in it, or make it the `folder` of the source.",
+        )
+    if not path.is_file():
+        what = "this is a pipe or a device, not a file" if path.exists() else "there is no such file"
+        raise Misconfigured(what, place=shown(path))
 
 
 def workbook_key(content: bytes, sheet: str | None) -> str:

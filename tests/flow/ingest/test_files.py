@@ -396,9 +396,17 @@ def test_a_folder_in_the_place_of_a_file_is_called_one(mill):
         said(CsvFiles(paths=[mill.folder]))
 
 
-def test_a_file_or_folder_that_is_not_there_is_named(mill):
-    for feed in (CsvFiles(paths=[mill.folder / "no.csv"]), CsvFiles(folder=mill.folder / "no")):
-        with pytest.raises(Misconfigured, match="no"):
+def test_a_file_or_folder_that_is_not_there_or_cannot_be_looked_at_is_named(mill):
+    pipe, long = mill.folder / "pipe", mill.folder / ("x" * 300)  # as one that lies where nobody may look
+    os.mkfifo(pipe)
+    for feed, says in (
+        (CsvFiles(paths=[mill.folder / "no.csv"]), r"no\.csv: there is no such file"),
+        (CsvFiles(folder=mill.folder / "no"), "the folder of the source is not there"),
+        (CsvFiles(paths=[pipe]), "a pipe or a device, not a file"),
+        (CsvFiles(paths=[long]), "x: it cannot be read: File name too long"),
+        (CsvFiles(folder=long), "x: it cannot be read: File name too long"),
+    ):
+        with pytest.raises(Misconfigured, match=says):
             said(feed)
 
 
