@@ -12,7 +12,9 @@ from starlette.responses import PlainTextResponse, Response
 from mailmill.api.ingress.services import Services, services
 from mailmill.errors import MailmillError, StoreUnavailable
 from mailmill.pipelines.listen import arrivals
+from mailmill.pipelines.send.mime import ascii_host
 from mailmill.pipelines.send.tokens import NOBODY, Token
+from mailmill.pipelines.target.anchors import BAD
 
 logger = logging.getLogger(__name__)
 PIXEL = b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
@@ -67,7 +69,7 @@ async def _target(live: Services, token: Token) -> str | None:
 
 def location(url: str) -> str | None:
     """The header's value for a stored URL; None for anything that does not lead to a web page."""
-    if any(character.isspace() or not character.isprintable() for character in url):
+    if BAD.search(url):
         return None
     try:
         parts = urlsplit(url)
@@ -78,8 +80,8 @@ def location(url: str) -> str | None:
         return None
     if not parts.netloc.isascii():
         try:
-            ascii_host = host.encode("idna").decode()
-        except UnicodeError:
+            netloc = parts.netloc.lower().replace(host, ascii_host(host))
+        except ValueError:
             return None
-        url = parts._replace(netloc=parts.netloc.lower().replace(host, ascii_host)).geturl()
+        url = parts._replace(netloc=netloc).geturl()
     return quote(url, safe=_KEPT_IN_URL)

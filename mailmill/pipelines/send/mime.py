@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from contextlib import suppress
 from datetime import datetime
 from email.utils import format_datetime
 
@@ -159,6 +160,18 @@ def ascii_address(address: str) -> str:
         return f"{local}@{domain if domain.isascii() else idna.encode(domain, uts46=True).decode()}"
     except idna.IDNAError as error:
         raise ValueError(f"{domain} is no domain name: {error}") from None
+
+
+def ascii_host(host: str) -> str:
+    """A web page's host as DNS knows it, where a browser would look for it (UTS 46, non-transitional).
+
+    Raises: ValueError when it is no name.
+    """
+    if host.isascii():
+        return host
+    with suppress(idna.IDNAError):
+        return idna.encode(host, uts46=True).decode()
+    return host.encode("idna").decode()  # emoji, which IDNA 2008 does not have; raises UnicodeError, which is one
 
 
 def date(now: datetime) -> bytes:

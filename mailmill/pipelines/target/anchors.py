@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from mailmill.pipelines.send.mime import ascii_host
 from mailmill.pipelines.target import attributes, inserts
 from mailmill.pipelines.target.grammar import KEEPING
 
@@ -24,7 +25,8 @@ _UNSUBSCRIBE = re.compile(  # it is always there, so a default of it is never sh
     r"(?:\((?:[^()\"']|\"[^\"]*\"|'[^']*')*+\)\s*)?)*+-?\}\}$"
 )
 _UNCLOSED = "does not end: its tag, or a quotation in it, is not closed"
-_BAD = re.compile(r"[\x00-\x20\x7f\\]")
+# of an address; other characters beyond ASCII, invisible ones too, are written as %XX (in Persian they join words)
+BAD = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029\\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ def _problem(url: str, mask: str) -> str | None:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
+        ascii_host((host or "").replace(mask, ""))
     except ValueError:
         return "is no address"
     if parts.scheme not in ("http", "https") or not host:
@@ -121,7 +124,7 @@ def _problem(url: str, mask: str) -> str | None:
         return "has a host that depends on a merge field"
     if "@" in parts.netloc:
         return "has a user name or password in it"
-    if _BAD.search(url):
+    if BAD.search(url):
         return "holds a space, a backslash or a control character"
     if len(url) > 2000:
         return "is longer than 2,000 characters"

@@ -17,6 +17,17 @@ from mailmill.api.ingress.unsubscribe import is_one_click
         ("https://bücher.example/a", "https://xn--bcher-kva.example/a"),
         ("https://shop.example:8443/~a/(b)", "https://shop.example:8443/~a/(b)"),
         ("https://shop.example/?q=[a]|b", "https://shop.example/?q=[a]%7Cb"),
+        (
+            "https://fa.example/نیم\u200cفاصله",
+            "https://fa.example/%D9%86%DB%8C%D9%85%E2%80%8C%D9%81%D8%A7%D8%B5%D9%84%D9%87",
+        ),
+        (
+            "https://shop.example/👩\u200d👧\u00a0\u00ad",
+            "https://shop.example/%F0%9F%91%A9%E2%80%8D%F0%9F%91%A7%C2%A0%C2%AD",
+        ),
+        ("https://Faß.example/", "https://xn--fa-hia.example/"),  # fass.example is somebody else
+        ("https://क्\u200dष.example/", "https://xn--11b2ezcw70k.example/"),
+        ("https://😀.example/", "https://xn--e28h.example/"),
     ],
 )
 def test_a_web_page_is_written_as_a_header_holds_it(url: str, header: str) -> None:

@@ -307,7 +307,7 @@ def test_a_html_comment_shows_nothing():
         "javascript:alert(1)", "JaVaScRiPt:x", "data:text/html,x", "//evil.example/", "/relative", "telnet:a",
         "{{ url }}", "https://{{ host }}/", "https://a.example@evil.example/", "https://a.example/ b", "https://",
         "https://a.example/\\b", "http://[", "java&#115;cript:x", "ftp://a.example/", "{{ unsubscribe_url }}.evil",
-        "{{ unsubscribe_url | default('#') ~ '.evil' }}",
+        "{{ unsubscribe_url | default('#') ~ '.evil' }}", "https://\u200b/", "https://a.example/\u2028b",
     ],
 )  # fmt: skip
 def test_F47_a_link_that_is_not_http_or_whose_host_is_not_ours_to_choose_is_refused(href):
