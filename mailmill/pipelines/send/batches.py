@@ -33,6 +33,7 @@ class Running:
     dry_until: float = 0.0  # nothing was claimable: ask again then
     limited_s: float = 0.0  # how long the limit that stopped the last claim lasts
     unrendered: int = 0  # messages that could not be made, one behind the other
+    too_big: int = 0  # messages that the relay found too big, since it took one
     stopped: float | None = None  # by us: since when the database has the pause, infinite until then
 
     patience: Patience = field(init=False)

@@ -19,7 +19,7 @@ from mailmill.pipelines.send.stock import Stock
 RETURNS = 3  # a connection that breaks before the relay said a word is no attempt, so many times
 GIVE_BACK_S = 2.0  # a relay that is away so long does not keep rows under our lease
 MAX_BATCH, MIN_BATCH = 1000, 50
-RUN_THAT_PAUSES = 20  # messages that cannot be made one behind the other: it is the content, not the recipients
+RUN_THAT_PAUSES = 20  # messages one behind the other that cannot be made, or are too big: it is the content
 
 
 class House(Protocol):
@@ -161,6 +161,10 @@ class Route:
         attempt = item.attempt if answer.stage in BEFORE_RECIPIENT else item.tried
         decision = decide(answer, attempt=attempt, patience=item.batch.campaign.patience, spread=item.id)
         self._settle(item, decision, answer, connection)
+        if decision.state == "sent":
+            item.batch.campaign.too_big = 0
+        elif decision.state == "failed" and decision.reason == "too_big":
+            self._too_big(item.batch.campaign, f"{answer.code} {masked(answer.reply)}")
         if decision.holds_route:
             self._hold(f"{answer.code} at {answer.stage}: {masked(answer.reply)}")
         elif answer.stage in BEFORE_RECIPIENT:
@@ -176,6 +180,8 @@ class Route:
         item = _item(envelope)
         self.begun.discard(item)
         self._settle(item, Decision("invalid", reason), Answer("render", 0, why))
+        if reason == "message_too_big":
+            self._too_big(item.batch.campaign, why)
 
     def returned(self, envelope: Envelope) -> None:
         item = _item(envelope)
@@ -238,6 +244,13 @@ class Route:
         campaign.unrendered += error.reason == "render_error"
         if campaign.unrendered >= RUN_THAT_PAUSES and campaign.stopped is None:
             self._house.pause(campaign, f"{campaign.unrendered} messages in a row cannot be made, the last: {error}")
+
+    def _too_big(self, campaign: Running, why: str) -> None:
+        campaign.too_big += 1
+        if campaign.too_big >= RUN_THAT_PAUSES and campaign.stopped is None:
+            self._house.pause(
+                campaign, f"{campaign.too_big} messages in a row are too big for the relay, the last: {why}"
+            )
 
     def _hold(self, reason: str, provider: str | None = None) -> None:
         if self.held is not None or provider in self.held_for:

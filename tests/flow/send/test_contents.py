@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from send_fixtures import Run
 from send_oracle import judge
-from send_world import HTML, TEXT, Sink, World, thread, until
+from send_world import HTML, TEXT, Sink, World, by_address, thread, until
 
 from mailmill.io.postgres import accounts, campaigns
 from mailmill.pipelines.send.routes import RUN_THAT_PAUSES
@@ -90,3 +91,24 @@ def test_F42_a_content_that_is_none_stops_its_own_campaign_only(world: World, ru
         judge(world, whole, sink, doubts=0)
     assert "cannot be used" in report.problems["campaign acme/broken"] and not report.failed
     assert world.account(broken) == {"queued": 1}
+
+
+@pytest.mark.parametrize("where", ["offered", "mail", "dot"])
+def test_a_message_that_its_relay_finds_too_big_for_everybody_pauses_its_campaign(
+    world: World, run: Run, where: str
+) -> None:
+    """A relay that lowers its SIZE, or an attachment of a text too many: no fault of 300 recipients."""
+    said = {} if where == "offered" else {where: "552 5.3.4 message too big"}
+    with Sink(by_address(said), offers=["SIZE 100"] if where == "offered" else ["HELP"]) as sink:
+        campaign = world.campaign(300, port=sink.port, transport={"connections": 2})
+        run()
+        states = judge(world, campaign, sink, doubts=0, finished=False)
+        ended = states["invalid"] + states["failed"]
+        assert RUN_THAT_PAUSES <= ended <= RUN_THAT_PAUSES + 4 and states["queued"] == 300 - ended
+        ((reason,),) = world.sql("SELECT reason FROM campaign_transitions WHERE to_state = 'paused'")
+        assert "in a row are too big for the relay" in reason
+        sink.script, sink.offers = by_address({}), ["SIZE 100000"]
+        with world.database.transaction() as conn:
+            campaigns.move(conn, campaign, "resume", by="ann")
+        run()
+        assert judge(world, campaign, sink, doubts=0)["sent"] == 300 - ended
