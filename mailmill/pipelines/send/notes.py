@@ -16,10 +16,11 @@ TOGETHER = 4  # connections whose bodies wait for one another
 
 
 class Notes:
-    """Of one route; only the event loop's thread touches it. `failed` is told of a journal that cannot be written."""
+    """Of one route; only the event loop's thread touches it. `failed` is told of a journal that cannot be written, and
+    `may_start` asked once it was: a busy disk may have taken its time, and a stop have come meanwhile."""
 
-    def __init__(self, failed: Callable[[JournalFailed], None]) -> None:
-        self._failed = failed
+    def __init__(self, failed: Callable[[JournalFailed], None], may_start: Callable[[], bool]) -> None:
+        self._failed, self._may_start = failed, may_start
         self._batches: list[Batch] = []  # with notes
         self._links: list[Link] = []  # whose bodies wait
         self._due = False
@@ -54,5 +55,6 @@ class Notes:
             except JournalFailed as error:
                 noted = False
                 self._failed(error)
+        noted = noted and (not links or self._may_start())
         for link in links:
             link.release(noted)

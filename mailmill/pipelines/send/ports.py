@@ -201,7 +201,7 @@ class Link(Protocol):
         ...
 
     def release(self, noted: bool) -> None:
-        """What waits for the journal may go out; where it could not be noted, nothing was handed over."""
+        """What waits for the journal may go out; where it was not noted in time, nothing was handed over."""
         ...
 
     def tick(self) -> None:

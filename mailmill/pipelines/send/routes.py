@@ -46,7 +46,7 @@ class Route:
         self.facts, self._house, self._counts = facts, house, counts
         self.connections = Connections(self, facts, relay, now=house.now, counts=counts, refused=self._hold)
         self.stock = Stock(self.connections.wake, house.date)
-        self._notes = Notes(house.journal_failed)
+        self._notes = Notes(house.journal_failed, lambda: house.may_start(house.now()))
         self.begun: set[Item] = set()  # taken, the body not handed over yet
         self.flying: set[Item] = set()  # handed over, not answered
         self.held = facts.held_reason

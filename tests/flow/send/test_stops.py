@@ -18,6 +18,7 @@ from send_world import Sink, World, by_address, thread, until
 
 from mailmill.errors import StoreUnavailable
 from mailmill.io import send_worker
+from mailmill.io.journal import FileBatch
 from mailmill.io.postgres import campaigns, doubts
 from mailmill.io.postgres.ledger_ports import PostgresFollower
 from mailmill.io.postgres.suppressions import raise_change_number, suppress
@@ -191,6 +192,32 @@ def test_P07_F43_a_suppression_is_asked_for_until_the_database_has_answered(
             sink.go()
             result()
     assert judge(world, campaign, sink, doubts=0) == {"sent": 1, "suppressed": 19}
+
+
+def test_P07_P12_what_a_busy_disk_held_up_does_not_start_after_a_pause(
+    world: World, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal takes its time, and the campaign is paused before it is written."""
+    append, stopped = FileBatch.append, []
+
+    def slow(self: FileBatch, lines: bytes) -> None:
+        append(self, lines)
+        if lines.startswith(b"A ") and not stopped:
+            with world.database.transaction() as conn:
+                campaigns.move(conn, campaign, "pause", by="ann")
+            stopped.append(time.time())
+            until(lambda: time.time() > stopped[0] + 1.1)
+
+    monkeypatch.setattr(FileBatch, "append", slow)
+    with Sink() as sink:
+        campaign = world.campaign(20, port=sink.port)
+        run()
+        nothing_later(sink, stopped[0])
+        assert judge(world, campaign, sink, doubts=0, finished=False) == {"queued": 20}
+        with world.database.transaction() as conn:
+            campaigns.move(conn, campaign, "resume", by="ann")
+        run()
+        assert judge(world, campaign, sink, doubts=0) == {"sent": 20}
 
 
 def test_P07_who_was_suppressed_since_the_planning_is_not_claimed(world: World, run: Run) -> None:
