@@ -13,6 +13,7 @@ not, so a file of another boot is believed for what it has and doubted for the r
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 from contextlib import suppress
@@ -24,6 +25,7 @@ from mailmill.errors import Misconfigured
 from mailmill.pipelines.send.answers import State
 from mailmill.pipelines.send.ports import JournalFailed
 
+logger = logging.getLogger(__name__)
 _FILE = re.compile(r"(\d{1,19})\.j")
 _WORKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # What the ledger can take: one line it cannot would keep every worker of the machine from starting.
@@ -64,7 +66,10 @@ class FileBatch:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:  # what it says is in the ledger: replayed, it changes nothing
+            logger.warning("the journal %s cannot be removed: %s", self.path, error)
 
 
 @dataclass(frozen=True, slots=True)

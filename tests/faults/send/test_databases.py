@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -245,5 +246,35 @@ def test_F20_a_journal_on_a_full_disk_stops_sending_and_loses_nothing(world: Wor
         taken = len(sink.taken)
         states = world.account(campaign)
         assert taken < 1500 and states["sent"] == taken and states["sent"] + states["queued"] == 1500
+        run(worker="w1")
+        assert judge(world, campaign, sink, doubts=0, journal=tmp_path / "journal") == {"sent": 1500}
+
+
+def test_F20_a_journal_that_turns_read_only_stops_sending_and_what_was_answered_is_recorded(
+    world: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system does after an I/O error: neither is it written, nor does a file go that was recorded."""
+    write, unlink = os.write, Path.unlink
+
+    def checked(turned: bool) -> None:
+        if turned and len(sink.taken) > 300:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def written(descriptor: int, data: bytes) -> int:
+        checked(data[:2] in (b"H ", b"A ", b"R "))
+        return write(descriptor, data)
+
+    def removed(path: Path, missing_ok: bool = False) -> None:
+        checked(path.suffix == ".j")
+        unlink(path, missing_ok)
+
+    with Sink() as sink:
+        campaign = world.campaign(1500, port=sink.port)
+        monkeypatch.setattr(os, "write", written)
+        monkeypatch.setattr(Path, "unlink", removed)
+        report = run(worker="w1").report
+        monkeypatch.undo()
+        assert report.failed and "Read-only file system" in report.problems["worker"]
+        assert world.account(campaign) == {"sent": len(sink.taken), "queued": 1500 - len(sink.taken)}
         run(worker="w1")
         assert judge(world, campaign, sink, doubts=0, journal=tmp_path / "journal") == {"sent": 1500}
