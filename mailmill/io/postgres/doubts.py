@@ -104,6 +104,7 @@ def declare_lost(conn: psycopg.Connection, worker: str) -> int:
             f"a lease of {worker} has not run out: it may still be sending",
             remedy="Wait until `mailmill workers` shows its leases as expired.",
         )
+    conn.execute(SQL["as_who_logged_in"])
     conn.execute(SQL["end_owner"], {"worker": worker})
     if not own_name(conn, worker):
         raise Misconfigured(f"the worker {worker} is connected to the database", remedy="Stop it first.")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from send_fixtures import Run
 from send_oracle import judge
 from send_process import start
@@ -24,6 +25,8 @@ from send_world import Sink, World, by_address, until
 
 from mailmill.io import recovery
 from mailmill.io.postgres import campaigns, doubts, ledger, suppressions
+from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.server import EmbeddedServer
 
 pytestmark = pytest.mark.faults
 
@@ -346,3 +349,25 @@ def test_P09_F03_another_worker_of_the_machine_takes_up_what_a_dead_one_left_and
         run(worker="w2")
         assert judge(world, campaign, sink, doubts=2, named=2, journal=tmp_path / "journal") == ends
     assert len(sink.taken) == 100 + (2 if doubt == "resend" else 0)  # under the Message-ID they had, as the judge asks
+
+
+def test_P09_a_worker_that_came_by_the_owners_url_can_be_declared_lost(world: World, server: EmbeddedServer) -> None:
+    """As a run of Dagster's does in production, which is frozen with its machine: its session is the owner's."""
+    grant = "{} mailmill_sender {} mailmill_owner"  # as deploy/postgres/roles.sh does
+    with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as conn:
+        conn.execute(grant.format("GRANT", "TO"))
+        try:
+            database = Database(
+                conninfos={"sender": make_conninfo(world.database.conninfo("owner"), options="-c role=mailmill_sender")}
+            )
+            world.sql("INSERT INTO workers (name, host, boot_id, pid) VALUES ('gone', '', '', 1)")
+            with database.connect("sender", autocommit=True) as frozen:
+                assert doubts.own_name(frozen, "gone")
+                with database.transaction("sender") as conn:
+                    ledger.session(conn)
+                    assert doubts.declare_lost(conn, "gone") == 0
+                with pytest.raises(psycopg.OperationalError):
+                    frozen.execute("SELECT 1")
+        finally:
+            with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as conn:
+                conn.execute(grant.format("REVOKE", "FROM"))
