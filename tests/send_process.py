@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -12,15 +13,18 @@ from typing import Any
 from mailmill.io.postgres.database import Database
 from mailmill.io.send_worker import run_worker
 
+JUMPING = Path(__file__).parent / "faults" / "send" / "jumping_clock"
 _started: list[subprocess.Popen[str]] = []
 
 
-def start(database: Database, root: Path, **terms: Any) -> subprocess.Popen[str]:
-    """In: terms as run_worker takes them."""
+def start(database: Database, root: Path, *, clock: Path | None = None, **terms: Any) -> subprocess.Popen[str]:
+    """In: terms as run_worker takes them; `clock` says by how many seconds its clock is wrong (jumping_clock)."""
     arguments = [database.conninfo("sender"), str(root / "journal"), json.dumps(terms)]
+    wrong = {"PYTHONPATH": str(JUMPING), "JUMPING_CLOCK": str(clock)} if clock else {}
     worker = subprocess.Popen(
-        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, **wrong},
+    )  # fmt: skip
     _started.append(worker)
     return worker
 

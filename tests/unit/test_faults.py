@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-SENDING = {*range(1, 17), *range(18, 22), *range(40, 47)}  # what `make faults` has to run
+SENDING = {*range(1, 17), *range(18, 22), 33, *range(40, 47), 51}  # what `make faults` has to run
 INGEST = {17, *range(36, 40)}
 PROMISES = {*range(1, 11), *range(12, 16)}
 
