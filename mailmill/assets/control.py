@@ -91,7 +91,8 @@ def _start(config: ControlConfig, campaign: campaigns.Campaign, mill: Mill, by: 
         return "is being planned by somebody else"
     if planned.state in ("failed", "missed"):
         raise Misconfigured(planned.reason or planned.state, place=f"campaign {campaign.name}")
-    return planned.reason or f"running, {planned.planned:,} recipients; workers or the next tick's run send"
+    said = f"running, {planned.planned:,} recipients; workers or the next tick's run send"
+    return f"{said}; warning: {planned.reason}" if planned.reason else said
 
 
 @dg.job(

@@ -76,8 +76,6 @@ def start(name: CampaignName, json: Json = False) -> None:
         raise Misconfigured(result.reason or "planning failed", place=f"campaign {name}")
     if json:
         answer_json(result)
-    elif result.state == "finished":
-        print(f"{name}: {result.reason}")
     else:
         print(f"{name}: {result.planned:,} recipients, running; `mailmill send` sends")
         if result.reason:

@@ -91,7 +91,7 @@ class PostgresCampaigns:
         with conn.cursor(row_factory=class_row(Draft)) as cursor:
             return cursor.execute(campaigns.SQL["draft"], {**parameters, "any_state": False}).fetchone()
 
-    def freeze(self, frozen: Frozen, *, by: str) -> Literal["running", "finished", "stale", "gone"]:
+    def freeze(self, frozen: Frozen, *, by: str) -> Literal["running", "stale", "gone"]:
         recipients = frozen.audience.recipients
         with self.database.transaction() as conn:
             row = conn.execute(SQL["reserve_ids"], {"n": recipients.height}).fetchone()
@@ -134,7 +134,7 @@ class PostgresCampaigns:
 
 def _write(
     conn: psycopg.Connection, frozen: Frozen, frame: pl.DataFrame, file: Future[LakeFile], *, first_id: int, by: str
-) -> Literal["running", "finished", "gone"]:
+) -> Literal["running", "gone"]:
     """All of a frozen campaign, visible together when the caller commits.
 
     Raises: _Overtaken, and then the caller's transaction has to be undone.
@@ -164,9 +164,6 @@ def _write(
             "planned": frame.height,
         },
     )
-    if not frame.height:
-        campaigns.move(conn, draft.campaign_id, "finish_empty", by=by, reason=audience.empty_reason)
-        return "finished"
     campaigns.move(conn, draft.campaign_id, "run", by=by, reason=frozen.warning)
     return "running"
 

@@ -10,7 +10,7 @@ CampaignState = Literal[
     "draft", "scheduled", "planning", "running", "paused", "finished", "cancelled", "failed", "missed"
 ]
 Move = Literal[
-    "schedule", "plan", "run", "pause", "resume", "finish", "finish_empty", "cancel", "fail", "miss", "reopen"
+    "schedule", "plan", "run", "pause", "resume", "finish", "cancel", "fail", "miss", "reopen"
 ]  # fmt: skip
 
 
@@ -31,7 +31,6 @@ TRANSITIONS: dict[Move, Transition] = {
     "pause": Transition(("running",), "paused"),
     "resume": Transition(("paused",), "running"),
     "finish": Transition(("running", "paused"), "finished"),
-    "finish_empty": Transition(("planning",), "finished"),
     "cancel": Transition(("draft", "scheduled", "planning", "running", "paused"), "cancelled"),
     "fail": Transition(("planning",), "failed"),
     "miss": Transition(("scheduled", "planning"), "missed"),

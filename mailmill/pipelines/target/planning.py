@@ -28,7 +28,7 @@ class Planned:
 
     campaign_id: int
     name: str
-    state: Literal["running", "finished", "failed", "missed"]
+    state: Literal["running", "failed", "missed"]
     planned: int = 0
     exclusions: Mapping[str, int] | None = None
     reason: str | None = None
@@ -62,7 +62,7 @@ def plan(
                 if state == "gone":
                     return None
                 if state != "stale":
-                    return _planned(frozen, state)
+                    return _planned(frozen)
             raise StoreUnavailable(overtaken)
         except TransientError:
             raise
@@ -82,41 +82,47 @@ def _check_identity(draft: Draft, preflight: Preflight) -> str | None:
     return preflight.require(IdentitySpec.model_validate(dict(draft.identity))) or None
 
 
-def _planned(frozen: Frozen, state: Literal["running", "finished"]) -> Planned:
+def _planned(frozen: Frozen) -> Planned:
     audience = frozen.audience
     return Planned(
         campaign_id=frozen.draft.campaign_id,
         name=frozen.draft.name,
-        state=state,
+        state="running",
         planned=audience.recipients.height,
         exclusions=audience.exclusions,
-        reason=audience.empty_reason or frozen.warning,
+        reason=frozen.warning,
     )
 
 
 def decide(draft: Draft, *, contacts: Contacts, public_url: str) -> Frozen:
     """Everything that is frozen with a campaign.
 
-    Raises: Misconfigured with what a person has to correct.
+    Raises: Misconfigured with what a person has to correct, or because nobody would be mailed.
     """
     spec = CampaignSpec.model_validate(dict(draft.spec))
     identity = _given(draft, spec)
     contents = variants.given(spec.shares, draft.templates, draft.tenant)
     check_public_url(draft, public_url)
     selected = select(draft, contacts=contacts)
+    audience = audiences.freeze(
+        selected.judged,
+        contents.facts,
+        selected.generation.contacts,
+        place=f"template {draft.tenant}/{'+'.join(spec.shares)}",
+        choice=contents.choice(draft.campaign_id),
+        bare=[one.facts.bare for one in contents.variants],
+        unpublished=selected.unpublished,
+    )
+    if audience.empty_reason:  # a campaign is sent once, and this one would be over with nobody mailed
+        raise Misconfigured(
+            audience.empty_reason,
+            remedy=f"`mailmill campaign recipients {draft.name}` counts them; start it again once there is somebody.",
+        )
     return Frozen(
         draft=draft,
         content=content(draft, spec, contents, identity, public_url),
         links=contents.facts.links,
-        audience=audiences.freeze(
-            selected.judged,
-            contents.facts,
-            selected.generation.contacts,
-            place=f"template {draft.tenant}/{'+'.join(spec.shares)}",
-            choice=contents.choice(draft.campaign_id),
-            bare=[one.facts.bare for one in contents.variants],
-            unpublished=selected.unpublished,
-        ),
+        audience=audience,
         as_of=selected.generation.as_of,
     )
 

@@ -122,11 +122,11 @@ class Campaigns(Protocol):
         """
         ...
 
-    def freeze(self, frozen: Frozen, *, by: str) -> Literal["running", "finished", "stale", "gone"]:
+    def freeze(self, frozen: Frozen, *, by: str) -> Literal["running", "stale", "gone"]:
         """Write ledger, merge values, links, exclusions, content and audience, and start; in one transaction.
 
-        finished: the audience is empty; stale: somebody of it was suppressed meanwhile, plan again; gone: the campaign
-        was cancelled or another planner was faster.
+        stale: somebody of it was suppressed meanwhile, plan again; gone: the campaign was cancelled or another planner
+        was faster.
         """
         ...
 

@@ -243,14 +243,17 @@ def test_P07_who_is_suppressed_by_another_of_their_addresses_while_the_audience_
     assert world.value("SELECT count(*) FROM messages") == 0
 
 
-def test_an_empty_audience_finishes_at_once_and_says_why(world):
+def test_a_campaign_that_nobody_would_get_is_refused_with_the_reason_and_can_be_started_again(world):
     with world.database.transaction() as conn:
         keys = [f"p{n}@x{n % 2}.example" for n in range(5)]
         suppressions.suppress(conn, tenant_id=1, address_keys=keys, reason="unsubscribed")
     (result,) = world.start()
-    assert (result.state, result.planned) == ("finished", 0)
-    assert result.reason == "nobody to mail: the segment has 5, excluded are unsubscribed 5"
-    assert world.state() == "finished"
+    assert (result.state, result.planned, world.state()) == ("failed", 0, "failed")
+    assert result.reason.startswith("nobody to mail: the segment has 5, excluded are unsubscribed 5\n")
+    assert world.value("SELECT reason FROM campaign_transitions ORDER BY id DESC LIMIT 1") == result.reason
+    world.run("DELETE FROM suppressions WHERE address_key = 'p0@x0.example'")
+    (result,) = world.start()
+    assert (result.state, result.planned, world.state()) == ("running", 1, "running"), "its slug is not used up"
 
 
 def test_a_missing_value_without_a_default_refuses_the_start_with_count_and_remedy(world, project):

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from people_world import People
 
+from mailmill.cli.runs import RunFailed, run_job
 from mailmill.definitions import definitions
 from mailmill.errors import Misconfigured
 
@@ -91,6 +92,24 @@ def test_the_job_refuses_with_what_to_do(acme: People, instance: dg.DagsterInsta
     assert good and words == "scheduled, starts at 2031-01-01 08:00:00 UTC"
     assert launch(acme, instance, "reschedule", at="2031-02-01T09:00+01:00")[0]
     assert acme.rows("SELECT scheduled_at FROM campaigns")[0][0] == datetime(2031, 2, 1, 8, tzinfo=UTC)
+
+
+def test_a_campaign_that_nobody_would_get_is_refused_by_hand_by_the_job_and_by_the_run_of_a_tick(
+    acme: People, instance: dg.DagsterInstance
+) -> None:
+    acme.rows("UPDATE segments SET spec = jsonb_set(spec, '{rule}', '{\"country\": \"FR\"}')")
+    nobody = "nobody to mail: the segment is empty"
+    with pytest.raises(Misconfigured, match=f"(?s){nobody}.*campaign recipients {NAME}"):
+        acme.do("campaign", "start", NAME)
+    good, words = launch(acme, instance, "start")
+    assert not good and nobody in words
+    acme.rows("UPDATE campaigns SET state = 'scheduled', scheduled_at = now()")
+    with pytest.raises(RunFailed, match=nobody):
+        run_job("campaign", "acme|spring")
+    last = acme.ask("campaign", "history", NAME)[-1]
+    assert (last["to"], last["reason"].partition("\n")[0]) == ("failed", nobody)
+    acme.rows("UPDATE segments SET spec = jsonb_set(spec, '{rule}', '{\"all\": []}')")
+    assert launch(acme, instance, "start")[1].startswith("running, 4 recipients")
 
 
 def test_a_planning_that_somebody_left_is_taken_up_by_the_job(acme: People, instance: dg.DagsterInstance) -> None:
