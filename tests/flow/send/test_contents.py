@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from send_fixtures import Run
 from send_oracle import judge
 from send_world import HTML, TEXT, Sink, World, by_address, thread, until
+from verbs import Verb
 
 from mailmill.io.postgres import accounts, campaigns
 from mailmill.pipelines.send.routes import RUN_THAT_PAUSES
@@ -49,7 +52,9 @@ def test_F42_what_cannot_be_made_for_one_recipient_ends_that_one_and_is_shown(wo
     assert "4267734415" not in bodies["c@x.org"]
 
 
-def test_F42_a_content_that_can_be_made_for_nobody_pauses_its_own_campaign(world: World, run: Run) -> None:
+def test_F42_a_content_that_can_be_made_for_nobody_pauses_its_own_campaign(
+    world: World, run: Run, mailmill: Verb
+) -> None:
     variant = {"subject": "Hi {{ nothing }}", "html": TEXT, "text": TEXT, "links": []}
     with Sink() as sink:
         broken = world.campaign([f"a{n}@x.org" for n in range(300)], port=sink.port, slug="broken", variants=[variant])
@@ -60,6 +65,13 @@ def test_F42_a_content_that_can_be_made_for_nobody_pauses_its_own_campaign(world
     assert (world.state(broken), world.state(whole)) == ("paused", "finished") and not report.failed
     ((reason,),) = world.sql("SELECT reason FROM campaign_transitions WHERE to_state = 'paused'")
     assert "cannot be made" in reason and "cannot be made" in report.problems["campaign acme/broken"]
+    (worker,) = json.loads(mailmill("workers", "--json").out)
+    assert "campaign acme/broken: paused: " in worker["last_error"]
+    assert "paused: " in mailmill("account", "acme/broken").out
+    assert mailmill("campaign", "resume", "acme/broken").code == 0
+    (worker,) = json.loads(mailmill("workers", "--json").out)
+    assert worker["last_error"] is None, "what was mended is no trouble"
+    assert "paused: " not in mailmill("account", "acme/broken").out
 
 
 def test_F42_a_campaign_resumed_as_soon_as_its_worker_paused_it_goes_on(world: World, run: Run) -> None:

@@ -396,12 +396,17 @@ UPDATE messages m SET state = 'queued', queued = true, doubted = true, done_at =
    AND m.campaign_id = c.id AND m.state = 'in_doubt' AND (%(ids)s::bigint[] IS NULL OR m.id = ANY(%(ids)s));
 
 -- name: workers
+-- Why a worker had paused a campaign is no trouble once that is resumed or over.
 SELECT w.name, w.host, w.pid, w.started_at, w.seen_at,
        extract(epoch FROM clock_timestamp() - w.seen_at)::float8 AS silent_s,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name) AS leases,
        (SELECT count(*) FROM leases l WHERE l.worker = w.name AND l.until < clock_timestamp()) AS expired,
        (w.doing ->> 'rate')::float8 AS rate, (w.doing ->> 'in_flight')::int AS in_flight, w.doing ->> 'bound_by' AS bound_by,
-       w.ended_at, (SELECT string_agg(key || ': ' || value, '; ' ORDER BY key) FROM jsonb_each_text(w.troubles)) AS last_error,
+       w.ended_at,
+       (SELECT string_agg(said.key || ': ' || said.value, '; ' ORDER BY said.key) FROM jsonb_each_text(w.troubles) said
+         WHERE NOT starts_with(said.value, 'paused: ') OR EXISTS (
+           SELECT FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
+            WHERE c.state = 'paused' AND said.key = 'campaign ' || t.slug || '/' || c.slug)) AS last_error,
        w.campaigns
   FROM workers w
  WHERE w.ended_at IS NULL OR w.ended_at > clock_timestamp() - interval '1 day'
@@ -415,6 +420,7 @@ SELECT w.name, w.ended_at, said.key || ': ' || said.value
  CROSS JOIN workers w CROSS JOIN LATERAL jsonb_each_text(w.troubles) said
  WHERE c.id = %(campaign_id)s AND coalesce(w.ended_at, w.seen_at) > clock_timestamp() - interval '1 day'
    AND said.key IN (t.slug || '/' || r.slug, 'campaign ' || t.slug || '/' || c.slug)
+   AND (c.state = 'paused' OR NOT starts_with(said.value, 'paused: '))
  ORDER BY coalesce(w.ended_at, w.seen_at) DESC, w.name;
 
 -- name: forget_worker
