@@ -61,6 +61,10 @@ def doubts(
     from mailmill.pipelines.ingest.masks import mask
     from mailmill.pipelines.send.tokens import Key, MessageTokens
 
+    if declare_lost is not None and (campaign or resolve or message):
+        raise _senseless("--declare-lost", "takes neither a campaign nor --resolve: it is about all that a worker left")
+    if message and resolve is None:
+        raise _senseless("--message", "needs --resolve: it says which doubts of a campaign to settle")
     database = installation().database
     if declare_lost is not None:
         with database.transaction("sender") as conn:
@@ -88,6 +92,10 @@ def doubts(
             # the header, as the relay's log has it
             row["message_id"] = f"<{makers[id].back(row['message']).decode()}@{domain}>"
     answer_json(rows) if json else answer_table(rows, title="in doubt (the first 1,000)")
+
+
+def _senseless(option: str, why: str) -> Misconfigured:
+    return Misconfigured(f"{option} {why}", place="doubts", remedy="Nothing was done. `mailmill doubts --help`")
 
 
 @app.command()

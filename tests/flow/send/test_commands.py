@@ -168,7 +168,9 @@ def test_who_declares_a_stranger_lost_is_told_who_is_known(world: World, mailmil
 @pytest.mark.parametrize(
     "arguments",
     [("account", "acme/none"), ("account", "nonsense"), ("doubts", "acme/none"), ("release", "acme/none"),
-     ("doubts", "--resolve", "sent"), ("send", "--campaign", "acme/none"), ("send", "--worker", "../x")],
+     ("doubts", "--resolve", "sent"), ("doubts", "acme/spring", "--message", "1"),
+     ("doubts", "acme/spring", "--declare-lost", "w1"), ("doubts", "--declare-lost", "w1", "--resolve", "sent"),
+     ("send", "--campaign", "acme/none"), ("send", "--worker", "../x")],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_a_line(world: World, mailmill: Verb, arguments: tuple[str, ...]) -> None:
     world.campaign(1)
