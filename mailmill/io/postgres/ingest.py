@@ -135,10 +135,10 @@ def discard(conn: psycopg.Connection, source: SourceRow, batches: Sequence[int])
 def remember(
     conn: psycopg.Connection, source: SourceRow, error: str | None, retry_after_s: float | None = None
 ) -> None:
-    """In: error, which may quote what PostgreSQL's text cannot hold."""
+    """In: source, as it was when the import began; error, which may quote what PostgreSQL's text cannot hold."""
     text = error and error.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
     facts = {"tenant_id": source.tenant_id, "source_id": source.id, "error": text, "retry_after_s": retry_after_s}
-    conn.execute(SQL["remember"], facts)
+    conn.execute(SQL["remember"], {**facts, "failed_at": source.failed_at})
 
 
 def held(conn: psycopg.Connection, source: SourceRow) -> list[Held]:

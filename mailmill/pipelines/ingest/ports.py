@@ -31,6 +31,7 @@ class SourceRow:
     priority: int
     spec: SourceSpec
     fields: tuple[FieldSpec, ...] = ()  # the tenant's
+    failed_at: datetime | None = None  # when an import of it last failed, null after one that went well
 
     @property
     def name(self) -> str:

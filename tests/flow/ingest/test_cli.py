@@ -169,6 +169,18 @@ def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
     assert mill.rows(due) == [{"seconds": 300}], "it may pass"
 
 
+def test_an_import_that_goes_well_leaves_to_its_time_what_waited_for_it_in_vain(mill):
+    early = mill.source()
+    mill.store.remember(early, "another import of acme/list is still running", retry_after_s=300)
+    kept = "SELECT last_error IS NOT NULL AS told, retry_at > now() AS waits FROM sources"
+    mill.store.remember(early, None)
+    assert mill.rows(kept) == [{"told": True, "waits": True}], "what was dropped meanwhile is read then"
+    mill.store.remember(early, "a.csv cannot be read")
+    assert mill.rows(kept) == [{"told": True, "waits": True}]
+    mill.store.remember(mill.source(), None)  # of an import that began after that
+    assert mill.rows(kept) == [{"told": False, "waits": None}]
+
+
 CUT = """
 CREATE SEQUENCE cuts;  -- what it has given stays given when its transaction ends with the connection
 CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS

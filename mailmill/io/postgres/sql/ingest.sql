@@ -1,6 +1,6 @@
 -- name: sources
 -- Sources by tenant, slug and kind; a null means any.
-SELECT s.id, s.tenant_id, t.slug AS tenant, s.slug, s.priority, s.spec,
+SELECT s.id, s.tenant_id, t.slug AS tenant, s.slug, s.priority, s.spec, s.last_error_at AS failed_at,
        (SELECT coalesce(jsonb_agg(f.spec ORDER BY f.slug), '[]') FROM fields f WHERE f.tenant_id = s.tenant_id) AS fields
   FROM sources s JOIN tenants t ON t.id = s.tenant_id
  WHERE (%(deleted)s OR s.deleted_at IS NULL)
@@ -36,11 +36,14 @@ UPDATE sources SET cursor = %(cursor)s,
  WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND deleted_at IS NULL AND spec ->> 'url' IS NOT DISTINCT FROM %(url)s;
 
 -- name: remember
--- Whatever an API asks for, it is tried again within a week.
+-- Whatever an API asks for, it is tried again within a week. What another import said since this one began stays: it may have
+-- waited for this one in vain, and what it was to read was not there when this one looked.
 UPDATE sources SET last_error = %(error)s::text, last_error_at = CASE WHEN %(error)s::text IS NOT NULL THEN clock_timestamp() END,
        retry_at = CASE WHEN %(retry_after_s)s::float8 IS NOT NULL
-         THEN clock_timestamp() + least(%(retry_after_s)s::float8, 7 * 86400) * interval '1 second' END
- WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s AND (last_error IS NOT NULL OR %(error)s::text IS NOT NULL);
+         THEN clock_timestamp() + least(%(retry_after_s)s::float8, 7 * 86400) * interval '1 second'
+         WHEN last_error_at IS DISTINCT FROM %(failed_at)s::timestamptz THEN retry_at END
+ WHERE tenant_id = %(tenant_id)s AND id = %(source_id)s
+   AND (%(error)s::text IS NOT NULL OR last_error IS NOT NULL AND last_error_at IS NOT DISTINCT FROM %(failed_at)s::timestamptz);
 
 -- name: find_batch
 SELECT id, rows_read, state = 'discarded' FROM batches WHERE tenant_id = %(tenant_id)s AND source_id = %(source_id)s AND key = %(key)s;
