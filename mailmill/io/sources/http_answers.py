@@ -35,6 +35,8 @@ def page(body: bytes, *, place: str) -> Page | None:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise wrong("the answer has no list of objects called `items`", place)
     following, as_of = answer.get("next_cursor"), answer.get("as_of")
+    if following == "":  # as many say that it was the last page
+        following = None
     if not isinstance(as_of, str) or not isinstance(following, str | None):
         raise wrong("the answer lacks `as_of`, or its `next_cursor` is no text", place)
     for name, mark in (("as_of", as_of), ("next_cursor", following or "")):

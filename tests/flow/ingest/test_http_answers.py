@@ -79,6 +79,13 @@ def test_an_answer_that_cannot_be_kept_is_refused_in_a_sentence_and_a_better_one
     assert mill.run(source, feed(url, answer(ANN))).loaded.counts.new == 1
 
 
+def test_an_empty_cursor_says_that_it_was_the_last_page(mill, source, url):
+    pages = answer(ANN, following='"1"'), answer(BOB, following='""')
+    assert mill.run(source, feed(url, *pages)).loaded.counts.new == 2
+    (row,) = mill.rows("SELECT cursor FROM sources")
+    assert row["cursor"] == {"updated_since": AS_OF, "page": None, "as_of": None, "full": None}
+
+
 @pytest.mark.parametrize("levels", [200, 900])
 def test_P01_an_item_nested_deep_is_text_like_any_other(mill, source, url, levels):
     nested = "[" * levels + '{"a":1,"b":[true,null,"ö"]}' + "]" * levels
