@@ -105,10 +105,9 @@ class CsvFiles:
             table = read_workbook(content, self.sheet)
         except Misconfigured as error:
             return Refusal(origin=name, message=str(error))
-        others = ", ".join(map(repr, table.unread))
-        note = (
-            f"of the workbook only the sheet {table.sheet!r} is read, not {others}; `sheet` of the source names another"
-        )
+        others = ", ".join(f"{name!r}{' (hidden)' * (name in table.hidden)}" for name in table.unread)
+        read = f"only the sheet {table.sheet!r} is read" if table.sheet else "no sheet is read"
+        note = f"of the workbook {read}, not {others}; `sheet` of the source names another"
         key = workbook_key(content, self.sheet)
         return RawBatch(key=key, origin=name, seen_at=changed_at, table=table, notes=(note,) if others else ())
 

@@ -86,7 +86,7 @@ class SourceSpec(TenantOwned):
     folder: str | None = None  # where files are dropped, relative to the project folder
     encoding: str | None = None  # found by itself when not given
     delimiter: Literal[",", ";", "\t", "|"] | None = None  # likewise
-    sheet: Line | None = None  # of a workbook; the first one with anything in it when not given
+    sheet: Line | None = None  # of a workbook; the first visible one with anything in it when not given
     # scraper_pro, backlink_engine
     url: ServiceUrl | None = None
     api_key: SecretReference | None = None

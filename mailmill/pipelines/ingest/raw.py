@@ -32,6 +32,7 @@ class RawTable:
     delimiter: str = ","
     sheet: str = ""  # of a workbook
     unread: tuple[str, ...] = ()  # its other sheets with anything in them
+    hidden: tuple[str, ...] = ()  # those of them that a person does not see
     notes: Sequence[str] = ()  # what a person should look at; complete when the pieces have been walked
 
     @property

@@ -6,7 +6,9 @@ Cells come as a person sees them: a whole number without a fraction, a day witho
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import polars as pl
 
@@ -19,22 +21,24 @@ from mailmill.pipelines.ingest.workbook_reach import refuse_far_cells
 def read_workbook(content: bytes, wanted: str | None = None) -> RawTable:
     """The rows of a sheet; the line of a row is its number in the sheet. Rows without any value are no rows.
 
-    In:     wanted, the sheet's name in whatever case; without it the first sheet with anything in it.
+    In:     wanted, the sheet's name in whatever case; without it the first one with anything in it that is not hidden.
     Raises: Misconfigured when it cannot be read, has no such sheet, or no header row to tell several columns apart.
     """
     sheets = {name: _filled(sheet) for name, sheet in _sheets(content).items()}
     names = [name for name, rows in sheets.items() if rows.height]
-    name = names[0] if names else ""
+    hidden = _hidden(content)
+    name = next((one for one in names if one not in hidden), "")
     if wanted is not None:
         name = next((one for one in sheets if one.casefold() == wanted.casefold()), "")
         if not name:
             known = ", ".join(repr(one) for one in sheets)
             raise Misconfigured(f"the workbook has no sheet {wanted!r}", remedy=f"Its sheets are {known}.")
     unread = tuple(one for one in names if one != name)
+    secret = tuple(one for one in unread if one in hidden)
     if name not in names:
-        return RawTable(frames=[], columns=(), sheet=name, unread=unread)
+        return RawTable(frames=[], columns=(), sheet=name, unread=unread, hidden=secret)
     rows = sheets[name]
-    return replace(_table(rows["line"].cast(pl.Int64), rows.drop("line"), name), unread=unread)
+    return replace(_table(rows["line"].cast(pl.Int64), rows.drop("line"), name), unread=unread, hidden=secret)
 
 
 def _filled(sheet: pl.DataFrame) -> pl.DataFrame:
@@ -56,6 +60,17 @@ def _sheets(content: bytes) -> dict[str, pl.DataFrame]:
         raise Misconfigured(
             f"the workbook cannot be read ({type(error).__name__})", remedy="Save it again as XLSX, or as CSV."
         ) from error
+
+
+def _hidden(content: bytes) -> set[str]:
+    """The sheets that a spreadsheet program does not show. Source: ECMA-376 part 1, 18.2.19 and 18.18.68."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            book = ElementTree.fromstring(archive.read("xl/workbook.xml"))
+    except (KeyError, ElementTree.ParseError):  # it lies elsewhere: then every sheet counts as shown
+        return set()
+    sheets = (one for one in book.iter() if one.tag.rpartition("}")[2] == "sheet")
+    return {one.get("name", "") for one in sheets if one.get("state") in ("hidden", "veryHidden")}
 
 
 def _table(lines: pl.Series, cells: pl.DataFrame, sheet: str) -> RawTable:

@@ -175,15 +175,29 @@ def test_P04_a_workbook_is_read_as_a_person_sees_it_with_the_row_of_the_sheet(mi
     assert [(row["line"], row["reason"]) for row in mill.rejected()] == [(5, "address_without_at")]
 
 
-def a_workbook_of(**sheets: list[list[str]]) -> bytes:
+def a_workbook_of(*, hidden: str = "", **sheets: list[list[str]]) -> bytes:
     book, content = openpyxl.Workbook(), io.BytesIO()
     book.remove(book.active)
     for name, rows in sheets.items():
         sheet = book.create_sheet(name)
         for row in rows:
             sheet.append(row)
+        sheet.sheet_state = "hidden" if name == hidden else "visible"
     book.save(content)
     return content.getvalue()
+
+
+def test_P04_a_sheet_that_nobody_sees_is_read_only_where_the_source_names_it(mill):
+    old, new = [["email"], ["old@x.org"]], [["email"], ["new@x.org"]]
+    path = mill.file(a_workbook_of(hidden="Old", Old=old, Members=new), "people.xlsx")
+    done = mill.run(mill.source(), CsvFiles(paths=[path]))
+    assert list(mill.contacts()) == ["new@x.org"]
+    assert "only the sheet 'Members' is read, not 'Old' (hidden); " in done.received.notes[0]
+    mill.run(mill.source(), CsvFiles(paths=[path], sheet="old"))
+    assert list(mill.contacts()) == ["new@x.org", "old@x.org"]
+    path = mill.file(a_workbook_of(hidden="Old", Old=old, Cover=[]), "alone.xlsx")
+    notes = mill.run(mill.source(), CsvFiles(paths=[path])).received.notes
+    assert "no sheet is read, not 'Old' (hidden); " in " ".join(notes)
 
 
 def test_P04_of_a_workbook_the_sheet_that_the_source_names_is_read_and_the_others_are_named(mill):
