@@ -17,6 +17,69 @@ def maildir(folder: Path, *subjects: str) -> Path:
     return folder
 
 
+AWAY = """Return-Path: <>
+From: Ann <ann@people.example>
+To: leave@acme.example
+Subject: Automatic reply: {subject}
+Auto-Submitted: auto-replied
+X-Auto-Response-Suppress: All
+
+I am away until Monday. You wrote: unsubscribe {token}
+"""
+BOUNCE = """Return-Path: <>
+From: MAILER-DAEMON@mx.people.example
+Subject: Undelivered Mail Returned to Sender
+Auto-Submitted: auto-replied
+Content-Type: multipart/report; report-type=delivery-status; boundary=b
+
+--b
+
+I could not deliver your message.
+--b
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns; mx.people.example
+
+Final-Recipient: rfc822; {recipient}
+Action: failed
+Status: 5.1.1
+Diagnostic-Code: smtp; 550 5.1.1 no such user
+
+--b
+Content-Type: message/rfc822
+
+From: {sender}
+Subject: {subject}
+List-Unsubscribe: <https://t.acme.example/u/{token}>, <mailto:leave@acme.example?subject=unsubscribe%20{token}>
+
+hello
+--b--
+"""
+
+
+def test_F53_no_automatic_mail_unsubscribes_suppresses_or_is_answered(
+    world: Any, mailmill: Verb, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A reply of somebody who is away, a bounce, and a bounce of a bounce: they are for a person to read."""
+    monkeypatch.setattr("socket.socket.connect", _nobody)  # PostgreSQL is reached otherwise
+    token = world.token("unsubscribe", message=5)
+    folder = maildir(tmp_path / "leave", "spring is here", "spring is here", "spring is here")
+    ours = {"token": token, "subject": "spring is here", "recipient": "m5@acme", "sender": "news@acme.example"}
+    theirs = {**ours, "subject": "Undelivered Mail Returned to Sender", "recipient": "b+x@bounce.acme.example"}
+    mails = [AWAY.format(**ours), BOUNCE.format(**ours), BOUNCE.format(**theirs)]
+    for n, mail in enumerate(mails):
+        (folder / "new" / f"{n}.mail").write_text(mail)
+    told = mailmill("unsubscribe", str(folder), "--json")
+    assert json.loads(told.out) == {"unsubscribed": 0, "unknown": 0, "not_understood": 3}
+    assert (world.suppressed(), world.events()) == ([], [])
+    assert names(folder, "cur") == ["0.mail:2,FS", "1.mail:2,FS", "2.mail:2,FS"] and names(folder, "tmp") == []
+    assert mailmill("unsubscribe", str(folder)).out == "no new mail\n"
+
+
+def _nobody(*_: Any) -> None:
+    raise AssertionError("an answer would be sent")
+
+
 def names(folder: Path, which: str) -> list[str]:
     return sorted(file.name for file in (folder / which).iterdir())
 
