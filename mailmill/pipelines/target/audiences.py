@@ -171,9 +171,10 @@ def freeze(
 
 
 def merge_value(name: str) -> pl.Expr:
-    """A merge field's text. Empty is as good as missing: nobody is greeted by a blank."""
+    """A merge field's text, with nothing that a subject must not hold (mime.breaks_header): a name that some program
+    has spoilt keeps nobody from being mailed. Empty is as good as missing: nobody is greeted by a blank."""
     column = pl.col(name) if name in CONTACT_FIELDS else custom_field(name)
-    text = column.str.replace_all(r"[\x00-\x1f\x7f]", "").str.strip_chars()
+    text = column.str.replace_all(r"[\x00-\x1f\x7f-\x{9f}\x{2028}\x{2029}]", "").str.strip_chars()
     return pl.when(text.str.len_bytes() > 0).then(text)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest.generations import CONTACTS_SCHEMA
+from mailmill.pipelines.send import mime
 from mailmill.pipelines.target.audiences import (
     AUDIENCE_SCHEMA,
     REASONS,
@@ -117,6 +118,14 @@ def test_merge_values_stand_in_their_order_and_what_is_missing_is_marked():
         "\x02\x1f\x02\x1fb@x.example",
     ]
     assert audience.empty_reason is None
+
+
+def test_a_merge_value_holds_nothing_that_a_subject_must_not():
+    """Or whoever has an apostrophe that a program spoilt, as \\x92, would not be mailed if a subject names them."""
+    odd = "".join(character for character in map(chr, range(0x3000)) if mime.breaks_header(character))
+    members = contacts({"email": "a@x.example", "name": f"O{odd}Brien", "fields": f'{{"company": "A{odd[32:]}"}}'})
+    (values,) = freeze(judged(members, suppressed()), facts("name", "company"), members).recipients["merge_values"]
+    assert values == "OBrien\x1fA" and len(odd) == 67
 
 
 def test_an_audience_without_merge_fields_has_empty_values_and_contiguous_ids():
