@@ -187,14 +187,20 @@ def try_campaign(
     contact: Annotated[str | None, typer.Option(help="Whose merge fields; the first contact's when not given.")] = None,
     json: Json = False,
 ) -> None:
-    """Send one message of a campaign to a person, marked [Test], outside the ledger. Exit 1 when it was not taken."""
+    """Send one message of a campaign to a person, marked [Test], outside the ledger. Exit 1 when it was not taken.
+
+    Through a relay it also looks up what `mailmill preflight` does, and warns.
+    """
     from mailmill.cli import previews
 
-    shown, step = previews.test_send(installation(), name, address, contact)
+    shown, step, warning = previews.test_send(installation(), name, address, contact)
     if json:
-        answer_json({"campaign": name, "variant": shown.variant, "ok": step.ok, "step": step.step, "found": step.found})
+        answer_json({"campaign": name, "variant": shown.variant, "ok": step.ok, "step": step.step, "found": step.found,
+                     "warning": warning})  # fmt: skip
     else:
         print(f"{name}: {'handed over' if step.ok else f'failed at {step.step}'}: {step.found}")
         print(step.remedy, end="\n" if step.remedy else "")
+        if warning:
+            print(f"warning: {warning}", file=sys.stderr)
     if not step.ok:
         raise typer.Exit(1)

@@ -12,12 +12,13 @@ from typing import Any
 import polars as pl
 
 from mailmill.composition import Installation
-from mailmill.errors import Misconfigured
+from mailmill.errors import MailmillError, Misconfigured
 from mailmill.io.postgres import campaigns, transports
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.send_worker import composer, signing_keys
 from mailmill.io.transports.smtp_check import Step, hand_over
 from mailmill.io.transports.smtp_config import SmtpConfig
+from mailmill.pipelines.configuration.sending import IdentitySpec
 from mailmill.pipelines.configuration.specs import CampaignSpec
 from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.send import mime
@@ -26,6 +27,7 @@ from mailmill.pipelines.send.ports import CampaignFacts
 from mailmill.pipelines.send.tokens import NOBODY
 from mailmill.pipelines.target import audiences, planning, variants
 from mailmill.pipelines.target.ports import Draft
+from mailmill.pipelines.target.preflight import failures, told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +124,9 @@ def _person(mill: Installation, draft: Draft, contents: variants.Contents, conta
     return {name.removeprefix("field:"): value for name, value in found.row(0, named=True).items()}
 
 
-def test_send(mill: Installation, name: str, address: str, contact: str | None) -> tuple[Shown, Step]:
-    """Hand one marked message of a campaign to its transport. Out: what was sent, and the step that ended it.
+def test_send(mill: Installation, name: str, address: str, contact: str | None) -> tuple[Shown, Step, str]:
+    """Hand one marked message of a campaign to its transport. Out: what was sent, the step that ended it, and what a
+    preflight says of the identity, empty when nothing.
 
     Raises: Misconfigured for an address that is none or is suppressed, and as `preview` does.
     """
@@ -137,4 +140,15 @@ def test_send(mill: Installation, name: str, address: str, contact: str | None) 
             raise Misconfigured("this address is suppressed and gets no mail", place="ADDRESS")
     planning.check_public_url(draft, mill.public_url)
     shown = preview(mill, name, contact, to=found.address, mark="[Test] ")
-    return shown, hand_over(SmtpConfig.of(transport.kind, transport.spec, mill.secret), shown.outgoing)[-1]
+    step = hand_over(SmtpConfig.of(transport.kind, transport.spec, mill.secret), shown.outgoing)[-1]
+    return shown, step, "" if transport.kind == "sandbox" else _preflight(mill, draft)
+
+
+def _preflight(mill: Installation, draft: Draft) -> str:
+    """Why the campaign would not start, or what a person should know all the same. A test goes out in any case."""
+    try:
+        findings = mill.preflight.findings(IdentitySpec.model_validate(dict(draft.identity or {})))
+    except MailmillError as error:
+        return str(error)
+    wrong = failures(findings)
+    return f"the campaign will not start: {wrong}" if wrong else told(findings, "warning")

@@ -10,6 +10,7 @@ from email import message_from_bytes
 from email.policy import default
 
 import pytest
+from dns_server import Zone, serving
 from send_world import Sink
 from typer.testing import CliRunner
 
@@ -235,7 +236,21 @@ def test_a_test_goes_to_one_person_marked_and_outside_the_ledger(run, world, pro
         documents[1]["port"] = sink.port
         world.apply(*documents)
         found = run("campaign", "test", "acme/spring", "me@acme.example", "--contact", "p1@x1.example", "--json")
-    assert found["ok"] and [one.recipient for one in sink.taken] == ["me@acme.example"]
+        assert found["ok"] and not found["warning"], "a sandbox takes everything"
+        relay = '{"type": "smtp", "host": "127.0.0.1", "tls": "none"}'
+        world.run("UPDATE transports SET kind = 'smtp', spec = spec || %s::jsonb", relay)
+        mill = mailmill.cli.lifecycle.installation()
+        mill.settings = Settings(home=mill.home, public_url="https://mail.acme.example")
+        told = run("campaign", "test", "acme/spring", "me@acme.example", "--json")
+        assert told["ok"] and "nobody knows whether providers take mail of this identity" in told["warning"]
+        with serving(Zone({})) as port:
+            mill.settings = Settings(
+                home=mill.home, public_url="https://mail.acme.example", resolver=f"127.0.0.1:{port}"
+            )
+            mill.__dict__.pop("resolver", None)
+            told = run("campaign", "test", "acme/spring", "me@acme.example", "--json")
+        assert told["ok"] and told["warning"].startswith("the campaign will not start: return path: ")
+    assert [one.recipient for one in sink.taken] == ["me@acme.example"] * 3
     message = message_from_bytes(sink.taken[0].body, policy=default)
     assert message["Subject"] == "[Test] Spring" and "Person 1" in message.get_body(("plain",)).get_content()
     html = message.get_body(("html",)).get_content()
