@@ -3,15 +3,24 @@
 from datetime import UTC, datetime
 
 import dagster as dg
+from pydantic import Field
 
 from mailmill.assets import partitions, reports
 from mailmill.assets.contacts import OWNERS, contacts
 from mailmill.assets.resources import Mill
-from mailmill.io.postgres import campaigns
+from mailmill.errors import Misconfigured
+from mailmill.io.postgres import campaigns, domains
 from mailmill.io.postgres.revalidation import RevalidationStore
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.ingest.revalidation import Revalidated, revalidate
+
+
+class AskConfig(dg.Config):
+    """What to ask DNS for although its last answer still holds, as after a resolver that said what is not so."""
+
+    domains: list[str] = Field(default_factory=list)  # in ASCII
+    all_domains: bool = False
 
 
 @dg.asset(
@@ -21,13 +30,19 @@ from mailmill.pipelines.ingest.revalidation import Revalidated, revalidate
     kinds={"postgres", "polars"},
     owners=OWNERS,
 )
-def revalidated_contacts(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.MaterializeResult:
+def revalidated_contacts(
+    context: dg.AssetExecutionContext, config: AskConfig, mill: dg.ResourceParam[Mill]
+) -> dg.MaterializeResult:
     """What is thought of a tenant's addresses, brought up to date; what changed is published. Safe to kill.
 
     Published is also what a run that was killed has found out: to look whether there is any costs seconds.
     """
     with mill.database.transaction() as conn:
         tenant_id = campaigns.tenant_id(conn, context.partition_key)
+        if config.domains or config.all_domains:
+            if mill.resolver is None:
+                raise Misconfigured("no resolver is set, so no DNS can be asked", place="MAILMILL_RESOLVER")
+            domains.ask_again(conn, tenant_id, () if config.all_domains else config.domains, _now())
     store = RevalidationStore(database=mill.database)
     done = revalidate(
         tenant_id, domains=store, contacts=store, resolver=mill.resolver, now=_now, progress=context.log.info

@@ -9,6 +9,7 @@ import polars as pl
 import typer
 
 from mailmill.cli.app import Json, answer_facts, answer_json, answer_table, app, installation
+from mailmill.errors import Misconfigured
 from mailmill.pipelines.ingest import addresses, domains, rejects, verdicts
 from mailmill.pipelines.ingest.domains import Domain
 
@@ -63,14 +64,22 @@ def _told(checked: addresses.Checked, domain: Domain | None, *, asked: bool) -> 
 
 
 @app.command()
-def revalidate(tenant: Annotated[str, typer.Argument(help="The tenant's slug.")], json: Json = False) -> None:
+def revalidate(
+    tenant: Annotated[str, typer.Argument(help="The tenant's slug.")],
+    domain: Annotated[
+        list[str] | None, typer.Option(help="Ask DNS for this one now, due or not; may be given many times.")
+    ] = None,
+    all_domains: Annotated[bool, typer.Option("--all-domains", help="Ask DNS for every one now.")] = False,
+    json: Json = False,
+) -> None:
     """Examine a tenant's contacts by today's rules, ask DNS for the domains that are due, and publish what changed."""
     from mailmill.cli.runs import run_job
     from mailmill.io.postgres import campaigns
 
     with installation().database.transaction() as conn:
         campaigns.tenant_id(conn, tenant)  # that there is one
-    numbers = run_job("revalidate", tenant)["revalidated_contacts"]
+    asked = {"domains": [_domain(name) for name in domain or ()], "all_domains": all_domains}
+    numbers = run_job("revalidate", tenant, config={"revalidated_contacts": asked})["revalidated_contacts"]
     numbers.pop("chart")
     if json:
         answer_json(numbers)
@@ -83,3 +92,11 @@ def revalidate(tenant: Annotated[str, typer.Argument(help="The tenant's slug.")]
         answer_table([{"domains": n, "why unknown": problem} for problem, n in problems.items()])
     if not numbers["asked_dns"]:
         print("note: no DNS was asked: MAILMILL_RESOLVER is not set")
+
+
+def _domain(typed: str) -> str:
+    """As domains are kept: in lower case and ASCII."""
+    found = addresses.check(f"x@{typed}").domain
+    if found is None:
+        raise Misconfigured(f"{typed!r} is no domain", place="--domain", remedy="Write it as in firm.example.")
+    return found

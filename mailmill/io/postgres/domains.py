@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from mailmill.errors import Misconfigured
 from mailmill.io.postgres.copying import read
 from mailmill.io.postgres.sql import statements
 from mailmill.pipelines.ingest.domains import DOMAINS_SCHEMA, Domain
@@ -34,6 +35,21 @@ def find(conn: psycopg.Connection, names: Sequence[str]) -> dict[str, Domain]:
 def due(conn: psycopg.Connection, tenant_id: int, now: datetime) -> list[str]:
     """Domains of the tenant's contacts to ask DNS for; the new ones first."""
     return [str(row[0]) for row in conn.execute(SQL["due"], {"tenant_id": tenant_id, "now": now})]
+
+
+def ask_again(conn: psycopg.Connection, tenant_id: int, names: Sequence[str], now: datetime) -> None:
+    """Make domains of the tenant's contacts due: these, all where none is named.
+
+    Raises: Misconfigured when none of its contacts is at one of them.
+    """
+    which = {"tenant_id": tenant_id, "names": list(names) or None, "now": now}
+    strangers = [name for (name,) in conn.execute(SQL["unknown"], which)]
+    if strangers:
+        raise Misconfigured(
+            f"no contact of this tenant is at {', '.join(strangers)}",
+            remedy="Name what stands behind the @ of an address.",
+        )
+    conn.execute(SQL["ask_again"], which)
 
 
 def keep(conn: psycopg.Connection, found: Sequence[Domain]) -> int:

@@ -16,6 +16,7 @@ from mailmill import definitions  # noqa: F401 - its filters silence what Dagste
 from mailmill.assets import validation
 from mailmill.cli import check as verb
 from mailmill.cli.app import app
+from mailmill.errors import Misconfigured
 from mailmill.io.dns import DnsResolver, Server
 from mailmill.io.postgres import explain
 from mailmill.io.postgres.revalidation import RevalidationStore
@@ -128,7 +129,7 @@ def test_P07_F17_a_domain_that_takes_no_mail_keeps_its_people_out_of_every_audie
     assert (told.contact["verdict"], told.contact["verdict_reason"]) == ("invalid", "domain_not_found")
 
 
-def materialized(mill, resolver) -> dict:
+def materialized(mill, resolver, **config) -> dict:
     """One run of the asset. Out: its numbers."""
     here = SimpleNamespace(database=mill.database, lake=mill.lake, ingest=mill.store, resolver=resolver)
     with dg.instance_for_test() as instance:
@@ -136,6 +137,7 @@ def materialized(mill, resolver) -> dict:
         result = dg.materialize(
             [validation.revalidated_contacts], selection=[validation.revalidated_contacts], partition_key="acme",
             instance=instance, resources={"mill": here},
+            run_config={"ops": {"revalidated_contacts": {"config": config}}},
         )  # fmt: skip
         [materialization] = result.asset_materializations_for_node("revalidated_contacts")
     return {name: value.value for name, value in materialization.metadata.items()}
@@ -158,6 +160,23 @@ def test_what_a_killed_run_has_found_out_is_published_by_the_next_one_that_finds
     assert materialized(mill, resolver)["published"] is False
     shown = dict(mill.generation().select("email", "verdict").iter_rows())
     assert shown["e@gone.org"] == "invalid"
+
+
+def test_what_a_wrong_resolver_said_is_asked_for_anew_at_a_persons_word(mill, resolver):
+    mill.read(mill.source(), PEOPLE)
+    with serving(Zone({})) as port:  # of a captive network
+        wrong = DnsResolver(servers=(Server(address="127.0.0.1", port=port),), timeout_s=20.0)
+        assert materialized(mill, wrong)["states"] == {"not_found": 5}
+    assert materialized(mill, resolver)["domains_asked"] == 0
+    assert materialized(mill, resolver, domains=["firm.org"])["states"] == {"mx": 1}
+    shown = dict(mill.generation().select("email", "verdict").iter_rows())
+    assert (shown["a@firm.org"], shown["c@host.org"]) == ("valid", "invalid")
+    with pytest.raises(Misconfigured, match=r"no contact of this tenant is at other\.org"):
+        materialized(mill, resolver, domains=["firm.org", "other.org"])
+    assert materialized(mill, resolver, all_domains=True)["domains_asked"] == 5
+    assert dict(mill.generation().select("email", "verdict").iter_rows())["c@host.org"] == "valid"
+    with pytest.raises(Misconfigured, match="no DNS can be asked"):
+        materialized(mill, None, all_domains=True)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from people_world import ANN, PEOPLE, PHONE, People
 from psycopg import sql
 
-from mailmill.cli.runs import run_job
+from mailmill.cli.runs import RunFailed, run_job
 from mailmill.errors import Misconfigured
 from mailmill.io import person_search
 from mailmill.pipelines.ingest.erasure import Person
@@ -49,7 +49,11 @@ def test_what_the_data_say_of_people_never_reaches_dagster_or_a_journal(people: 
     people.do("contacts", "add", "--tenant", "acme", "--email", "zoe@people.example", "--name", "Zoe")
     people.do("suppress", "add", "cid@people.example", "--tenant", "acme", "--note", "said cid@people.example")
     people.do("contacts", "consent", "bob@people.example", "withdraw", "--tenant", "acme")
-    run_job("revalidate", "acme")
+    with pytest.raises(RunFailed, match="no DNS can be asked"):
+        people.do("revalidate", "acme", "--domain", "People.example")
+    with pytest.raises(Misconfigured, match="'no domain' is no domain"):
+        people.do("revalidate", "acme", "--domain", "no domain")
+    people.do("revalidate", "acme")
     run_job("segment", "acme|everyone")
     people.do("campaign", "start", "acme/spring")
     run_job("campaign", "acme|spring")

@@ -15,6 +15,18 @@ WITH used AS (
 SELECT u.name FROM used u LEFT JOIN domains d USING (name)
  WHERE d.name IS NULL OR d.expires_at <= %(now)s ORDER BY d.expires_at NULLS FIRST, u.name;
 
+-- name: unknown
+-- Which of these names are no domain of a tenant's contacts.
+SELECT n FROM unnest(%(names)s::text[]) n
+ WHERE n NOT IN (SELECT substring(email FROM '@([^@]*)$') FROM contacts WHERE tenant_id = %(tenant_id)s AND email IS NOT NULL);
+
+-- name: ask_again
+-- What DNS said stands until it says something else; a null means every domain of the tenant's contacts. What it may have
+-- refused to say before is no reason to wait long for the next time.
+UPDATE domains SET expires_at = least(expires_at, %(now)s), tries = 0
+ WHERE CASE WHEN %(names)s::text[] IS NOT NULL THEN name = ANY(%(names)s) ELSE name IN (
+   SELECT substring(email FROM '@([^@]*)$') FROM contacts WHERE tenant_id = %(tenant_id)s AND email IS NOT NULL) END;
+
 -- name: keep
 -- In order of the name, so that two look-ups at once never wait for each other in a circle.
 INSERT INTO domains AS d (name, state, provider, exchangers, checked_at, expires_at, tries, problem)
