@@ -160,7 +160,8 @@ def _segments(conn: psycopg.Connection, lake: Lake, which: Mapping[str, Any]) ->
         return {}
     files: defaultdict[str, list[str]] = defaultdict(list)
     for part, file in conn.execute(SQL["segment_files"], which):
-        files[part].append(file)
+        if lake.path(file).exists():  # a lost one is made anew
+            files[part].append(file)
     wanted = pl.col("contact_id") == which["contact_id"]
     return {part: not lake.scan(paths, _SEGMENT).filter(wanted).collect().is_empty() for part, paths in files.items()}
 

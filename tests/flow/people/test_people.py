@@ -301,3 +301,21 @@ def test_a_value_that_does_not_fit_its_fields_type_is_rejected_and_another_is_no
     people.do("apply", str(yaml))
     assert people.ask("ingest", "acme/inbox")["reasons"] == {"field_type": 1}
     assert people.rows("SELECT match_key, fields FROM contacts") == [(BOB, {"spent": "1234.5"})]
+
+
+def test_why_somebody_was_not_mailed_is_told_also_once_what_kept_them_out_was_taken_back_or_ended(
+    people: People,
+) -> None:
+    people.tenant("acme")
+    people.do("ingest", "acme/inbox")
+    people.do("suppress", "add", BOB, "--tenant", "acme", "--reason", "complained", "--note", "by mail")
+    people.do("suppress", "add", CID, "--tenant", "acme", "--until", "2031-01-01")
+    people.do("campaign", "start", "acme/spring")
+    people.do("suppress", "remove", BOB, "--tenant", "acme", "--reason", "ticket 81")
+    people.rows("UPDATE suppressions SET expires_at = clock_timestamp() WHERE address_key = %s", CID)
+    people.do("suppress", "add", CID, "--tenant", "acme")  # anew, after the campaign began
+    told = {who: people.ask("explain", who)[0] for who in (BOB, CID)}
+    codes = {who: one["campaigns"][0]["code"] for who, one in told.items()}
+    assert codes == {BOB: "complained", CID: "manual"}
+    [gone] = told[BOB]["suppressions"]
+    assert gone["expires_at"] and gone["note"].startswith("by mail; taken back by") and "ticket 81" in gone["note"]

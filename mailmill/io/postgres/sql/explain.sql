@@ -39,8 +39,15 @@ SELECT id, slug FROM sources WHERE tenant_id = %(tenant_id)s;
 SELECT id, origin FROM batches WHERE tenant_id = %(tenant_id)s AND id = ANY(%(batch_ids)s);
 
 -- name: suppressions
+-- With those that were taken back or said anew after their end: until then they kept mail away.
 SELECT reason, CASE WHEN tenant_id IS NULL THEN 'all' WHEN scope_campaign_id IS NULL THEN 'tenant' ELSE 'campaign' END AS scope,
-       scope_campaign_id AS campaign_id, created_at, expires_at, note, address_key AS address FROM suppressions
+       scope_campaign_id AS campaign_id, created_at, expires_at, note, address_key AS address
+  FROM (SELECT tenant_id, channel, address_key, reason, scope_campaign_id, created_at, expires_at, note FROM suppressions
+        UNION ALL
+        SELECT tenant_id, channel, address_key, reason, scope_campaign_id, suppressed_at, removed_at,
+               CASE WHEN removed_by = 'its end' THEN note
+                    ELSE concat_ws('; ', note, concat_ws(': ', 'taken back by ' || removed_by, why)) END
+          FROM suppression_removals) s
  WHERE (tenant_id = %(tenant_id)s OR tenant_id IS NULL)
    AND address_key = ANY(%(keys)s) AND channel = ANY(ARRAY['email', 'phone'])
  ORDER BY created_at;
