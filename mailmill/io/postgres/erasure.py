@@ -118,6 +118,7 @@ def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: 
     ):  # fmt: skip
         conn.execute(SQL[statement], which)
     sightings.remove(conn, tenant_id, pl.Series(who.contact_ids, dtype=pl.Int64))
+    conn.execute(SQL["mask_errors"], _values(tenant_id, who))
     raise_change_number(conn)
     row = conn.execute(SQL["operators"], which).fetchone()
     return int(row[0]) if row else 0
@@ -192,9 +193,14 @@ def literally(text: str) -> str:
     return re.sub(r"([\\%_])", r"\\\1", text)
 
 
+def _escaped(text: str) -> str:
+    """As `encode(…, 'escape')` writes the bytes of a text."""
+    return "".join(f"\\{byte:03o}" if byte > 127 else "\\\\" if byte == 92 else chr(byte) for byte in text.encode())
+
+
 def _values(tenant_id: int, who: Person) -> dict[str, object]:
-    likely = [f"%{literally(needle)}%" for needle in who.needles]
-    words = "|".join(re.sub(r"([^\w@ ])", r"\\\1", needle) for needle in who.words)
+    likely = [f"%{literally(form)}%" for needle in who.needles for form in {needle, _escaped(needle)}]
+    words = "|".join(re.sub(r"([^\w@ ])", r"\\\1", form) for word in who.words for form in {word, _escaped(word)})
     # of the bytes \ooo the last digit belongs to no word
     pattern = rf"(?<![[:alnum:]._+-])(?:{words})(?![[:alnum:]]|[._-]+[[:alnum:]])"
     return {"tenant_id": tenant_id, "likely": likely, "pattern": pattern, "mask": MASK}

@@ -158,6 +158,9 @@ def set_aside(found: Looked, quarantine: Path) -> None:
 def look_aside(quarantine: Path, spec: SourceSpec, who: Person) -> tuple[int, list[str]]:
     """Files that were set aside. Out: how many, and what to do about those that hold the person."""
     files = sorted(path for path in quarantine.iterdir() if path.suffix != ".why") if quarantine.is_dir() else []
+    for note in quarantine.glob("*.why"):  # of a file that was put back or removed: it may have been called after them
+        if _noted(note)[0] and not note.with_suffix("").exists():
+            note.unlink(missing_ok=True)
     said = []
     for path in files:
         note = path.with_name(f"{path.name}.why")
@@ -184,4 +187,4 @@ def _noted(note: Path) -> tuple[str, str]:
         origin, _, why = note.read_text(encoding="utf-8", errors="surrogateescape").partition("\n")
     except OSError:
         return "", ""
-    return origin.removeprefix("from "), why.strip()
+    return origin.removeprefix("from ") if origin.startswith("from ") else "", why.strip()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2s
 from typing import Literal
+from urllib.parse import quote
 
 import idna
 import polars as pl
@@ -72,12 +73,15 @@ class Person:
 
     @cached_property
     def needles(self) -> tuple[str, ...]:
-        """Every spelling, in lower case; what is searched for byte by byte as well."""
+        """Every spelling as it may stand anywhere, in lower case; what is searched for byte by byte as well."""
         found: dict[str, None] = {}
         for text in (*self.keys, *self.spellings):
-            for written in (form for one in unfolded(text.lower()) for form in (one, *unicode_domain(one))):
-                for form in (written, written.replace("@", "%40"), json.dumps(written, ensure_ascii=False)[1:-1]):
-                    found[form] = None
+            for typed in dict.fromkeys((text.lower(), text)):
+                for written in (form for one in unfolded(typed) for form in (one, *unicode_domain(one))):
+                    for form in _stored(written):
+                        found[form.lower()] = None
+                        if not form.isascii():  # of bytes none but ASCII letters are found in another case
+                            found[form] = None
         return tuple(found)
 
     @cached_property
@@ -109,6 +113,12 @@ class Person:
     def endings(self) -> tuple[str, ...]:
         """The last six digits of their numbers."""
         return tuple({key[-6:] for key in self.keys if channel_of(key) == "phone"})
+
+
+def _stored(text: str) -> Iterable[str]:
+    """How programs write a text down: plainly, in a URL, in JSON."""
+    yield from (text, text.replace("@", "%40"), quote(text, safe=""))
+    yield from (json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (False, True))
 
 
 def _alternatives(forms: Sequence[str]) -> Iterable[str]:

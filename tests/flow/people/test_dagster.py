@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
-from people_world import ANN, PEOPLE, PHONE, People
+from people_world import ANN, PHONE, People
 from psycopg import sql
 
 from mailmill.cli.runs import RunFailed, run_job
@@ -70,20 +71,26 @@ def test_what_the_data_say_of_people_never_reaches_dagster_or_a_journal(people: 
         assert needle not in kept, needle
 
 
-def test_a_file_called_after_a_person_is_masked_in_dagster_and_the_sandboxs_log_too(people: People) -> None:
+@pytest.mark.parametrize("who", [ANN, "ünal+news@people.example"])
+def test_a_file_called_after_a_person_is_masked_in_dagster_and_the_sandboxs_log_too(people: People, who: str) -> None:
     people.tenant("acme", people="email\n")
-    file = people.mill.project / f"{ANN}.csv"
-    file.write_text(PEOPLE)
+    file, written = people.mill.project / f"{who}.csv", json.dumps(who)[1:-1]
+    file.write_text(f"email\n{who.title()}\n", encoding="utf-8")
     people.do("ingest", "acme/inbox", "--file", str(file))
     log = people.mill.home / "sandbox" / "relay.jsonl"
     log.parent.mkdir()
-    log.write_text(f'{{"to": "jo{ANN}"}}\n{{"to": "Ann@People.example"}}\n{{"to": "{ANN}"}}\n')
-    assert ANN in dagster(os.environ["MAILMILL_DATABASE_URL"])
-    said = people.ask("forget", ANN)
-    stars = "*" * len(ANN)
-    assert log.read_text() == f'{{"to": "jo{ANN}"}}\n{{"to": "{stars}"}}\n{{"to": "{stars}"}}\n', "no byte moved"
+    log.write_text(f'{{"to": "jo{who}"}}\n{{"to": "{who.title()}"}}\n{{"to": "{who}"}}\n', encoding="utf-8")
+    letter = f'{{"to": "{written}"}} {who}'.encode()
+    people.rows("INSERT INTO dead_letters (topic, part, off, reason, val) VALUES ('t', 0, 0, 'x', %s)", letter)
+    assert written in dagster(os.environ["MAILMILL_DATABASE_URL"])
+    said = people.ask("forget", who)
+    stars = "*" * len(who.encode())
+    left = f'{{"to": "jo{who}"}}\n{{"to": "{stars}"}}\n{{"to": "{stars}"}}\n'
+    assert log.read_text(encoding="utf-8") == left, "no byte moved"
     assert said["proved"] and "Dagster" in [found["store"] for found in said["tenants"][0]["searched"]]
-    assert ANN not in dagster(os.environ["MAILMILL_DATABASE_URL"])
+    told = dagster(os.environ["MAILMILL_DATABASE_URL"])
+    assert who not in told and written not in told
+    assert people.rows("SELECT val FROM dead_letters") == [(b'{"to": "***"} ***',)]
 
 
 def test_a_hit_in_a_workers_journal_is_named_wherever_it_lies(

@@ -90,18 +90,20 @@ def test_what_cannot_be_written_anew_is_set_aside_and_the_command_that_ends_it_i
     at = torn.index(b"torn.csv") + 8
     (folder / os.fsdecode(b"t\xe9rn.zip")).write_bytes(torn[:at] + b"\xff" * 8 + torn[at + 8 :])
     (folder / "notes.json").write_text(f'{{"ask": "{ANN}"}}')
+    (folder / f"{ANN}.csv").write_bytes(b"%PDF-1.4")  # so that what the import says of it names her
     with pytest.raises(Misconfigured, match=r"t\\xe9rn.zip/torn.csv: the file cannot be read"):
         people.ask("ingest", "acme/inbox")
     said = people.ask("forget", ANN, code=1)
     hits = [hit for found in said["tenants"][0]["searched"] for hit in found["hits"]]
-    assert len(hits) == 3 and all("take the person out" in hit for hit in hits)
+    assert len(hits) == 4 and all("take the person out" in hit for hit in hits)
     assert [path.name for path in folder.iterdir()] == ["people.csv"], "no import reads it again"
     moved = people.mill.home / "quarantine" / "acme" / "with it.zip"
-    assert f"mv {shlex.quote(str(moved))} {shlex.quote(str(folder / 'with it.zip'))}" in hits[2]
-    assert f"mv $'{moved.parent}/t\\xe9rn.zip' $'{folder}/t\\xe9rn.zip'" in hits[1]
+    assert f"mv {shlex.quote(str(moved))} {shlex.quote(str(folder / 'with it.zip'))}" in hits[3]
+    assert f"mv $'{moved.parent}/t\\xe9rn.zip' $'{folder}/t\\xe9rn.zip'" in hits[2]
     for path in moved.parent.glob("[!.]*[!y]"):
         path.unlink()
     assert people.ask("forget", ANN)["proved"]
+    assert not list(moved.parent.iterdir()), "nor what was noted of them"
     assert ANN not in people.texts(1).replace("joann@people.example", "")
 
 

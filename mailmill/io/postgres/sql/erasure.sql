@@ -135,6 +135,11 @@ SELECT (SELECT count(*) FROM suppressions WHERE tenant_id IS NULL AND address_ke
 
 -- name: columns
 -- Every column that can hold text, of every table of a schema; partitions are read through their parent.
+-- name: mask_errors
+-- What an import said last, as the name of a file that is called after them: of its source all else is configuration.
+UPDATE sources SET last_error = regexp_replace(last_error, %(pattern)s, %(mask)s, 'gi')
+ WHERE tenant_id = %(tenant_id)s AND last_error ~* %(pattern)s;
+
 SELECT c.relname AS table, a.attname AS column, format_type(a.atttypid, NULL) AS type,
        EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = c.oid AND t.attname = 'tenant_id' AND NOT t.attisdropped) AS of_tenant
   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
