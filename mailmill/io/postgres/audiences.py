@@ -29,7 +29,7 @@ _PIECE_ROWS = 50_000  # of COPY text made at a time
 
 
 class _Overtaken(Exception):
-    """Somebody of the audience was suppressed since it was taken; the transaction is undone."""
+    """Somebody was forgotten, or somebody of the audience suppressed, since it was taken; the transaction is undone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +41,14 @@ class PostgresContacts:
 
     def generation(self, tenant_id: int) -> Generation | None:
         with self.database.transaction() as conn:
+            erasures = erasure.erasures(conn, tenant_id)  # first: what is erased between the two counts as erased later
             files = manifest.listed(conn, tenant_id=tenant_id, dataset="contacts", part="")
             merge = merge_rule(conn, tenant_id)
         if not files:
             return None
         as_of = max(datetime.fromisoformat(str(file.facts["as_of"])) for file in files)
         contacts = self.lake.scan([file.file for file in files], CONTACTS_SCHEMA)
-        return Generation(as_of=as_of, contacts=contacts, merge=merge)
+        return Generation(as_of=as_of, contacts=contacts, merge=merge, erasures=erasures)
 
     def suppressions(self, tenant_id: int, campaign_id: int | None) -> pl.DataFrame:
         with self.database.transaction() as conn:
@@ -144,6 +145,8 @@ def _write(
     if conn.execute(campaigns.SQL["lock_planning"], names).fetchone() is None:
         return "gone"
     conn.execute(erasure.SQL["hold_shared"], names)
+    if erasure.erasures(conn, draft.tenant_id) != frozen.erasures:  # it may hold them, or name them in a merge value
+        raise _Overtaken
     fill(conn, frame, tenant_id=draft.tenant_id, campaign_id=draft.campaign_id)
     conn.execute(SQL["fill_links"], {**names, "urls": list(frozen.links)})
     reasons, counts = list(audience.exclusions), list(audience.exclusions.values())
@@ -171,7 +174,7 @@ def _write(
 def fill(conn: psycopg.Connection, frame: pl.DataFrame, *, tenant_id: int, campaign_id: int) -> None:
     """Ledger and merge values of an audience, in batches of text that polars makes. In: AUDIENCE_SCHEMA.
 
-    Raises: _Overtaken when somebody of it is suppressed or forgotten by now.
+    Raises: _Overtaken when somebody of it is suppressed by now.
     """
     names = {"campaign_id": campaign_id, "tenant_id": tenant_id}
     if named(frame, _suppressions(conn, names), merge_rule(conn, tenant_id)):
@@ -179,11 +182,6 @@ def fill(conn: psycopg.Connection, frame: pl.DataFrame, *, tenant_id: int, campa
     _copy(conn, SQL["fill_ledger"], (ledger_rows(piece, **names) for piece in frame.iter_slices(_PIECE_ROWS)))
     fields = frame.select("message_id", pl.lit(tenant_id).alias("tenant_id"), "merge_values")
     _copy(conn, SQL["fill_fields"], fields.iter_slices(_PIECE_ROWS))
-    conn.execute(SQL["no_nested_loops"])
-    ends = {"first_id": frame["message_id"].min(), "last_id": frame["message_id"].max()}
-    row = conn.execute(SQL["somebody_is_gone"], {**names, **ends}).fetchone()
-    if row is not None and row[0]:
-        raise _Overtaken
 
 
 def _copy(conn: psycopg.Connection, statement: LiteralString, pieces: Iterator[pl.DataFrame]) -> None:

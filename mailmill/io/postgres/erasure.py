@@ -113,7 +113,7 @@ def erase(conn: psycopg.Connection, tenant_id: int, who: Person, *, everywhere: 
         "channels": channels + ["email"] * (len(left) - len(channels)), "scope": None if everywhere else tenant_id,
     }  # fmt: skip
     for statement in (
-        "forget", "blank_fields", "blank_attempts", "blank_messages", "erase_engagement",
+        "count_erasure", "forget", "blank_fields", "blank_attempts", "blank_messages", "erase_engagement",
         "erase_contacts", "erase_consents", "erase_suppressions", "erase_removals",
     ):  # fmt: skip
         conn.execute(SQL[statement], which)
@@ -232,6 +232,12 @@ def forgotten(conn: psycopg.Connection, tenant_id: int) -> Forgotten:
 
 def number(conn: psycopg.Connection, tenant_id: int) -> int:
     row = conn.execute(SQL["number"], {"tenant_id": tenant_id}).fetchone()
+    return int(row[0]) if row else 0
+
+
+def erasures(conn: psycopg.Connection, tenant_id: int) -> int:
+    """How often somebody was erased from a tenant."""
+    row = conn.execute(SQL["erasures"], {"tenant_id": tenant_id}).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -124,6 +124,7 @@ def decide(draft: Draft, *, contacts: Contacts, public_url: str) -> Frozen:
         links=contents.facts.links,
         audience=audience,
         as_of=selected.generation.as_of,
+        erasures=selected.generation.erasures,
     )
 
 

@@ -22,6 +22,7 @@ class Generation:
     as_of: datetime
     contacts: pl.LazyFrame  # CONTACTS_SCHEMA
     merge: MergeSpec  # what the tenant holds for one person now, published so or not yet
+    erasures: int = 0  # how often somebody was forgotten before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,7 @@ class Frozen:
     links: Sequence[str]
     audience: Audience
     as_of: datetime
+    erasures: int = 0  # as the generation says
     warning: str | None = None  # noted with the start
 
 

@@ -250,3 +250,36 @@ def test_P07_an_audience_that_is_being_frozen_when_somebody_in_it_is_forgotten_i
     gone(people)
     open_rows = "SELECT count(*) FROM messages WHERE state = 'queued' AND address IS NOT NULL"
     assert people.rows(open_rows) == [(3,)]
+
+
+MENTIONED = """
+UPDATE segments SET spec = jsonb_set(spec, '{rule}', '{"none": [{"name": "Ann"}]}');
+UPDATE templates SET spec = jsonb_set(spec, '{text}', to_jsonb(
+  '{{ referred_by | default("") }} {{ unsubscribe_url }} {{ postal_address }}'::text));
+"""
+SHARED = """UPDATE tenants SET spec = spec || '{"merge": {"phone": true}}'"""
+
+
+@pytest.mark.parametrize(
+    ("terms", "rows"),
+    [(MENTIONED, None), (SHARED, f"email,name,phone\naaa@people.example,Abe,{PHONE}\n{ANN},Ann,{PHONE}\n")],
+    ids=["named in another's merge value", "shown in one with who shares their number"],
+)
+def test_P06_an_audience_that_was_taken_before_a_forget_brings_nobody_back(
+    people: People, monkeypatch: pytest.MonkeyPatch, terms: str, rows: str | None
+) -> None:
+    people.tenant("acme", **({"people": rows} if rows else {}))
+    people.rows(terms)
+    people.do("ingest", "acme/inbox")
+    real, frozen = PostgresCampaigns.freeze, []
+
+    def freeze(store: PostgresCampaigns, plan: Frozen, *, by: str) -> str:
+        if not frozen:
+            assert ANN in str(plan.audience.recipients.rows()).lower() and people.ask("forget", ANN)["proved"]
+        frozen.append(real(store, plan, by=by))
+        return frozen[-1]
+
+    monkeypatch.setattr(PostgresCampaigns, "freeze", freeze)
+    people.do("campaign", "start", "acme/spring")
+    assert ANN not in people.texts(1).replace("joann@people.example", "")
+    assert frozen == ["stale", "running" if terms is MENTIONED else "finished"]

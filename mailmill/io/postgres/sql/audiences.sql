@@ -17,22 +17,6 @@ COPY messages (id, tenant_id, campaign_id, contact_id, address, address_key, dom
 -- name: fill_fields
 COPY message_fields (message_id, tenant_id, merge_values) FROM STDIN (FORMAT csv, FORCE_NOT_NULL (merge_values));
 
--- name: no_nested_loops
--- Without statistics the planner takes the audience for a handful of rows and would look up each contact by itself.
-SET LOCAL enable_nestloop = off;
-
--- name: somebody_is_gone
--- Who was forgotten since the audience was taken has no contact any more. Looked for only where somebody was forgotten
--- lately.
-SELECT EXISTS (
-  SELECT FROM suppressions f
-   WHERE f.reason = 'forgotten' AND (f.tenant_id = %(tenant_id)s OR f.tenant_id IS NULL)
-     AND f.created_at > clock_timestamp() - interval '1 day')
- AND EXISTS (
-  SELECT FROM messages m LEFT JOIN contacts c ON c.id = m.contact_id
-   WHERE m.id BETWEEN %(first_id)s AND %(last_id)s AND m.tenant_id = %(tenant_id)s
-     AND m.campaign_id = %(campaign_id)s AND c.id IS NULL);
-
 -- name: fill_links
 INSERT INTO links (campaign_id, ordinal, tenant_id, url)
 SELECT %(campaign_id)s, place - 1, %(tenant_id)s, url FROM unnest(%(urls)s::text[]) WITH ORDINALITY l (url, place);

@@ -22,6 +22,13 @@ SELECT pg_advisory_xact_lock_shared(hashtextextended('mailmill:forget:' || t.id:
 SELECT coalesce((SELECT max(id) FROM suppressions WHERE reason = 'forgotten' AND tenant_id = %(tenant_id)s), 0)
      + coalesce((SELECT max(id) FROM suppressions WHERE reason = 'forgotten' AND tenant_id IS NULL), 0);
 
+-- name: erasures
+-- Grows with every erasure, also of somebody who was forgotten before.
+SELECT erasures FROM tenants WHERE id = %(tenant_id)s;
+
+-- name: count_erasure
+UPDATE tenants SET erasures = erasures + 1 WHERE id = %(tenant_id)s;
+
 -- name: hashes
 SELECT address_key FROM suppressions
  WHERE reason = 'forgotten' AND (tenant_id = %(tenant_id)s OR tenant_id IS NULL);
@@ -128,6 +135,11 @@ DELETE FROM suppressions
 DELETE FROM suppression_removals
  WHERE (tenant_id = %(tenant_id)s OR %(everywhere)s AND tenant_id IS NULL) AND address_key = ANY(%(keys)s);
 
+-- name: mask_errors
+-- What an import said last, as the name of a file that is called after them: of its source all else is configuration.
+UPDATE sources SET last_error = regexp_replace(last_error, %(pattern)s, %(mask)s, 'gi')
+ WHERE tenant_id = %(tenant_id)s AND last_error ~* %(pattern)s;
+
 -- name: operators
 -- Of the list that is for every tenant, and of what was taken off it.
 SELECT (SELECT count(*) FROM suppressions WHERE tenant_id IS NULL AND address_key = ANY(%(keys)s) AND reason <> 'forgotten')
@@ -135,11 +147,6 @@ SELECT (SELECT count(*) FROM suppressions WHERE tenant_id IS NULL AND address_ke
 
 -- name: columns
 -- Every column that can hold text, of every table of a schema; partitions are read through their parent.
--- name: mask_errors
--- What an import said last, as the name of a file that is called after them: of its source all else is configuration.
-UPDATE sources SET last_error = regexp_replace(last_error, %(pattern)s, %(mask)s, 'gi')
- WHERE tenant_id = %(tenant_id)s AND last_error ~* %(pattern)s;
-
 SELECT c.relname AS table, a.attname AS column, format_type(a.atttypid, NULL) AS type,
        EXISTS (SELECT FROM pg_attribute t WHERE t.attrelid = c.oid AND t.attname = 'tenant_id' AND NOT t.attisdropped) AS of_tenant
   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid

@@ -11,6 +11,7 @@ CREATE TABLE tenants (
   time_zone text NOT NULL DEFAULT 'UTC',
   spec jsonb NOT NULL,                          -- the YAML document as applied, defaults filled in
   rules_version text NOT NULL DEFAULT '',       -- of the rules by which all of its contacts were last examined again
+  erasures bigint NOT NULL DEFAULT 0,           -- so far: who read before one of them may hold what it took out
   applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
