@@ -14,6 +14,7 @@ from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.ingest import stage
 from mailmill.pipelines.ingest.generations import Published
 from mailmill.pipelines.target.ports import Generation
+from mailmill.pipelines.target.rereading import reread
 
 # reported, never made: what segments follow, whoever published (sensor `publications`)
 published_contacts = dg.AssetSpec(
@@ -72,10 +73,7 @@ def contact_generations(mill: dg.ResourceParam[Mill]) -> dg.MaterializeResult:
 def contacts_are_unique(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
     tenant_id = mill.source("/".join(partitions.parts(context.partition_key))).tenant_id
     store = PostgresContacts(database=mill.database, lake=mill.lake)
-    try:
-        counts = _counts(store.generation(tenant_id))
-    except FileNotFoundError:  # somebody was forgotten since the files were looked up: others are in their place
-        counts = _counts(store.generation(tenant_id))
+    counts = reread(lambda: _counts(store.generation(tenant_id)))
     if counts is None:
         return dg.AssetCheckResult(passed=False, description="no generation is published")
     contacts, ids, keys, distinct = counts

@@ -11,8 +11,9 @@ from mailmill.errors import MailmillError, TransientError
 from mailmill.io.postgres import segments as stored
 from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.io.postgres.segments import PostgresSegments
-from mailmill.pipelines.target import planning
+from mailmill.pipelines.target import refreshing
 from mailmill.pipelines.target.ports import Segment
+from mailmill.pipelines.target.rereading import reread
 
 
 @dg.asset(
@@ -29,20 +30,17 @@ def segments(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) ->
     store = PostgresSegments(database=mill.database, lake=mill.lake)
     try:
         with store.alone("/".join(partitions.parts(context.partition_key))) as segment:
-            generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
-            if generation is None:
-                raise planning.no_contacts(segment.tenant)
-            change = planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
+            made = refreshing.refresh_segment(segment, store=store, contacts=_contacts(mill), now=datetime.now(UTC))
     except MailmillError as error:  # only a request settles a change, so what passes is tried again by this run
         raise dg.Failure(str(error), allow_retries=isinstance(error, TransientError)) from error
-    contacts = generation.contacts.select(pl.len()).collect().item()
+    change = made.change
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": change.rows,
             "joined": change.joined,
             "left": change.left,
-            "share_of_contacts": change.rows / contacts if contacts else 0.0,
-            "contacts_as_of": dg.MetadataValue.timestamp(generation.as_of),
+            "share_of_contacts": change.rows / made.contacts if made.contacts else 0.0,
+            "contacts_as_of": dg.MetadataValue.timestamp(made.contacts_as_of),
             "rule": dg.MetadataValue.json(dict(segment.rule)),
             "chart": reports.bars(
                 {"in the segment": change.rows, "joined": change.joined, "left": change.left}, title=segment.slug
@@ -57,11 +55,7 @@ def segments(context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]) ->
     description="A segment holds contacts of the present generation, each once.",
 )
 def members_are_contacts(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
-    segment, members = _materialized(context, mill)
-    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
-    assert generation is not None
-    unknown = members.lazy().join(generation.contacts, on="contact_id", how="anti").select(pl.len()).collect().item()
-    twice = members.height - members["contact_id"].n_unique()
+    unknown, twice = reread(lambda: _strangers(context, mill))
     # contacts may have changed since the segment was made; then it is about to be made anew
     severity = dg.AssetCheckSeverity.ERROR if twice else dg.AssetCheckSeverity.WARN
     return dg.AssetCheckResult(
@@ -75,7 +69,7 @@ def members_are_contacts(context: dg.AssetCheckExecutionContext, mill: dg.Resour
     description="A segment takes somebody in; one that takes in nobody is most often a slip in its rule.",
 )
 def somebody_is_in_it(context: dg.AssetCheckExecutionContext, mill: dg.ResourceParam[Mill]) -> dg.AssetCheckResult:
-    _, members = _materialized(context, mill)
+    _, members = reread(lambda: _materialized(context, mill))
     return dg.AssetCheckResult(
         passed=members.height > 0, severity=dg.AssetCheckSeverity.WARN, metadata={"contacts": members.height}
     )
@@ -85,3 +79,16 @@ def _materialized(context: dg.AssetCheckExecutionContext, mill: Mill) -> tuple[S
     with mill.database.transaction() as conn:
         segment = stored.find(conn, "/".join(partitions.parts(context.partition_key)))
     return segment, PostgresSegments(database=mill.database, lake=mill.lake).last(segment)
+
+
+def _strangers(context: dg.AssetCheckExecutionContext, mill: Mill) -> tuple[int, int]:
+    """How many members are no contacts, and how many are there twice."""
+    segment, members = _materialized(context, mill)
+    generation = _contacts(mill).generation(segment.tenant_id)
+    assert generation is not None
+    unknown = members.lazy().join(generation.contacts, on="contact_id", how="anti").select(pl.len()).collect().item()
+    return unknown, members.height - members["contact_id"].n_unique()
+
+
+def _contacts(mill: Mill) -> PostgresContacts:
+    return PostgresContacts(database=mill.database, lake=mill.lake)

@@ -78,15 +78,20 @@ def _warnings(mill: Installation, declared: list[Declared]) -> list[Problem]:
     """What is applied and may still be a slip: merge fields, tags and sources that no contact has."""
     from mailmill.io.postgres.audiences import PostgresContacts  # the lake's libraries, only where contacts are named
     from mailmill.pipelines.configuration import merge_fields, rule_names
+    from mailmill.pipelines.target.rereading import reread
 
     templates = [one for one in declared if one.key[0] == "template"]
     segments = [one for one in declared if one.key[0] == "segment"]
     store = PostgresContacts(database=mill.database, lake=mill.lake)
     with mill.database.transaction() as connection:
         ids = configuration.tenant_ids(connection, {one.key[1] for one in (*templates, *segments)})
-    found = {tenant: store.generation(number) for tenant, number in ids.items()}
-    contacts = {tenant: one.contacts for tenant, one in found.items() if one is not None}
-    return [*merge_fields.check(templates, contacts), *rule_names.check(segments, contacts)]
+
+    def looked() -> list[Problem]:
+        found = {tenant: store.generation(number) for tenant, number in ids.items()}
+        contacts = {tenant: one.contacts for tenant, one in found.items() if one is not None}
+        return [*merge_fields.check(templates, contacts), *rule_names.check(segments, contacts)]
+
+    return reread(looked)
 
 
 def _declared(mill: Installation, paths: Sequence[Path]) -> list[Declared]:

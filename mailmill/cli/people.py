@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Literal
 
 import polars as pl
@@ -13,6 +14,7 @@ from mailmill.cli import imports, in_the_way
 from mailmill.cli.app import Json, answer_json, answer_table, app, installation, person
 from mailmill.cli.forget import AskedFor, key_of
 from mailmill.cli.stats import TenantOption, chosen, reading
+from mailmill.composition import Installation
 from mailmill.errors import Misconfigured
 from mailmill.io.postgres import aliases, campaigns, consents, erasure, tags
 from mailmill.io.postgres import contacts as stored
@@ -26,6 +28,7 @@ from mailmill.pipelines.ingest.forgotten import recognised
 from mailmill.pipelines.ingest.ports import SourceRow
 from mailmill.pipelines.read.answers import Tenant
 from mailmill.pipelines.target import windows
+from mailmill.pipelines.target.rereading import reread
 
 contacts = typer.Typer(no_args_is_help=True, help="Contacts by hand, and what became of them.")
 app.add_typer(contacts, name="contacts")
@@ -193,17 +196,21 @@ def list_tags(tenant: Annotated[str | None, typer.Argument()] = None, json: Json
     with reading() as conn:
         found = [(one, tags.described(conn, one.id)) for one in chosen(conn, tenant)]
     for one, described in found:
-        generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(one.id)
-        counts: dict[str, int] = {}
-        if generation is not None:
-            counted = generation.contacts.select(pl.col("tags").explode()).drop_nulls().group_by("tags").len()
-            counts = dict(counted.collect(engine="streaming").iter_rows())
+        counts = reread(partial(_tag_counts, mill, one.id))
         about = {slug: (description, gone) for slug, description, gone in described}
         for slug in sorted({*counts, *about}, key=lambda slug: (-counts.get(slug, 0), slug)):
             description, gone = about.get(slug, (None, None))
             rows.append({"tenant": one.slug, "tag": slug, "contacts": counts.get(slug, 0), "description": description,
                          "deleted_at": gone})  # fmt: skip
     answer_json(rows) if json else answer_table(rows, title="tags")
+
+
+def _tag_counts(mill: Installation, tenant_id: int) -> dict[str, int]:
+    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(tenant_id)
+    if generation is None:
+        return {}
+    counted = generation.contacts.select(pl.col("tags").explode()).drop_nulls().group_by("tags").len()
+    return dict(counted.collect(engine="streaming").iter_rows())
 
 
 @tag_app.command("delete")

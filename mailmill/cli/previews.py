@@ -28,6 +28,7 @@ from mailmill.pipelines.send.tokens import NOBODY
 from mailmill.pipelines.target import audiences, planning, variants
 from mailmill.pipelines.target.ports import Draft
 from mailmill.pipelines.target.preflight import failures, told
+from mailmill.pipelines.target.rereading import reread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ def preview(mill: Installation, name: str, contact: str | None, *, to: str | Non
         one["subject"] = mark + one["subject"]
         if to is not None:  # of a campaign that has not begun no link of ours leads anywhere yet
             one["links"] = []
-    person = _person(mill, draft, contents, contact)
+    person = reread(lambda: _person(mill, draft, contents, contact))
     made = composer(keys, _facts(draft), content, mill.secret)
     values = [MISSING if person[f] is None else str(person[f]).encode() for f in content["merge_fields"]]
     number = int(person["variant"])

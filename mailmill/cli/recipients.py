@@ -16,6 +16,7 @@ from mailmill.io.postgres.audiences import PostgresContacts
 from mailmill.pipelines.ingest import addresses
 from mailmill.pipelines.target import audiences, planning
 from mailmill.pipelines.target.ports import Draft
+from mailmill.pipelines.target.rereading import reread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,4 +85,5 @@ def count(mill: Installation, name: str) -> Counted:
 
 
 def _select(mill: Installation, draft: Draft) -> planning.Selected:
-    return planning.select(draft, contacts=PostgresContacts(database=mill.database, lake=mill.lake))
+    contacts = PostgresContacts(database=mill.database, lake=mill.lake)
+    return reread(lambda: planning.select(draft, contacts=contacts))

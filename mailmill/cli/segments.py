@@ -19,9 +19,10 @@ from mailmill.io.postgres.segments import PostgresSegments
 from mailmill.pipelines.configuration import documents, rule_names
 from mailmill.pipelines.configuration.specs import SegmentSpec
 from mailmill.pipelines.ingest import addresses
-from mailmill.pipelines.target import audiences, planning
+from mailmill.pipelines.target import audiences, planning, refreshing
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.ports import Generation, Segment
+from mailmill.pipelines.target.rereading import reread
 from mailmill.pipelines.target.segments import Change, Overlap, materialized, members, overlap
 
 
@@ -44,8 +45,12 @@ def preview(mill: Installation, name: str, *, rows: int) -> Preview:
 
     Raises: Misconfigured when there is no such segment, its rule is wrong, or there are no contacts yet.
     """
-    segment, generation = _segment(mill, name)
-    contacts = PostgresContacts(database=mill.database, lake=mill.lake)
+    segment = _segment(mill, name)
+    return reread(lambda: _preview(mill, segment, name, rows))
+
+
+def _preview(mill: Installation, segment: Segment, name: str, rows: int) -> Preview:
+    generation, contacts = _generation(mill, segment), _contacts(mill)
     try:
         found = members(generation.contacts, segment.rule, datetime.now(UTC))
     except RuleError as error:
@@ -70,17 +75,20 @@ def refresh(mill: Installation, name: str) -> Change:
     """Materialize a segment that was applied. Raises: Misconfigured."""
     store = PostgresSegments(database=mill.database, lake=mill.lake)
     with store.alone(name) as segment:
-        generation = _generation(mill, segment)
-        return planning.refresh_segment(segment, store=store, generation=generation, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        return refreshing.refresh_segment(segment, store=store, contacts=_contacts(mill), now=now).change
 
 
 def compare(mill: Installation, first: str, second: str) -> Overlap:
     """How many contacts two segments of a tenant share now. In: names as of `preview`. Raises: Misconfigured."""
-    a, generation = _segment(mill, first)
-    b, _ = _segment(mill, second)
+    a, b = _segment(mill, first), _segment(mill, second)
     if a.tenant_id != b.tenant_id:
         raise Misconfigured(f"{first} and {second} belong to two tenants", remedy="Compare segments of one tenant.")
-    now = datetime.now(UTC)
+    return reread(lambda: _overlap(mill, a, b))
+
+
+def _overlap(mill: Installation, a: Segment, b: Segment) -> Overlap:
+    generation, now = _generation(mill, a), datetime.now(UTC)
     return overlap(*(_members(generation, segment, now) for segment in (a, b)))
 
 
@@ -91,18 +99,20 @@ def _members(generation: Generation, segment: Segment, now: datetime) -> pl.Data
         raise Misconfigured(str(error), place=f"segment {segment.tenant}/{segment.slug}") from None
 
 
-def _segment(mill: Installation, name: str) -> tuple[Segment, Generation]:
+def _segment(mill: Installation, name: str) -> Segment:
     path = Path(name)
     if path.is_file() or path.suffix in project_files.SUFFIXES:
-        segment = _of_file(mill, path)
-    else:
-        with mill.database.transaction() as conn:
-            segment = segments.find(conn, name)
-    return segment, _generation(mill, segment)
+        return _of_file(mill, path)
+    with mill.database.transaction() as conn:
+        return segments.find(conn, name)
+
+
+def _contacts(mill: Installation) -> PostgresContacts:
+    return PostgresContacts(database=mill.database, lake=mill.lake)
 
 
 def _generation(mill: Installation, segment: Segment) -> Generation:
-    generation = PostgresContacts(database=mill.database, lake=mill.lake).generation(segment.tenant_id)
+    generation = _contacts(mill).generation(segment.tenant_id)
     if generation is None:
         raise planning.no_contacts(segment.tenant)
     return generation

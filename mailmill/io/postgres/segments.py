@@ -58,9 +58,18 @@ class PostgresSegments:
             yield find(conn, name)
 
     def last(self, segment: Segment) -> pl.DataFrame:
+        files = self._files(segment)
+        try:
+            return self.lake.scan(files, SEGMENT_SCHEMA).collect()
+        except FileNotFoundError:
+            if self._files(segment) != files:  # a forget has put another one in its place
+                raise
+            return SEGMENT_SCHEMA.to_frame()  # lost, so it is made anew like the first one
+
+    def _files(self, segment: Segment) -> list[str]:
         with self.database.transaction() as conn:
             files = manifest.listed(conn, tenant_id=segment.tenant_id, dataset="segments", part=segment.slug)
-        return self.lake.scan([file.file for file in files], SEGMENT_SCHEMA).collect()
+        return [file.file for file in files]
 
     def publish(self, segment: Segment, members: pl.DataFrame, facts: Mapping[str, Any]) -> None:
         file = self.lake.write(members, tenant_id=segment.tenant_id, dataset="segments")

@@ -1,10 +1,9 @@
-"""Planning: a due campaign becomes a frozen audience in the ledger; a segment becomes its next generation."""
+"""Planning: a due campaign becomes a frozen audience in the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Literal
 
 import polars as pl
@@ -17,9 +16,8 @@ from mailmill.pipelines.send.mime import ascii_address
 from mailmill.pipelines.target import audiences, recipients, segments, variants
 from mailmill.pipelines.target.comparisons import RuleError
 from mailmill.pipelines.target.identities import Preflight
-from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation, Segment, Segments
-
-MAX_TRIES = 5  # of a planning that suppressions or a forget overtake
+from mailmill.pipelines.target.ports import Campaigns, Contacts, Draft, Frozen, Generation
+from mailmill.pipelines.target.rereading import MAX_TRIES, reread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,20 +48,15 @@ def plan(
         try:
             check_public_url(draft, public_url)  # before DNS is asked about its host
             warning = _check_identity(draft, preflight)
-            overtaken = ""
-            for _ in range(MAX_TRIES):
-                try:
-                    frozen = replace(decide(draft, contacts=contacts, public_url=public_url), warning=warning)
-                except FileNotFoundError:  # a forget takes a file away as soon as another one is listed in its place
-                    overtaken = "a file of the published contacts is gone; the next publication makes it anew"
-                    continue
-                overtaken = "suppressions overtake the planning again and again; the next tick goes on"
+            for _ in range(MAX_TRIES):  # suppressions or a forget may overtake it
+                decided = reread(lambda: decide(draft, contacts=contacts, public_url=public_url))
+                frozen = replace(decided, warning=warning)
                 state = campaigns.freeze(frozen, by=by)
                 if state == "gone":
                     return None
                 if state != "stale":
                     return _planned(frozen)
-            raise StoreUnavailable(overtaken)
+            raise StoreUnavailable("suppressions overtake the planning again and again; the next tick goes on")
         except TransientError:
             raise
         except MailmillError as error:
@@ -239,26 +232,3 @@ def _window(window: WindowSpec | None, time_zone: str) -> dict[str, Any] | None:
     if window is None:
         return None
     return window.model_copy(update={"time_zone": window.time_zone or time_zone}).model_dump(mode="json")
-
-
-def refresh_segment(segment: Segment, *, store: Segments, generation: Generation, now: datetime) -> segments.Change:
-    """Materialize a segment over a contacts generation. Out: its size, and who joined and left since the last time.
-
-    In:     now, from which `within_days` counts back; it becomes the segment's as-of.
-    Raises: Misconfigured with the place of a mistake in the rule.
-    """
-    try:
-        members = segments.materialized(generation.contacts, segment.rule, now)
-    except RuleError as error:
-        raise Misconfigured(str(error), place=f"segment {segment.tenant}/{segment.slug}") from None
-    change = segments.compare(store.last(segment), members)
-    facts = {
-        "as_of": now.isoformat(),
-        "rows": change.rows,
-        "joined": change.joined,
-        "left": change.left,
-        "contacts_as_of": generation.as_of.isoformat(),
-        "rule": segment.rule,
-    }
-    store.publish(segment, members, facts)
-    return change
