@@ -91,6 +91,8 @@ class CsvFiles:
                     refuse_other_formats(block, self.encoding)
                 digest.update(block)
                 survey.update(block)
+            if self.encoding is None:
+                survey.refuse_strange()
             again = _Unchanged(blocks, digest.digest())
             table = read_csv(again, encoding=self.encoding or survey.encoding(), delimiter=self.delimiter)
         except Misconfigured as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,15 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _UNDEFINED = bytes([0x81, 0x8D, 0x8F, 0x90, 0x9D])  # mean nothing in Windows-1252
+
+# What no word of Windows-1252 has: four bytes in a row that are no ASCII, or a symbol within it. Words of other scripts
+# have the one (Windows-1251, KOI8, Shift-JIS, GBK), Polish (Windows-1250), and what a Mac or DOS wrote, the other.
+_STRANGE = re.compile(
+    rb"[\x80-\xff]{4}"
+    rb"|[A-Za-z\xc0-\xff][\x81\x82\x84\x87\x88\x8a\x8d-\x90\x94\x9d\x9f\xa7\xb3\xb9\xbc\xbe\xbf][a-z\xe0-\xff]"
+)
+_UMLAUTS = bytes.maketrans("äöüÄÖÜß".encode("cp1252"), b"aouAOUs")  # who tries a program types them in a row
+_STRANGE_SHARE = 0.25  # of the lines that are no UTF-8
 
 BYTE_ORDER_MARKS = tuple(mark for mark, _ in _MARKS)
 
@@ -52,7 +62,7 @@ class Survey:
         self._sure: str | None = None
         self._begun = False
         self._cutter = Cutter()
-        self._proofs = self._breaks = 0
+        self._proofs = self._breaks = self._strange = 0
         self._undefined = False
 
     def update(self, block: bytes) -> None:
@@ -72,6 +82,14 @@ class Survey:
             return "utf-8"
         return "latin-1" if self._undefined else "cp1252"
 
+    def refuse_strange(self) -> None:
+        """Raises: Misconfigured where only Windows-1252 is left, and the letters make no words in it."""
+        if self.encoding() in ("cp1252", "latin-1") and self._strange > _STRANGE_SHARE * self._breaks:
+            raise Misconfigured(
+                "its encoding cannot be found: this is neither Unicode nor Windows-1252",
+                remedy="Save it as CSV UTF-8, or name its encoding in the source, for example `encoding: cp1251`.",
+            )
+
     def _count(self, lines: bytes) -> None:
         if lines.isascii():
             return
@@ -84,6 +102,7 @@ class Survey:
                 fits = _is_utf8(line)
                 self._proofs += fits
                 self._breaks += not fits
+                self._strange += not fits and _STRANGE.search(line.translate(_UMLAUTS)) is not None
         self._undefined = self._undefined or len(lines.translate(None, _UNDEFINED)) < len(lines)
 
 
