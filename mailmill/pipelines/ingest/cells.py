@@ -78,8 +78,8 @@ def _moment(text: pl.Expr) -> pl.Expr:
 def tags(source_tags: tuple[str, ...]) -> pl.Expr:
     """The row's tags as slugs, with those of the source."""
     words = pl.col("tags").str.split(",").list.eval(_slug(pl.element())).list.drop_nulls()
-    words = pl.when(pl.col("tags").str.contains(r"[;|]")).then(
-        pl.col("tags").str.replace_all(r"[;|]", ",").str.split(",").list.eval(_slug(pl.element())).list.drop_nulls()
+    words = pl.when(pl.col("tags").str.contains(r"[;|]|:::")).then(
+        pl.col("tags").str.replace_all(r"[;|]|:::", ",").str.split(",").list.eval(_slug(pl.element())).list.drop_nulls()
     ).otherwise(words)  # fmt: skip
     always = pl.lit(list(source_tags), dtype=pl.List(pl.String))
     return pl.concat_list(words.fill_null(pl.lit([], dtype=pl.List(pl.String))), always).list.unique().list.sort()

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mailmill.errors import Misconfigured
+from mailmill.pipelines.ingest.masks import mask
 
 # field -> headers, written as `_slug` writes them, the surest first
 ALIASES: dict[str, tuple[str, ...]] = {
     "email": ("email", "e_mail", "mail", "email_address", "e_mail_address", "emailaddress", "e_mail_adresse",
               "email_adresse", "mailadresse", "emailadresse", "adresse_email", "adresse_e_mail", "courriel", "correo",
-              "correo_electronico", "primary_email", "contact_email", "work_email"),
+              "correo_electronico", "primary_email", "contact_email", "work_email", "e_mail_1_value"),
     "phone": ("phone", "phone_number", "telephone", "tel", "mobile", "mobile_phone", "cell", "cell_phone", "telefon",
-              "telefonnummer", "handy", "mobil", "telefono", "portable", "msisdn", "whatsapp"),
+              "telefonnummer", "handy", "mobil", "telefono", "portable", "msisdn", "whatsapp", "phone_1_value"),
     "name": ("name", "full_name", "fullname", "display_name", "contact_name", "contact", "nom_complet",
              "nombre_completo", "ansprechpartner"),
     "first_name": ("first_name", "firstname", "given_name", "forename", "vorname", "prenom", "nombre"),
@@ -34,7 +35,8 @@ _STREETS = ("address", "mail_address")  # or e-mail, where no other column is: e
 MOST = 2_000  # columns of rows each of which names its own
 _LATIN = str.maketrans({"ø": "o", "æ": "ae", "œ": "oe", "đ": "d", "ð": "d", "ł": "l", "ı": "i", "þ": "th"})
 _PLAUSIBLE_NUMBER = re.compile(r"^'?\+(?:[ \u00a0()/.-]*[0-9]){7,15}$")
-_PLAUSIBLE_ADDRESS = re.compile(r"^[^@\s]+@[^@\s]+\.[^@\s]+$")
+_PLAUSIBLE_ADDRESS = re.compile(r"^(?:[^<>@]*<)?[^@\s<>]+@[^@\s<>]+\.[^@\s<>]+$")  # Ann <a@x.org, too
+_OF_A_PERSON = re.compile(r"[^\s@<>()\"',;:]+@[^\s@<>()\"',;:]+|[+0-9](?:[ \u00a0()/.-]{0,2}[0-9]){8,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str, few: 
     Raises: Misconfigured when a mapped column is gone, or when no column holds an address or a phone number:
             the source changed its columns, and nothing of it has been taken in.
     """
-    shown = ", ".join(names[:30])
+    shown = _shown(names[:30])
     by_slug: dict[str, list[str]] = {}
     by_name: dict[str, list[str]] = {}
     for name in names:
@@ -111,7 +113,8 @@ def mapped(names: Sequence[str], wanted: Mapping[str, str], *, place: str, few: 
         raise Misconfigured(
             f"no column holds an e-mail address or a phone number; there are: {shown}",
             place=place,
-            remedy="Name it in the source, for example `columns: {email: Kontakt}`. Nothing of it was taken in.",
+            remedy="Name it in the source, for example `columns: {email: Kontakt}`, or take away the lines above the "
+            "names of the columns. Nothing of it was taken in.",
         )
     notes = []
     counts: dict[str, int] = {}  # thousands may come to one name
@@ -148,9 +151,14 @@ def changed(before: Sequence[str], after: Sequence[str]) -> str | None:
     new = [name for name in after if name not in before]
     if not before or not after or not (gone or new):  # an empty file has no columns that could be others
         return None
-    parts = [f"gone: {', '.join(gone)}"] if gone else []
-    parts += [f"new: {', '.join(new)}"] if new else []
+    parts = [f"gone: {_shown(gone)}"] if gone else []
+    parts += [f"new: {_shown(new)}"] if new else []
     return "the columns are not those of the last time; " + "; ".join(parts)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Names for a message, which is kept where no address may be: a line without names may have been taken for them."""
+    return ", ".join(_OF_A_PERSON.sub(lambda found: mask(found[0]), name) for name in names)
 
 
 def _slug(name: str) -> str:

@@ -55,7 +55,7 @@ def read_csv(
         if len(cells) > 1:
             raise Misconfigured(
                 "the first line holds contacts, not the names of the columns",
-                remedy="Put a header line above them, for example: email,name,phone.",
+                remedy="Put a header line above them, for example: email,name,phone. Each contact is a line.",
             )
         cells, used = [kind], 0
     reader = _Reader(delimiter=delimiter, names=headers(cells))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 
 from mailmill.errors import Misconfigured
@@ -18,7 +19,7 @@ _BEGINNINGS = (
     (b"GIF89a", "GIF"),
     (b"%PDF-", "PDF"),
     (b"{\\rtf", "RTF"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "XLS, or another file of an old Office"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "XLS, a workbook with a password, or another file of an old Office"),
     (b"SQLite format 3\x00", "an SQLite database"),
     (b"PAR1\x15", "Parquet"),
     (b"7z\xbc\xaf\x27\x1c", "7z"),
@@ -26,6 +27,16 @@ _BEGINNINGS = (
     (b"\xfd7zXZ\x00", "xz"),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x7fELF", "a program"),
+)
+# in small letters, without white space: what programs that promise a table for a spreadsheet write in its place
+_MARKUP = (
+    (b"<!doctypehtml", "HTML"),
+    (b"<html", "HTML"),
+    (b"<table", "HTML"),
+    (b"<?xml", "XML"),
+    (b"begin:vcard", "vCard"),
+    (b"[{", "JSON"),
+    (b'{"', "JSON"),
 )
 _INSIDE = (("word/", "DOCX"), ("ppt/", "PPTX"), ("content.xml", "ODS, or another OpenDocument file"))
 # TAB, LF, VT, FF, CR, DOS's end of file and ESC do occur in what people export
@@ -45,6 +56,10 @@ def refuse_other_formats(content: bytes, encoding: str | None = None) -> None:
             raise _no_text(name)
     if content[257:262] == b"ustar":  # its first line would be that of the file in it, behind a name and its sizes
         raise _no_text("TAR")
+    start = b"".join(content[:_LOOKED_AT].removeprefix(BOM_UTF8).split()[:20]).lower()
+    for beginning, name in _MARKUP:
+        if start.startswith(beginning):
+            raise Misconfigured(f"this is no table with a line a contact (it looks like {name}); export it as CSV")
     if encoding is None and _binary(content):
         raise Misconfigured(
             "this is no text file (it is full of control characters); export it as CSV",

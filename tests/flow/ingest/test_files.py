@@ -92,6 +92,23 @@ def test_P01_a_table_of_another_kind_in_an_archive_is_refused_by_its_name_and_th
         pytest.param(bytes(5000), "full of control characters", id="nothing but NULs"),
         pytest.param(bytes(b for n in range(900) for b in (n % 251, 0)), "full of control", id="numbers of 16 bits"),
         pytest.param(b"a@x.org,Ann\n", "header line", id="no header"),
+        pytest.param(
+            b"Ann <b@x.org>, Bob <c@x.org>\n", "first line holds contacts", id="a line of names and addresses"
+        ),
+        pytest.param(
+            b"insert ('ann@x.org', '+43 664 1234567');\n",
+            "there are: insert ('a***@x***.org', '+43***",
+            id="a line of SQL, which is kept where no address may be",
+        ),
+        pytest.param(b"Members 2026\n\nemail,name\nb@x.org,Bob\n", "take away the lines above", id="a title"),
+        pytest.param(b"\xef\xbb\xbf\n<!DOCTYPE html><table><td>email</td>", "looks like HTML", id="HTML"),
+        pytest.param(b'[\n  {"email": "b@x.org"}]', "looks like JSON", id="JSON"),
+        pytest.param(b"BEGIN:VCARD\r\nEMAIL:b@x.org\r\n", "looks like vCard", id="vCard"),
+        pytest.param("email,name\nb@x.org,Борис\n".encode("cp1251"), "encoding cannot be found", id="Windows-1251"),
+        pytest.param("email,name\nb@x.org,鈴木一郎\n".encode("shift_jis"), "encoding cannot be found", id="Shift-JIS"),
+        pytest.param("email,name\nb@x.org,Błażej\n".encode("cp1250"), "encoding cannot be found", id="Windows-1250"),
+        pytest.param("email,name\nb@x.org,Jörg Müller\n".encode("mac_roman"), "encoding cannot", id="of a Mac"),
+        pytest.param("email,name\nb@x.org,Jörg Müller\n".encode("cp850"), "encoding cannot", id="of DOS"),
         pytest.param(b"Ort,Name\nRom,Ann\n", "e-mail address", id="no address column"),
     ],
 )
@@ -102,6 +119,16 @@ def test_F37_what_cannot_be_read_as_a_whole_is_refused_and_the_rest_goes_on(mill
     assert refusal.origin.startswith("bad.csv")
     assert says in done.received.refused[0].message
     assert list(mill.contacts()) == ["a@x.org"]
+
+
+def test_P04_what_is_windows_1252_is_read_and_what_is_not_once_the_source_names_its_encoding(mill):
+    names = ["Françoise Müller-Lüdenscheidt", "Þórður Åström", "„Zitat“ – naïve…", "Mª José d´Arc", "col·legi", "äöüß"]
+    content = "email,name\n" + "".join(f"{n}@x.org,{name}\n" for n, name in enumerate(names))
+    assert mill.read(mill.source(), content.encode("cp1252")).received.refused == ()
+    assert [row["name"] for row in mill.contacts().values()] == names
+    russian = "email,name\n1@y.org,Борис\n".encode("cp1251")
+    assert mill.read(mill.source(), russian, encoding="cp1251").received.refused == ()
+    assert mill.contacts()["1@y.org"]["name"] == "Борис"
 
 
 def damaged(content: bytes, member: bytes) -> bytes:

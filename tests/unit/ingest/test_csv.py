@@ -81,6 +81,8 @@ def test_F37_the_same_rows_come_out_of_every_encoding_delimiter_and_line_end(con
                      id="blank lines are no rows"),
         pytest.param("sep=;\nemail;n\na@x.org;A,B\n", [(3, "a@x.org", "A,B")], [], id="Excel's sep="),
         pytest.param("a@x.org\nb@x.org\n", [(1, "a@x.org"), (2, "b@x.org")], [], id="one column without a header"),
+        pytest.param("Ann <a@x.org>\nb@x.org\n", [(1, "Ann <a@x.org>"), (2, "b@x.org")], [],
+                     id="one column of names and addresses without a header"),
         pytest.param("+4930123456\n", [(1, "+4930123456")], [], id="one column of numbers without a header"),
         pytest.param("email\na@x.org\n", [(2, "a@x.org")], [], id="one column"),
         pytest.param("", [], [], id="empty"),

@@ -59,10 +59,15 @@ WORDS = st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF, exclude_categ
 
 @given(st.lists(WORDS, min_size=1, max_size=20))
 def test_a_column_of_tags_and_a_tag_that_a_person_writes_come_to_the_same(words):
-    texts = [word.replace(",", "").replace(";", "").replace("|", "") for word in words]
+    texts = [word.translate(dict.fromkeys(map(ord, ",;|:"))) for word in words]
     column = pl.DataFrame({"tags": texts}).select(cells.tags(()))["tags"].to_list()
     assert column == [[slug] if (slug := tag_slug(text)) else [] for text in texts]
     assert all(tag_slug(tag) == tag for tags in column for tag in tags)
+
+
+def test_tags_are_divided_as_lists_and_googles_address_book_divide_them():
+    column = pl.DataFrame({"tags": ["* myContacts ::: Old friends", "a;b | c,d"]}).select(cells.tags(()))["tags"]
+    assert column.to_list() == [["mycontacts", "old-friends"], ["a", "b", "c", "d"]]
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,9 @@ def test_an_empty_batch_is_an_answer():
     assert (done.accepted.height, done.rejected.height) == (0, 0)
 
 
-@pytest.mark.parametrize("header", ["E-Mail", "email address", "EMAIL", "e_mail", "Mail", "Adresse e-mail"])
+@pytest.mark.parametrize(
+    "header", ["E-Mail", "email address", "EMAIL", "e_mail", "Mail", "Adresse e-mail", "E-mail 1 - Value"]
+)
 def test_the_usual_names_of_a_column_are_known(header):
     assert columns.mapped([header], {}, place="f").known == {"email": header}
 
