@@ -1,6 +1,7 @@
 """CSS put into the elements too, since many mail programs read no `<style>`. That stays, for what they cannot hold:
 media queries, `:hover`, what is about elements that some programs put around a message, and what is for some of the
-recipients: a `<style>` within a condition, Outlook's too, or an element whose class or id Jinja2 makes.
+recipients: a `<style>` within a condition, Outlook's too, an element whose class or id Jinja2 makes, or a rule that
+counts elements (`:nth-child(even)`) where Jinja2 decides how many there are.
 
 Jinja2 is put out of the HTML parser's way meanwhile, each piece as one character that the source does not have; a
 `{% … %}` between elements in a comment, which may stand anywhere. So is what the parser would spoil or apply where it
@@ -31,6 +32,8 @@ _HELD = re.compile(f"<!--{inserts.MARK.pattern}-->|{inserts.MARK.pattern}")
 _OTHERS = re.compile(r"<!--\s*\[if\b[^>]*>\s*<!(?:--\s*)?-->|<!\[if\b", re.IGNORECASE)
 _OTHERS_END = re.compile(r"(?:<!--\s*)?<!\[endif\]", re.IGNORECASE)
 _LEFT_ALONE = ' data-css-inline="ignore"'
+_COUNTS = r"(?:first|last|only|nth|nth-last)-(?:child|of-type)\b"
+_COUNTING = re.compile(rf":(?={_COUNTS}|not\((?:[^()]|\([^()]*\))*:{_COUNTS})", re.IGNORECASE)
 
 
 def inlined(html: str) -> str:
@@ -49,6 +52,8 @@ class _Inlining:
         self._source, self._held, self._jinja = source, held, frozenset(held)
         self._fresh = inserts.marks(source)
         self._depth = 0  # of conditions and loops
+        # what no element is meanwhile, put into the selector of a rule that counts elements
+        self._nobody = f"/*{next(self._fresh)}*/:active" if any(map(inserts.opened, held.values())) else ""
         self._others = False  # whether it is not for Outlook
         self._applied = self._written = False  # whether there is a style for everybody, and one that Jinja2 writes
         self._between_at: int | None = None  # where a tag has Jinja2 between its attributes
@@ -66,6 +71,7 @@ class _Inlining:
             done = _INLINER.inline(held)
         except (css_inline.InlineError, ValueError) as error:
             raise Misconfigured(f"its CSS cannot be put into the elements: {error}"[:300], place="html") from None
+        done = done.replace(self._nobody, "") if self._nobody else done
         was, now = _DOCTYPE.search(self._source), _DOCTYPE.search(done)
         if was and now:  # the parser writes but one, and programs lay out by it
             done = done[: now.start()] + was[0] + done[now.end() :]
@@ -80,7 +86,7 @@ class _Inlining:
             if self._depth > 0 or self._others or _for_some_media(text):
                 return self._apart(text)
             self._applied, self._written = True, self._written or not self._jinja.isdisjoint(text)
-            return text
+            return _COUNTING.sub(f"{self._nobody}:", text)
         if kind != "tag":  # a comment, a text, or a piece between elements
             return self._between(text) if self._held.get(text, "{{").startswith(("{%", "{#")) else text
         if text.startswith("<!["):

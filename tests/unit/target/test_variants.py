@@ -163,6 +163,19 @@ def test_a_style_within_a_condition_is_for_whom_it_is(for_some):
         assert for_some in done and '<p style="color: red;">x</p>' in done
 
 
+@pytest.mark.parametrize(
+    "rule",
+    ["tr:nth-child(odd){color:red}", "tr:LAST-child,i{color:red}", "tr:not(:nth-child(2)):first-of-type{color:red}"],
+)
+def test_a_rule_that_counts_elements_is_left_to_the_style_where_a_loop_makes_them(rule):
+    """The one row of the source would be the first, the last and an odd one: all rows would be."""
+    rows, style = "<tr><td>x</td></tr>", f"<style>{rule}td{{margin:0}}</style>"
+    done = inlined(f"{style}<table>{{% for a in b.split() %}}{rows}{{% endfor %}}</table><i>y</i>")
+    assert style in done and '<tr><td style="margin: 0;">' in done
+    assert ('<i style="color: red;">' in done) == (",i" in rule), "it is about others too"
+    assert '<tr style="color: red;">' in inlined(f"{style}<table>{rows}</table>{{{{ b }}}}"), "nothing else makes rows"
+
+
 def test_an_element_that_jinja_styles_is_left_to_the_style_which_knows_what_comes_first():
     """What stands in an element wins over all that a <style> says of it: gold would stay blue."""
     css = "<style>.b{color:blue}.gold{color:gold}td{margin:0}</style>"
