@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from mailmill import references
 from mailmill.errors import Misconfigured, StoreUnavailable
@@ -21,6 +25,7 @@ if TYPE_CHECKING:  # polars, duckdb and httpx take their time to import; a verb 
     from mailmill.io.dns import DnsResolver
     from mailmill.io.forgetting import Forgetter
     from mailmill.io.lake import Lake
+    from mailmill.io.person_proof import DagsterStorage
     from mailmill.io.postgres import keys
     from mailmill.io.postgres.accounts import Account
     from mailmill.io.postgres.audiences import PostgresCampaigns, PostgresContacts
@@ -125,18 +130,38 @@ class Installation:
     def forgetter_over(self, database: Database) -> Forgetter:
         """The same over another database than the checked one: a restore is not through before it forgot again."""
         from mailmill.io.forgetting import Forgetter
-        from mailmill.io.person_proof import DagsterStorage, Places
+        from mailmill.io.person_proof import Places
 
-        if self.server is not None:
-            dagster = DagsterStorage(conninfo=self.server.conninfo("mailmill_owner", DAGSTER_DATABASE), schema="public")
-        else:  # in the name of the URL's own user, as Dagster made it
-            assert self.settings.database_url is not None
-            dagster = DagsterStorage(conninfo=self.settings.database_url.get_secret_value(), schema="dagster")
         places = Places(
             database=database, lake=self.lake, home=self.home, project=self.project,
-            journal=self.settings.journal_path, dagster=dagster,
+            journal=self.settings.journal_path, dagster=self.dagster_storages,
         )  # fmt: skip
         return Forgetter(database=database, lake=self.lake, warehouse=self.warehouse, places=places)
+
+    @property
+    def dagster_storages(self) -> list[DagsterStorage]:
+        """Every place in which Dagster may have kept runs; where a setting names one, that is the last."""
+        from mailmill.io.person_proof import DagsterStorage
+
+        if self.server is not None:
+            own = DagsterStorage(conninfo=self.server.conninfo("mailmill_owner", DAGSTER_DATABASE), schema="public")
+        else:  # in the name of the URL's own user, as Dagster made it
+            assert self.settings.database_url is not None
+            own = DagsterStorage(conninfo=self.settings.database_url.get_secret_value(), schema="dagster")
+        named = self.settings.dagster_storage_url
+        if named is None:
+            return [own]
+        # as Dagster has it, the URL names a driver as well
+        url = re.sub(r"^(\w+)\+\w+:", r"\1:", named.get_secret_value())
+        try:
+            conninfo_to_dict(url)
+        except psycopg.ProgrammingError as error:
+            raise Misconfigured(
+                "not a PostgreSQL URL",
+                place="MAILMILL_DAGSTER_STORAGE_URL",
+                remedy="Write postgresql://user:password@host:5432/name.",
+            ) from error
+        return [own, DagsterStorage(conninfo=url, schema="public")]
 
     @property
     def public_url(self) -> str:

@@ -53,6 +53,11 @@ class Settings(BaseSettings):
     dagster_url: str | None = Field(
         default=None, description="Dagster's web server, to which the listener reports what it folded; unset: nobody"
     )
+    dagster_storage_url: SecretStr | None = Field(
+        default=None,
+        repr=False,
+        description="PostgreSQL in which Dagster's services keep their runs; unset: beside the database of mailmill",
+    )
     dagster_port: int = Field(default=3000, description="port of Dagster's UI")
     ingress_port: int = Field(default=8025, description="port of pixel, click, unsubscribe and webhooks")
     stats_port: int = Field(default=8026, description="port of the stats API")

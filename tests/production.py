@@ -29,11 +29,14 @@ def environment_of(
     compose: dict[str, Any], name: str, production: Path
 ) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     """The environment of a service here, and what its ports are here."""
-    [secret] = [one["source"] for one in compose["services"][name]["secrets"] if isinstance(one, dict)]
     ports = {port: str(free_port()) for port in PORTS}
     with tempfile.TemporaryDirectory(dir=production) as data:
+        (secrets := Path(data) / "secrets").mkdir()
+        for one in compose["services"][name]["secrets"]:
+            if isinstance(one, dict):
+                (secrets / one["target"]).write_text((production / "urls" / one["source"]).read_text())
         yield {
-            "PATH": f"{BIN}:{os.environ['PATH']}", "MAILMILL_SECRETS_DIR": str(production / secret),
+            "PATH": f"{BIN}:{os.environ['PATH']}", "MAILMILL_SECRETS_DIR": str(secrets),
             "MAILMILL_HOME": f"{data}/data", "MAILMILL_JOURNAL": f"{data}/journal", "MAILMILL_PROJECT": data,
             "MAILMILL_PUBLIC_URL": "https://mail.example.org", **{PORTS[port]: here for port, here in ports.items()},
         }, ports  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -60,10 +61,15 @@ load_from:
 
 
 def storage_url(mill: Installation) -> str:
-    """Where Dagster keeps its runs: a database of its own in the embedded server, else a schema of its own.
+    """Where Dagster keeps its runs: where its own services keep theirs, if a setting names that; else a database of its
+    own in the embedded server, or a schema of its own.
 
     The driver is named: SQLAlchemy 2.1 reads plain postgresql:// as psycopg 3, and Dagster's NOTIFY fails there.
     """
+    if mill.settings.dagster_storage_url is not None:
+        storage = mill.dagster_storages[-1]
+        with storage.transaction():  # who does not answer, or refuses, is named in our words
+            return re.sub(r"^\w+:", "postgresql+psycopg2:", storage.conninfo)
     if mill.server is not None:
         mill.server.start()
         return mill.server.dagster_url()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -12,7 +12,7 @@ import psycopg
 from mailmill.io import person_search
 from mailmill.io.lake import Lake, below
 from mailmill.io.postgres import erasure
-from mailmill.io.postgres.database import Database, driver_errors
+from mailmill.io.postgres.database import Database, driver_errors, refused
 from mailmill.io.sources import drop_folders
 from mailmill.io.sources.contents import shown
 from mailmill.pipelines.ingest.erasure import Person
@@ -20,6 +20,7 @@ from mailmill.pipelines.ingest.ports import SourceRow
 
 # of the data folder: PostgreSQL, the lake and what was set aside are searched in their own way
 ELSEWHERE = ("postgres", "lake", "quarantine")
+TEXTS = ("sandbox", "dagster/logs", "logs")  # of the data folder: what is written on and on, and only read by people
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,21 @@ class Searched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DagsterStorage:
-    """Where Dagster keeps runs and events: a schema of a database."""
+    """Where Dagster keeps runs and events: a schema of a database. It is empty where Dagster has never run."""
 
-    conninfo: str
+    conninfo: str = field(repr=False)
     schema: str
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection]:
+        """Raises: StoreUnavailable, Misconfigured; what was not searched is not proved."""
+        place = "MAILMILL_DAGSTER_STORAGE_URL"
+        try:
+            conn = psycopg.connect(self.conninfo, connect_timeout=10)
+        except psycopg.OperationalError as error:
+            raise refused(error, self.conninfo, f"It keeps Dagster's runs: check {place}.", place) from error
+        with driver_errors(), closing(conn), conn:
+            yield conn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +61,7 @@ class Places:
     home: Path
     project: Path
     journal: Path
-    dagster: DagsterStorage
+    dagster: Sequence[DagsterStorage]
 
     def lake_files(self, tenant_id: int) -> Iterator[Path]:
         return (path for path in sorted(below(self.lake.root / str(tenant_id))) if path.is_file())
@@ -96,32 +108,23 @@ class Places:
         return Searched(store="data folder", looked_at=len(files), hits=hits)
 
     def _dagster(self, tenant_id: int, who: Person) -> Searched:
-        with self._storage() as conn:
-            tables, found = erasure.search(conn, tenant_id, who, schema=self.dagster.schema) if conn else (0, [])
-        hits = tuple(f"Dagster's {one.table}: {one.rows} rows" for one in found)
-        return Searched(store="Dagster", looked_at=tables, hits=hits)
+        looked_at, hits = 0, list[str]()
+        for storage in self.dagster:
+            with storage.transaction() as conn:
+                tables, found = erasure.search(conn, tenant_id, who, schema=storage.schema)
+            looked_at += tables
+            hits += [f"Dagster's {one.table}: {one.rows} rows" for one in found]
+        return Searched(store="Dagster", looked_at=looked_at, hits=tuple(hits))
 
     def mask_elsewhere(self, tenant_id: int, who: Person) -> None:
-        """What is nobody's own row: Dagster's runs, their configuration, tags and events (no verb writes an address
+        """What is nobody's own row: Dagster's runs with configuration, tags, events and logs (no verb writes an address
         there, but a file may be called after a person, and a run is told its name), and the sandbox's log of mail."""
-        for path in sorted((self.home / "sandbox").rglob("*")):
-            if path.is_file():
-                person_search.overwrite(path, who)
-        with self._storage() as conn:
-            if conn is not None:
-                _, found = erasure.search(conn, tenant_id, who, schema=self.dagster.schema)
-                erasure.mask(conn, tenant_id, who, found, schema=self.dagster.schema)
-
-    @contextmanager
-    def _storage(self) -> Iterator[psycopg.Connection | None]:
-        """None where Dagster has never run."""
-        try:
-            conn = psycopg.connect(self.dagster.conninfo, connect_timeout=10)
-        except psycopg.OperationalError:
-            yield None
-            return
-        with driver_errors(), conn:
-            yield conn
+        for path in sorted(path for top in TEXTS for path in below(self.home / top)):
+            person_search.overwrite(path, who)
+        for storage in self.dagster:
+            with storage.transaction() as conn:
+                _, found = erasure.search(conn, tenant_id, who, schema=storage.schema)
+                erasure.mask(conn, tenant_id, who, found, schema=storage.schema)
 
 
 def _in_file(path: Path, who: Person) -> str | None:

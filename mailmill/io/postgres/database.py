@@ -175,17 +175,17 @@ def place_of(conninfo: str) -> str:
     )
 
 
-def refused(error: psycopg.OperationalError, conninfo: str, absent: str = ABSENT) -> MailmillError:
+def refused(
+    error: psycopg.OperationalError, conninfo: str, absent: str = ABSENT, place: str = "MAILMILL_DATABASE_URL"
+) -> MailmillError:
     """The error of a failed connection in our words, without the driver's connection string.
 
-    In: absent, what to do about a server that does not answer.
+    In: absent, what to do about a server that does not answer; place, the setting that names it.
     """
     for pattern, message, remedy in _REFUSALS:
         if match := pattern.search(str(error)):
             role = match[1] if pattern.groups else None
-            return Misconfigured(
-                f"{message}: {role}" if role else message, place="MAILMILL_DATABASE_URL", remedy=remedy
-            )
+            return Misconfigured(f"{message}: {role}" if role else message, place=place, remedy=remedy)
     return StoreUnavailable(f"PostgreSQL does not answer at {place_of(conninfo)}\n  {absent}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -38,7 +39,7 @@ def compose() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def production(root: Path) -> Iterator[Path]:
-    """A PostgreSQL whose roles deploy/'s scripts made, and a folder of secrets for each URL: the folders' parent."""
+    """A PostgreSQL whose roles deploy/'s scripts made, and below `urls` how each of its users reaches it from here."""
     home = Path(tempfile.mkdtemp(prefix="mmd"))
     server = EmbeddedServer(home=home / "home", options={"fsync": "off", "shared_buffers": "64MB"})
     server.start()
@@ -48,18 +49,17 @@ def production(root: Path) -> Iterator[Path]:
         for role in ROLES:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(f"mailmill_{role}")))
     subprocess.run([str(root / "deploy" / "make-secrets.sh"), str(home / "secrets")], check=True, capture_output=True)
+    host = quote(str(server.socket_dir), safe="")
     environment = {
         "PATH": f"{wheel_binaries() / 'bin'}:{os.defpath}", "SECRETS": str(home / "secrets"),
         "PGHOST": str(server.socket_dir), "PGUSER": "postgres", "PGPASSWORD": server.secrets()["postgres"],
     }  # fmt: skip
     for _ in range(2):  # a second run changes nothing
         subprocess.run([str(root / "deploy" / "postgres" / "roles.sh")], check=True, env=environment)
+    (home / "urls").mkdir()
     for url in home.glob("secrets/*_url"):
-        folder = home / url.name
-        folder.mkdir()
-        host = quote(str(server.socket_dir), safe="")
-        text = url.read_text().replace("@postgres:5432/mailmill", f"@/mailmill?host={host}")
-        (folder / "mailmill_database_url").write_text(text)
+        here = re.sub(r"@postgres:5432/(\w+)", rf"@/\1?host={host}", url.read_text())
+        (home / "urls" / url.name).write_text(here)
     yield home
     server.erase()
     shutil.rmtree(home)

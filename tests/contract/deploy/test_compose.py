@@ -14,6 +14,8 @@ import pytest
 from jsonschema.validators import validator_for
 from ruamel.yaml import YAML
 
+from mailmill.settings import Settings
+
 BIN = Path(sys.executable).parent
 OURS = ("migrate", "send", "listen", "ingress", "stats", "dagster-code", "dagster-webserver", "dagster-daemon", "cli")
 ENDS = ("migrate", "cli")  # by themselves
@@ -46,8 +48,26 @@ def test_the_production_shape_is_complete(compose: dict[str, Any]) -> None:
 def test_an_operators_verbs_run_as_the_owner_over_the_project_and_never_by_themselves(compose: dict[str, Any]) -> None:
     cli, migrate = compose["services"]["cli"], compose["services"]["migrate"]
     assert (cli["profiles"], cli["restart"], cli["entrypoint"]) == (["tools"], "no", ["mailmill"])
-    assert cli["secrets"] == migrate["secrets"] == [{"source": "owner_url", "target": "mailmill_database_url"}]
+    owner = {"source": "owner_url", "target": "mailmill_database_url"}
+    assert migrate["secrets"] == [owner]
+    assert cli["secrets"] == [owner, {"source": "dagster_url", "target": "mailmill_dagster_storage_url"}]
     assert {"data:/opt/data", "./project:/opt/project"} <= set(cli["volumes"])
+
+
+def test_what_the_services_are_told_are_settings_and_whoever_starts_campaigns_may_ask_dns(
+    compose: dict[str, Any],
+) -> None:
+    for name in OURS:
+        environment = compose["services"][name]["environment"]
+        assert {key.removeprefix("MAILMILL_").lower() for key in environment} <= Settings.model_fields.keys()
+        assert environment["MAILMILL_RESOLVER"], "without one only a sandbox is sent to"
+        assert environment["MAILMILL_LOG_FORMAT"] is None, "as it is where compose runs, if it is"
+    assert compose["services"]["listen"]["environment"]["MAILMILL_DAGSTER_URL"] == "http://dagster-webserver:3000"
+
+
+def test_a_message_that_the_service_cli_sends_is_in_a_journal_that_outlives_it(compose: dict[str, Any]) -> None:
+    cli = compose["services"]["cli"]
+    assert cli["environment"]["MAILMILL_JOURNAL"] == "/opt/data/journal" and "data:/opt/data" in cli["volumes"]
 
 
 def test_every_service_has_a_health_check_limits_and_bounded_logs(compose: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -53,7 +52,7 @@ def test_a_service_starts_as_its_role_gets_healthy_and_stops(
 def test_no_service_may_do_more_than_its_role(migrated: Path) -> None:
     """Each URL enters as its own role and stays in it; statistics write nothing."""
     for name in ("listener", "ingress", "stats"):
-        url = (migrated / f"{name}_url" / "mailmill_database_url").read_text()
+        url = (migrated / "urls" / f"{name}_url").read_text()
         with psycopg.connect(url) as connection:
             assert connection.execute("SELECT current_user").fetchone() == (f"mailmill_{name}",)
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -90,13 +89,11 @@ def test_health_says_what_is_wrong(compose: dict[str, Any], migrated: Path) -> N
             assert said in done.stderr
 
 
-def test_dagsters_processes_get_healthy_over_postgresql(
+def test_dagsters_processes_get_healthy_over_postgresql_and_know_every_run(
     compose: dict[str, Any], migrated: Path, root: Path, tmp_path: Path
 ) -> None:
-    """Code server, web server and daemon as in the file: only hosts, ports and the data folder are this machine's."""
-    host = quote((migrated / "owner_url" / "mailmill_database_url").read_text().partition("host=")[2], safe="%")
-    url = (migrated / "secrets" / "dagster_url").read_text()
-    (tmp_path / "url").write_text(url.replace("@postgres:5432/dagster", f"@/dagster?host={host}"))
+    """Code server, web server and daemon as in the file: only hosts, ports and the data folder are this machine's. They
+    show the run of a verb and that of a dropped file, and a forget searches both."""
     code, web = str(free_port()), str(free_port())
     here = {
         "/opt/dagster/dagster.sh": str(root / "deploy" / "dagster.sh"),
@@ -108,8 +105,13 @@ def test_dagsters_processes_get_healthy_over_postgresql(
     (tmp_path / "workspace.yaml").write_text(workspace.replace("dagster-code", "127.0.0.1").replace("4000", code))
     instance = (root / "deploy" / "dagster.yaml").read_text()
     (tmp_path / "dagster.yaml").write_text(instance.replace("/opt/data", str(tmp_path / "data")))
-    with environment_of(compose, "dagster-code", migrated) as (environment, _):
-        environment |= {"DAGSTER_HOME": str(tmp_path), "DAGSTER_PG_URL_FILE": str(tmp_path / "url"),
+    shop = tmp_path / "shop"
+    shared = {"MAILMILL_HOME": str(tmp_path / "data"), "MAILMILL_PROJECT": str(shop)}
+    with ExitStack() as stack:
+        environment, cli = (
+            stack.enter_context(environment_of(compose, name, migrated))[0] | shared for name in ("dagster-code", "cli")
+        )
+        environment |= {"DAGSTER_HOME": str(tmp_path), "DAGSTER_PG_URL_FILE": str(migrated / "urls" / "dagster_url"),
                         "DAGSTER_DISABLE_TELEMETRY": "1", "PYTHONWARNINGS": "ignore"}  # fmt: skip
         log = (tmp_path / "log").open("w+")
         running: list[subprocess.Popen[bytes]] = []
@@ -130,12 +132,47 @@ def test_dagsters_processes_get_healthy_over_postgresql(
                     while (last := check(test, environment)).returncode and time.monotonic() < deadline:
                         assert all(process.poll() is None for process in running), (tmp_path / "log").read_text()
                     assert last.returncode == 0, last.stderr
+            _both_kinds_of_runs(shop, cli, f"http://127.0.0.1:{web}/graphql", migrated / "urls" / "dagster_url")
         finally:
             for process in running:
                 process.send_signal(signal.SIGTERM)
             for process in running:
                 process.wait(timeout=120)
             log.close()
+
+
+def _both_kinds_of_runs(shop: Path, cli: dict[str, str], graphql: str, storage: Path) -> None:
+    """One import by the service `cli`, one by the daemon, of a file that is called after a person, who is forgotten."""
+    assert check(["mailmill", "init", str(shop)], cli).returncode == 0
+    text = (shop / "mailmill.yaml").read_text()  # another tenant than that of the other tests
+    (shop / "mailmill.yaml").write_text(
+        text.replace("slug: example", "slug: other").replace("tenant: example", "tenant: other")
+    )
+    assert check(["mailmill", "apply", str(shop)], cli).returncode == 0
+    done = check(["mailmill", "ingest", "other/inbox"], cli)
+    assert done.returncode == 0, done.stderr
+    dropped = shop / "inbox" / "ann@people.example.csv"
+    dropped.write_text("email\nann@people.example\n")
+    query = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
+    deadline, ended = time.monotonic() + 300, list[dict[str, str]]()
+    while len({"mailmill/in-process", "dagster/sensor_name"} & {key for tags in ended for key in tags}) < 2 or not any(
+        dropped.name in tags.get("dagster/run_key", "") for tags in ended
+    ):
+        assert time.monotonic() < deadline, ended
+        time.sleep(0.5)
+        runs = httpx.post(graphql, json={"query": query}, timeout=30).json()["data"]["runsOrError"]["results"]
+        ended = [
+            {tag["key"]: tag["value"] for tag in run["tags"]}
+            for run in runs if run["jobName"] == "ingest" and run["status"] == "SUCCESS"
+        ]  # fmt: skip
+    dropped.unlink()
+    done = check(["mailmill", "forget", "ann@people.example", "--tenant", "other", "--json"], cli)
+    answer = json.loads(done.stdout)
+    assert answer["proved"] and answer["tenants"][0]["contacts"] == 1
+    with psycopg.connect(storage.read_text().replace("+psycopg2", "")) as connection:
+        told = connection.execute("SELECT count(*) FILTER (WHERE value LIKE '%ann@people%'), count(*) FROM run_tags")
+        named, tags = told.fetchone() or (0, 0)
+    assert named == 0 and tags > 0
 
 
 def test_the_main_job_is_done_by_the_services_as_their_roles(
