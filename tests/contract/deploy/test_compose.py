@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from jsonschema.validators import validator_for
 from ruamel.yaml import YAML
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 
 from mailmill.settings import Settings
 
@@ -81,6 +82,14 @@ def test_every_service_has_a_health_check_limits_and_bounded_logs(compose: dict[
 def test_nothing_is_published_beyond_loopback(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
     assert len(ports) == len(set(ports)) and all(port.startswith("127.0.0.1:") for port in ports)
+
+
+@pytest.mark.parametrize("name", ["ingress", "stats"])
+def test_who_asks_is_whom_the_proxy_names_through_dockers_network(compose: dict[str, Any], name: str) -> None:
+    """It knocks from the network's gateway. What the asker says of itself stands before what the proxy adds."""
+    trusted = _TrustedHosts(compose["services"][name]["environment"]["FORWARDED_ALLOW_IPS"])
+    assert "172.18.0.1" in trusted and "127.0.0.1" in trusted and "203.0.113.9" not in trusted
+    assert trusted.get_trusted_client_address("198.51.100.7, 203.0.113.9, 172.18.0.1")[0] == "203.0.113.9"
 
 
 def test_secrets_are_files_and_there_is_no_default_password(compose: dict[str, Any], root: Path) -> None:
