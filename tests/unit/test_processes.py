@@ -63,21 +63,32 @@ def test_a_parent_that_is_killed_leaves_no_children_behind(tmp_path: Path) -> No
 
 
 UP = """
-import sys
+import sys, time
 from pathlib import Path
 from types import SimpleNamespace
 from mailmill.cli import up
 from mailmill.cli.processes import Process
 
 home = Path(sys.argv[1])
-slow = "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(1), sys.exit())); time.sleep(60)"
+slow = (
+    "import signal, sys, time; signal.signal(15, lambda *_: (time.sleep(1), sys.exit())); print('ready', flush=True);"
+    " time.sleep(600)"
+)
 part = Process(name="slow", command=[sys.executable, "-c", slow], log=home / "log", environment={})
 settings = SimpleNamespace(bind="127.0.0.1", dagster_port=0, ingress_port=0, stats_port=0)
 server = SimpleNamespace(stop=lambda: print("server stopped", part.running, flush=True))
 up.installation = lambda: SimpleNamespace(home=home, settings=settings, server=server)
 up._prepare_database = lambda mill: None
 up._processes = lambda mill: [part]
-up._show_when_healthy = lambda mill, processes: print("up", flush=True)
+
+
+def show(mill, processes):
+    while not (part.log.exists() and part.log.read_text()):
+        time.sleep(0.02)
+    print("up", flush=True)
+
+
+up._show_when_healthy = show
 up.up()
 """
 

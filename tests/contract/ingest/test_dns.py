@@ -122,7 +122,7 @@ def test_a_truncated_answer_is_asked_for_again_by_tcp() -> None:
 def test_F17_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> None:
     zone = Zone(ZONE, trouble={"mx.org": [trouble] * 2})
     with serving(zone) as port:
-        found = one("mx.org", port, timeout_s=0.5)
+        found = one("mx.org", port, timeout_s=1.5 if problem == "timeout" else 20.0)
     assert (found.state, found.problem) == ("unknown", problem)
     assert zone.asked["MX mx.org udp"] == 2, "asked twice, then left for later"
 
@@ -130,14 +130,14 @@ def test_F17_no_answer_is_unknown_and_says_why(trouble: str, problem: str) -> No
 @pytest.mark.parametrize("trouble", ["servfail", "silent", "refused"])
 def test_F17_a_server_that_fails_once_is_asked_again(trouble: str) -> None:
     with serving(Zone(ZONE, trouble={"mx.org": [trouble]})) as port:
-        assert one("mx.org", port, timeout_s=1.5).state == "mx"
+        assert one("mx.org", port, timeout_s=3.0 if trouble == "silent" else 20.0).state == "mx"
 
 
 def test_a_server_that_is_down_costs_one_time_out_and_the_next_one_answers() -> None:
     with serving(Zone(ZONE)) as gone:
         pass
     with serving(Zone(ZONE)) as port:
-        assert one("mx.org", gone, port, timeout_s=1.5).state == "mx"
+        assert one("mx.org", gone, port, timeout_s=3.0).state == "mx"
 
 
 def test_F17_a_silent_server_is_asked_after_the_others_until_it_answers_again() -> None:
@@ -146,7 +146,7 @@ def test_F17_a_silent_server_is_asked_after_the_others_until_it_answers_again() 
     one, other = Zone({**records}), Zone({**records})  # type: ignore[dict-item]
     one.trouble.update({name: ["always silent"] for name in names})
     with serving(one) as first, serving(other) as second:
-        both = resolver(first, second, timeout_s=2.0, concurrency=10)
+        both = resolver(first, second, timeout_s=3.0, concurrency=10)
         assert {answer.state for answer in both.lookup(names)} == {"mx"}
         assert one.asked.total() < 30, "by those that were under way already, not by each"
         one.trouble.clear()

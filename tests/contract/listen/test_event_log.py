@@ -49,7 +49,7 @@ def wires(request: pytest.FixtureRequest) -> Iterator[Wires]:
 
 def drain(reader: EventReader, n: int, limit: int = 1000) -> list[tuple[int, int, bytes | None]]:
     found: list[tuple[int, int, bytes | None]] = []
-    for _ in range(200):
+    for _ in range(600):
         records: Records = reader.poll(limit, 0.2)
         found += zip(records.parts, records.offs, records.values, strict=True)
         if len(found) >= n:
@@ -81,7 +81,7 @@ def test_the_next_offsets_reach_the_ends(wires: Wires) -> None:
     ends = reader.ends()
     assert sum(ends.values()) == 40
     at: Mapping[int, int] = {}
-    for _ in range(100):
+    for _ in range(600):
         at = reader.poll(7, 0.2).next
         if at == ends:
             break

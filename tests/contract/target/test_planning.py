@@ -339,7 +339,7 @@ def test_F35_two_ticks_at_once_start_a_campaign_once(world):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert [result.state for result in results] == ["running"]
     assert world.value("SELECT count(*) FROM messages") == 5
     assert world.value("SELECT count(*) FROM campaign_transitions WHERE to_state = 'running'") == 1
@@ -394,11 +394,11 @@ def test_F35_a_campaign_that_is_given_another_time_meanwhile_is_neither_missed_n
         campaigns.schedule(conn, campaigns.find(conn, "acme/spring"), tomorrow, by="test")
         tick.start()
         waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        end = time.monotonic() + 30
+        end = time.monotonic() + 120
         while not world.rows(waits):
             assert time.monotonic() < end
             time.sleep(0.01)
-    tick.join(30)
+    tick.join(120)
     assert results == [] and world.state() == "scheduled"
     assert world.value("SELECT scheduled_at FROM campaigns") == tomorrow
 

@@ -183,7 +183,7 @@ def test_P05_two_publishers_at_once_leave_one_whole_generation(mill, people):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert len(files(mill, tenant_id)) == 20
     assert mill.lake.scan(files(mill, tenant_id), pl.Schema({"contact_id": pl.Int64()})).collect().height == 20
 
@@ -208,7 +208,7 @@ def test_P05_a_reader_during_publications_sees_one_generation_each_time(mill, pe
         with mill.database.transaction() as conn:
             mill.lake.sweep(manifest.all_files(conn))
     stop.set()
-    reader.join(30)
+    reader.join(120)
     assert seen and all(len(names) == 6 and len(set(names)) == 1 for names in seen)
     assert [int(names[0]) for names in seen] == sorted(int(names[0]) for names in seen)
 

@@ -51,7 +51,7 @@ def test_F36_the_same_file_from_many_sides_at_once_is_one_import(mill):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert failures == []
     the_contacts_are_there_once(mill)
 
@@ -63,7 +63,7 @@ def test_two_sources_of_one_tenant_at_once_lose_nothing(mill):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     assert mill.rows("SELECT count(*) n FROM contacts") == [{"n": COUNT}]
     assert mill.rows("SELECT count(*) n FROM contact_sources") == [{"n": 3 * COUNT}]
 

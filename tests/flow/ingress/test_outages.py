@@ -133,7 +133,7 @@ def test_P16_with_every_store_and_the_disk_down_nobody_is_told_success(
 
 
 def test_P16_a_log_that_hangs_holds_up_no_pixel_and_an_unsubscribe_for_seconds_only(
-    world: Any, serve: Any, log: SwitchedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Any, serve: Any, log: SwitchedLog, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mailmill.api.ingress.services.STORE_TIMEOUT_S", 0.5)
     with serve(log) as ingress:
@@ -143,7 +143,7 @@ def test_P16_a_log_that_hangs_holds_up_no_pixel_and_an_unsubscribe_for_seconds_o
         assert ingress.client.get(f"/o/{world.token('open')}").status_code == 200
         assert ingress.client.post(f"/u/{world.token('unsubscribe', 4)}", data=ONE_CLICK).status_code == 200
         assert time.monotonic() - began < 30  # it hangs for 60
-        assert world.suppressed() == [(1, "m4@acme", "unsubscribed")]
+        until(lambda: world.suppressed() == [(1, "m4@acme", "unsubscribed")])
         log.go_on.set()
 
 
@@ -202,11 +202,20 @@ def test_P16_after_a_kill_every_webhook_answered_with_success_is_on_the_log(
     child, url = process
     until(lambda: healthy(url))
     answered: list[tuple[str, float]] = []
-    threads = [threading.Thread(target=report, args=(world, url, answered, start)) for start in (1, 10_000, 20_000)]
+    held: list[float] = []  # how long webhooks waited for their answers, which come when the log has their events
+    starts = (1, 10_000, 20_000)
+    threads = [threading.Thread(target=report, args=(world, url, answered, held, start)) for start in starts]
     threads.append(threading.Thread(target=open_pixels, args=(world, url, answered)))
     for thread in threads:
         thread.start()
-    until(lambda: len(answered) > 200 and time.time() - min(at for _, at in answered) > 2)
+
+    def early(now: float) -> set[str]:
+        """Opens that have to be on the log: older than the second a kill may cost, and what a busy machine adds."""
+        opens = [(name, at) for name, at in list(answered) if name.startswith("o")]
+        busy = max([*held, *(later - at for (_, at), (_, later) in pairwise(opens))], default=now)
+        return {name for name, at in opens if at < now - 1 - busy}
+
+    until(lambda: len(answered) > 200 and early(time.time()))
     child.send_signal(signal.SIGKILL)
     killed = time.time()
     for thread in threads:
@@ -215,11 +224,7 @@ def test_P16_after_a_kill_every_webhook_answered_with_success_is_on_the_log(
     reported = {f"d{event['message']}" for event in events if event["kind"] == "delivered"}
     assert {name for name, _ in answered if name.startswith("d")} <= reported
     opened = {f"o{event['message']}" for event in events if event["kind"] == "opened"}
-    opens = [(name, at) for name, at in answered if name.startswith("o")]
-    busy = max(later - at for (_, at), (_, later) in pairwise(opens))  # so long a busy machine held up an answer
-    early = {name for name, at in opens if at < killed - 1 - busy}
-    assert early, "no open was old enough to have to be there"
-    assert early <= opened
+    assert early(killed) <= opened
 
 
 def healthy(url: str) -> bool:
@@ -228,24 +233,29 @@ def healthy(url: str) -> bool:
     return False
 
 
-def report(world: Any, url: str, answered: list[tuple[str, float]], start: int) -> None:
+def report(world: Any, url: str, answered: list[tuple[str, float]], held: list[float], start: int) -> None:
     """Webhooks of one event each, until nobody answers any more."""
     import json
 
-    with httpx.Client(base_url=url) as client, suppress(httpx.HTTPError):
+    with httpx.Client(base_url=url, timeout=60) as client, suppress(httpx.HTTPError):
         for number in range(start, start + 9_000):
             body = json.dumps([a_report(world, number)]).encode()
             headers = {
                 "Content-Type": "application/json",
                 "X-Mailmill-Signature": signature("secret", body, int(time.time())),
             }
-            if client.post("/webhooks/acme/relay", content=body, headers=headers).status_code == 200:
+            began = time.time()
+            try:
+                answer = client.post("/webhooks/acme/relay", content=body, headers=headers)
+            finally:
+                held.append(time.time() - began)
+            if answer.status_code == 200:
                 answered.append((f"d{number}", time.time()))
 
 
 def open_pixels(world: Any, url: str, answered: list[tuple[str, float]]) -> None:
     agent = {"User-Agent": "Mozilla/5.0 Thunderbird/128.0"}
-    with httpx.Client(base_url=url, headers=agent) as client, suppress(httpx.HTTPError):
+    with httpx.Client(base_url=url, headers=agent, timeout=60) as client, suppress(httpx.HTTPError):
         for number in range(1, 50_000):
             if client.get(f"/o/{world.token('open', number)}").status_code == 200:
                 answered.append((f"o{number}", time.time()))

@@ -27,10 +27,9 @@ def outbox(database: Database, topic: str) -> PostgresEventLog:
     return PostgresEventLog(database, topic=topic)
 
 
-def fold(database: Database, lake: Lake, kafka: str, topic: str, **fields: Any) -> Report:
-    listener = Listener(
-        database=database, lake=lake, kafka_url=kafka, topic=topic, pace=Pace(batch=500, give_up_s=0), **fields
-    )
+def fold(database: Database, lake: Lake, kafka: str, topic: str, *, give_up_s: float = 120.0, **fields: Any) -> Report:
+    pace = Pace(batch=500, give_up_s=give_up_s)
+    listener = Listener(database=database, lake=lake, kafka_url=kafka, topic=topic, pace=pace, **fields)
     return listener.run(until_idle=True)
 
 
@@ -43,7 +42,7 @@ def test_F22_F23_F25_the_outbox_keeps_events_while_kafka_is_away_and_repeats_cou
     log.append(values(story))
     log.close()
     with pytest.raises(StoreUnavailable):
-        fold(database, lake, f"127.0.0.1:{free_port()}", topic)
+        fold(database, lake, f"127.0.0.1:{free_port()}", topic, give_up_s=0)
     assert state(database)["counters"] == {}
 
     assert fold(database, lake, kafka, topic).events == 1500

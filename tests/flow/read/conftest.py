@@ -191,7 +191,7 @@ def serve() -> Callable[[FastAPI], AbstractContextManager[httpx.Client]]:
 @pytest.fixture
 def client(database: Database) -> Iterator[httpx.Client]:
     """The API on the test's database, at NOW."""
-    with served(create_app(ReadPool(database, size=2, timeout_s=2), clock=lambda: NOW)) as client:
+    with served(create_app(ReadPool(database, size=2, timeout_s=60), clock=lambda: NOW)) as client:
         yield client
 
 

@@ -33,9 +33,10 @@ while not select.select([sys.stdin], [], [], 0)[0]:
         repeats = store.execute("SELECT count(*) - count(DISTINCT event_id) FROM events").fetchone()[0]
     n = int(generation)
     assert generations == 1 and (contacts, members, listed, repeats) == (1000 + n, n, n, 0), (n, contacts, members)
+    if n not in seen:
+        print(n, flush=True)
     seen.append(n)
 assert seen == sorted(seen)
-print(len(seen), len(set(seen)))
 """
 
 
@@ -71,17 +72,18 @@ def test_P18_a_reader_during_twenty_publications_sees_one_generation_each_time(
     publish_generation(database, lake, acme, 1)
     warehouse.publish(database, now=at_now, tenant="acme")
     with reading(warehouse.path("acme")) as reader:
+        assert reader.stdout is not None
         for n in range(2, PUBLICATIONS + 2):
+            said = reader.stdout.readline()  # it reads on and on, and has come as far
+            assert said == f"{n - 1}\n", said or reader.communicate()
             publish_generation(database, lake, acme, n)
             now = at_now + timedelta(minutes=n)
             warehouse.publish(database, now=now, tenant="acme")
             with database.transaction() as conn:
                 listed = {file for (file,) in conn.execute("SELECT file FROM manifest")}
             lake.sweep(listed | warehouse.pinned(now), older_than_s=-1)  # harder than any sweeper does it
-        said, errors = reader.communicate("\n", timeout=120)
+        _, errors = reader.communicate("\n", timeout=120)
         assert reader.returncode == 0, errors
-        reads, generations = map(int, said.split())
-        assert reads > PUBLICATIONS / 2 and generations > 3
 
 
 def test_P18_who_has_the_old_file_open_keeps_it(

@@ -129,7 +129,7 @@ def test_the_api_serves_until_it_is_told_to_stop(verb) -> None:
         deadline = time.monotonic() + 120
         while True:
             try:
-                answer = httpx.get(f"http://127.0.0.1:{port}/health")
+                answer = httpx.get(f"http://127.0.0.1:{port}/health", timeout=60)
                 break
             except httpx.ConnectError:
                 assert process.poll() is None and time.monotonic() < deadline

@@ -39,7 +39,7 @@ def test_a_running_worker_says_its_pace_what_is_in_flight_and_what_binds_it(
                           patience_s=0, grace_s=5, watch=watch, campaigns=frozenset({"acme/spring"}))  # fmt: skip
 
     def scraped() -> dict[tuple[str, str], float]:
-        text = httpx.get(f"http://127.0.0.1:{ports[0]}/metrics").text
+        text = httpx.get(f"http://127.0.0.1:{ports[0]}/metrics", timeout=60).text
         return {
             (sample.name, sample.labels.get("by") or sample.labels.get("result") or ""): sample.value
             for family in text_string_to_metric_families(text)

@@ -372,5 +372,5 @@ def test_a_transport_is_followed_while_a_campaign_runs_on_it(world: World, tmp_p
         world.sql("UPDATE transports SET spec = spec - 'per_day' || '{\"connections\": 3}'")
         until(lambda: world.state(campaign) == "finished")
         worker.terminate()
-        worker.communicate(timeout=30)
+        worker.communicate(timeout=120)
         assert judge(world, campaign, sink, doubts=0) == {"sent": 60} and 1 < sink.most_open <= 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -178,16 +180,18 @@ def test_P15_a_doubt_of_a_campaign_that_sends_no_more_stays_one(acme: People, ov
 
 def test_the_list_shows_how_far_a_campaign_is(acme: People) -> None:
     acme.do("campaign", "start", NAME)
+    began = time.monotonic()
     acme.rows(
         "UPDATE messages SET state = 'sent', queued = false, done_at = clock_timestamp() - interval '10 s'"
         " WHERE id <= 2"
     )
     [row] = acme.ask("campaign", "list")
-    assert (row["state"], row["planned"], row["done"]) == ("running", 4, 2)
-    assert row["rate"] == pytest.approx(0.2, abs=0.05)
     left = datetime.fromisoformat(row["ends_about"]) - datetime.now(UTC)
-    assert left == pytest.approx(timedelta(seconds=10), abs=timedelta(seconds=5))
-    assert "0.2/s" in acme.do("campaign", "list")
+    took = 10 + time.monotonic() - began  # no less than ten, and more on a machine that is busy
+    assert (row["state"], row["planned"], row["done"]) == ("running", 4, 2)
+    assert 2 / took - 0.05 < row["rate"] < 0.25
+    assert 20 - took - 1 < left.total_seconds() < took + 1
+    assert re.search(r"\b0\.\d/s", acme.do("campaign", "list"))
     acme.do("campaign", "cancel", NAME)
     [row] = acme.ask("campaign", "list")
     assert (row["done"], row["rate"], row["ends_about"]) == (None, None, None)
