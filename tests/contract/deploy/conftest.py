@@ -42,27 +42,30 @@ def production(root: Path) -> Iterator[Path]:
     """A PostgreSQL whose roles deploy/'s scripts made, and below `urls` how each of its users reaches it from here."""
     home = Path(tempfile.mkdtemp(prefix="mmd"))
     server = EmbeddedServer(home=home / "home", options={"fsync": "off", "shared_buffers": "64MB"})
-    server.start()
-    with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
-        for name in ("mailmill", "dagster"):  # a server of one's own has neither databases nor roles yet
-            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
-        for role in ROLES:
-            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(f"mailmill_{role}")))
-    subprocess.run([str(root / "deploy" / "make-secrets.sh"), str(home / "secrets")], check=True, capture_output=True)
-    host = quote(str(server.socket_dir), safe="")
-    environment = {
-        "PATH": f"{wheel_binaries() / 'bin'}:{os.defpath}", "SECRETS": str(home / "secrets"),
-        "PGHOST": str(server.socket_dir), "PGUSER": "postgres", "PGPASSWORD": server.secrets()["postgres"],
-    }  # fmt: skip
-    for _ in range(2):  # a second run changes nothing
-        subprocess.run([str(root / "deploy" / "postgres" / "roles.sh")], check=True, env=environment)
-    (home / "urls").mkdir()
-    for url in home.glob("secrets/*_url"):
-        here = re.sub(r"@postgres:5432/(\w+)", rf"@/\1?host={host}", url.read_text())
-        (home / "urls" / url.name).write_text(here)
-    yield home
-    server.erase()
-    shutil.rmtree(home)
+    try:
+        server.start()
+        with psycopg.connect(server.conninfo("postgres", "postgres"), autocommit=True) as connection:
+            for name in ("mailmill", "dagster"):  # a server of one's own has neither databases nor roles yet
+                connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
+            for role in ROLES:
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(f"mailmill_{role}")))
+        made = [str(root / "deploy" / "make-secrets.sh"), str(home / "secrets")]
+        subprocess.run(made, check=True, capture_output=True)
+        host = quote(str(server.socket_dir), safe="")
+        environment = {
+            "PATH": f"{wheel_binaries() / 'bin'}:{os.defpath}", "SECRETS": str(home / "secrets"),
+            "PGHOST": str(server.socket_dir), "PGUSER": "postgres", "PGPASSWORD": server.secrets()["postgres"],
+        }  # fmt: skip
+        for _ in range(2):  # a second run changes nothing
+            subprocess.run([str(root / "deploy" / "postgres" / "roles.sh")], check=True, env=environment)
+        (home / "urls").mkdir()
+        for url in home.glob("secrets/*_url"):
+            here = re.sub(r"@postgres:5432/(\w+)", rf"@/\1?host={host}", url.read_text())
+            (home / "urls" / url.name).write_text(here)
+        yield home
+    finally:
+        server.erase()
+        shutil.rmtree(home)
 
 
 @pytest.fixture(scope="module")

@@ -124,10 +124,10 @@ def test_a_campaign_goes_through_its_life(run):
 
 def test_F34_a_time_typed_without_an_offset_is_the_tenants(run, world):
     for typed, at in {
-        "2027-03-28T02:30": "2027-03-28T01:00:00+00:00",  # Berlin has no 02:30: the gap's end
-        "2027-10-31T02:30": "2027-10-31T01:30:00+00:00",  # twice: the second
-        "2027-07-01T09:00": "2027-07-01T07:00:00+00:00",
-        "2027-07-01T09:00-05:00": "2027-07-01T14:00:00+00:00",
+        "2031-03-30T02:30": "2031-03-30T01:00:00+00:00",  # Berlin has no 02:30: the gap's end
+        "2031-10-26T02:30": "2031-10-26T01:30:00+00:00",  # twice: the second
+        "2031-07-01T09:00": "2031-07-01T07:00:00+00:00",
+        "2031-07-01T09:00-05:00": "2031-07-01T14:00:00+00:00",
     }.items():
         assert run("campaign", "schedule", "acme/spring", typed, "--json")["scheduled_at"] == at
     assert world.state() == "scheduled"

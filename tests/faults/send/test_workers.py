@@ -45,13 +45,16 @@ def test_P11_no_limit_is_exceeded_by_any_number_of_workers(world: World, run: Ru
         assert [worker.wait(120) for worker in workers] == [0, 0, 0]
         for worker in workers:
             worker.communicate()
-    assert len(sink.taken) == 50 == world.account(campaign)["sent"]
-    assert world.account(campaign)["queued"] == 150
-    assert dict(world.sql("SELECT period, used FROM budgets")) == {"minute": 50, "day": 50}
+    minutes = [n for (n,) in world.sql("SELECT used FROM budgets WHERE period = 'minute'")]
+    sent = len(sink.taken)
+    assert sent == sum(minutes) == world.account(campaign)["sent"] and max(minutes) <= 50
+    assert world.account(campaign)["queued"] == 200 - sent
+    assert minutes == [50] or len(minutes) > 1, "a busy machine needed more than what was left of the minute"
+    assert world.sql("SELECT used FROM budgets WHERE period = 'day'") == [(sent,)]
     world.sql("UPDATE budgets SET used = 0 WHERE period = 'minute'")
     with Sink(port=sink.port) as more:
         run()
-    assert len(more.taken) == 10  # what the day has left
+    assert len(more.taken) == 60 - sent  # what the day has left
 
 
 def test_P11_what_a_killed_worker_had_not_started_counts_for_no_limit(world: World, run: Run, tmp_path: Path) -> None:
