@@ -38,7 +38,10 @@ def server_folder() -> Path:
         for folder in (Path(package.name, source.name), Path(f"{package.name}.libs")):
             if (package.parent / folder).exists():
                 shutil.copytree(package.parent / folder, fresh / folder, symlinks=True)
-        fresh.chmod(0o755)
+        for path in (fresh, *fresh.rglob("*")):  # whatever umask this process, or who installed the wheel, has
+            if not path.is_symlink():
+                mode = path.stat().st_mode
+                path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
         (fresh / "complete").touch()
         try:
             fresh.rename(copy)

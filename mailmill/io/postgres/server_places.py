@@ -45,10 +45,9 @@ class Places:
     @property
     def socket_dir(self) -> Path:
         """A unix socket's path has to stay below 108 bytes and free of what PostgreSQL's list syntax would read."""
-        near = self.base / "s"
-        if _PLAIN_PATH.match(str(near)):
-            return near
-        return Path(tempfile.gettempdir()) / f"mailmill-{os.geteuid()}-{self._hash()}"
+        name = f"mailmill-{os.geteuid()}-{self._hash()}"
+        places = (self.base / "s", Path(tempfile.gettempdir()) / name, Path("/tmp") / name)
+        return next(place for place in places if _PLAIN_PATH.match(str(place)))
 
     def _hash(self) -> str:
         return hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:12]

@@ -61,11 +61,18 @@ def link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+def let_everybody_in(folder: Path) -> None:
+    """Whatever umask this process has."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if not path.is_symlink() and mode & 0o044 != 0o044:
+            path.chmod(mode | (0o555 if mode & 0o100 else 0o444))
+
+
 @pytest.fixture(scope="module")
 def workshop() -> Iterator[Path]:
     """A folder that everybody may enter; short, since sockets lie in it."""
     folder = Path(tempfile.mkdtemp(prefix="mmw", dir="/tmp"))
-    folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -106,6 +113,7 @@ def plain_python(workshop: Path) -> tuple[list[str], dict[str, str], dict[str, o
     shutil.copy2(base / "bin" / library, workshop / "bin" / library)
     env |= {"PYTHONHOME": str(workshop), "LD_LIBRARY_PATH": str(workshop / "lib")}
     nobody = pwd.getpwnam("nobody")
+    let_everybody_in(workshop)
     who: dict[str, object] = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
     return [str(workshop / "bin" / library), str(workshop / "round.py")], env, who
 
