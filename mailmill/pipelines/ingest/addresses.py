@@ -43,8 +43,9 @@ _QUOTED_LOCAL = r'^"(?:[ !#-\[\]-~]|\\[ -~])*"$'  # RFC 5321 4.1.2 Quoted-string
 _WIDE_LOCAL = r"^[^\x00-\x20\x7f\"(),:;<>@\[\\\]]+$"  # RFC 6531: any other character beyond ASCII
 _INVISIBLE = "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]"
 _STRAY_JOINER = "(?:^|([ -~]))[\u200c\u200d]+|[\u200c\u200d]+(?:([ -~])|$)"  # one that joins no letters
+_IN_QUOTES = "^['\"‘“„‚«»](.*@[^@]*)['\"’”“‘«»]$"  # as Outlook shows an address; no domain ends in a quote
 _FULL_WIDTH = {chr(0xFEE0 + ascii): chr(ascii) for ascii in range(0x21, 0x7F)} | {"\ufe6b": "@"}
-RULES = 4  # to be raised with every change of this module, or of verdicts.py, that changes what becomes of an address
+RULES = 5  # to be raised with every change of this module, or of verdicts.py, that changes what becomes of an address
 MAX_LOCAL, MAX_ADDRESS = 64, 254  # octets: RFC 5321 4.5.3.1.1, and 4.5.3.1.3 less the angle brackets
 
 
@@ -111,7 +112,8 @@ def _examined_other(other: pl.DataFrame) -> pl.DataFrame:
 
 
 def _unwrapped(other: pl.DataFrame) -> pl.DataFrame:
-    """Columns bare and display_name: NFC without invisible characters, `mailto:`, 'Ann <a@x.org>', a last comma.
+    """Columns bare and display_name: NFC without invisible characters, `mailto:`, quotes, 'Ann <a@x.org>', a last
+    comma.
 
     Not NFKC, which makes another mailbox of some (RFC 6532 section 3.1); only what is typed in full width is ASCII.
     """
@@ -121,6 +123,7 @@ def _unwrapped(other: pl.DataFrame) -> pl.DataFrame:
     bracketed = pl.col("typed").str.extract(r"^[^<>]*<([^<>]*)>[\s,;]*$")
     name = pl.col("typed").str.extract(r"^([^<>]*)<[^<>]*>[\s,;]*$").str.strip_chars().str.strip_chars("\"'")
     bare = pl.coalesce(bracketed, "typed").str.strip_chars(" \t,;")
+    bare = bare.str.replace(_IN_QUOTES, "$1")
     bare = bare.str.replace(r"(?i)^mailto:\s*", "").str.replace(r"^([^?]*@[^?]*)\?.*$", "$1")
     return frame.with_columns(bare=bare.str.strip_chars(), display_name=pl.when(name != "").then(name))
 

@@ -34,6 +34,10 @@ from mailmill.pipelines.ingest.verdicts import RISKS
         ("<a@x.org>", "a@x.org", "a@x.org"),
         ("mailto:a@x.org?subject=hi", "a@x.org", "a@x.org"),
         ("a@x.org;", "a@x.org", "a@x.org"),
+        ("'a@x.org'", "a@x.org", "a@x.org"),
+        ('"a@x.org"', "a@x.org", "a@x.org"),
+        ("“mailto:a@x.org”", "a@x.org", "a@x.org"),
+        ("'o'neil@x.org'", "o'neil@x.org", "o'neil@x.org"),
         ("a@x.org.", "a@x.org", "a@x.org"),
         ("a\u200b@x.org", "a@x.org", "a@x.org"),
         ("a\u200d@x.org\u200c", "a@x.org", "a@x.org"),
@@ -81,6 +85,7 @@ def test_F38_a_mailbox_has_one_key_and_keeps_its_spelling(typed, address, key):
         ("a@[127.0.0.1]", "domain_literal"),
         ("a@\u2603\u200d.example", "domain_idna"),
         ("a@x.org, b@x.org", "several_addresses"),
+        ("'a@x.org', 'b@x.org'", "several_addresses"),
         ("a@x.org b@x.org", "several_addresses"),
     ],
 )
