@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -74,7 +75,7 @@ def preview(
     out: Annotated[Path | None, typer.Option(help="Write the message as it would go out, an .eml file.")] = None,
     json: Json = False,
 ) -> None:
-    """Show a campaign's message as one contact would get it, everything signed."""
+    """Show a campaign's message as one contact would get it by the template of now, everything signed."""
     from mailmill.cli import previews
 
     shown = previews.preview(installation(), name, contact)
@@ -86,8 +87,12 @@ def preview(
     parts = {"headers": shown.headers, "text": shown.part("plain"), "html": shown.part("html")}
     wanted = [part for part, asked in (("headers", headers), ("text", text), ("html", html)) if asked]
     if json:
-        answer_json({"variant": shown.variant, "address": shown.address, "subject": shown.subject, **parts})
-    elif len(wanted) == 1:
+        facts = {"variant": shown.variant, "address": shown.address, "subject": shown.subject, "note": shown.note}
+        answer_json(facts | parts)
+        return
+    if shown.note:
+        print(f"note: {shown.note}", file=sys.stderr)
+    if len(wanted) == 1:
         print(parts[wanted[0]].rstrip("\n"))
     elif wanted or out is None:
         print("\n\n".join(f"--- {part} ---\n{parts[part]}".rstrip("\n") for part in wanted or parts))

@@ -200,6 +200,8 @@ def try_campaign(
     else:
         print(f"{name}: {'handed over' if step.ok else f'failed at {step.step}'}: {step.found}")
         print(step.remedy, end="\n" if step.remedy else "")
+        if shown.note:
+            print(f"note: {shown.note}", file=sys.stderr)
         if warning:
             print(f"warning: {warning}", file=sys.stderr)
     if not step.ok:

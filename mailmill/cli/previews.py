@@ -26,6 +26,7 @@ from mailmill.pipelines.send.messages import MISSING, Outgoing, Unrenderable
 from mailmill.pipelines.send.ports import CampaignFacts
 from mailmill.pipelines.send.tokens import NOBODY
 from mailmill.pipelines.target import audiences, planning, variants
+from mailmill.pipelines.target.lifecycle import UNPLANNED
 from mailmill.pipelines.target.ports import Draft
 from mailmill.pipelines.target.preflight import failures, told
 from mailmill.pipelines.target.rereading import reread
@@ -37,6 +38,7 @@ class Shown:
 
     variant: str
     address: str
+    note: str  # what a person has to know beside it; empty: nothing
     outgoing: Outgoing = field(repr=False)
 
     @property
@@ -88,7 +90,15 @@ def preview(mill: Installation, name: str, contact: str | None, *, to: str | Non
             place=f"campaign {name}",
             remedy='Of a value that is missing: give it a default, {{ field | default("…") }}.',
         ) from None
-    return Shown(variant=contents.variants[number].label, address=address, outgoing=outgoing)
+    return Shown(variant=contents.variants[number].label, address=address, note=_note(campaign), outgoing=outgoing)
+
+
+def _note(campaign: campaigns.Campaign) -> str:
+    if campaign.state in (*UNPLANNED, "planning"):
+        return ""
+    return (
+        f"{campaign.name} is {campaign.state}: its messages were frozen at its start, this one is of today's template"
+    )
 
 
 def _facts(draft: Draft) -> CampaignFacts:

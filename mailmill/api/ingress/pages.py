@@ -60,3 +60,7 @@ def not_understood() -> HTMLResponse:
 
 def not_now() -> HTMLResponse:
     return _page("Please try again", "<p>We could not take note of this. Please try again in a minute.</p>", 503, 30)
+
+
+def not_there() -> HTMLResponse:
+    return _page("Please try again", "<p>This link cannot be followed at the moment.</p>", 503, 5)

@@ -7,8 +7,9 @@ from base64 import b64decode
 from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
+from mailmill.api.ingress import pages
 from mailmill.api.ingress.services import Services, services
 from mailmill.errors import MailmillError, StoreUnavailable
 from mailmill.pipelines.listen import arrivals
@@ -42,10 +43,9 @@ async def click(request: Request) -> Response:
         token = await live.token(request.path_params["token"], "click")
         target = None if token is None else await _target(live, token)
     except StoreUnavailable:
-        text = "This link cannot be followed at the moment. Please try again."
-        return PlainTextResponse(text, 503, {**NOT_KEPT, "Retry-After": "5"})
+        return pages.not_there()
     if token is None or target is None:
-        return PlainTextResponse("There is no such link.", 404, NOT_KEPT)
+        return pages.unknown()
     if request.method == "GET":
         _count(live, token, request)
     return Response(status_code=302, headers={**NOT_KEPT, "Location": target})

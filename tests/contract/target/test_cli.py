@@ -183,6 +183,20 @@ def test_a_message_is_previewed_for_a_contact(run):
         run("preview", "acme/spring", "--contact", "none@x.example")
 
 
+def test_a_preview_of_what_has_begun_says_that_it_is_not_what_goes_out(run, world, project):
+    """Or whoever paused for a wrong price, corrected the template and looked at it would let the wrong one go on."""
+    assert run("preview", "acme/spring", "--json")["note"] == ""
+    run("campaign", "start", "acme/spring")
+    run("campaign", "pause", "acme/spring")
+    documents = project()
+    documents[3]["subject"] = "Corrected"
+    world.apply(*documents)
+    shown = run("preview", "acme/spring", "--json")
+    said = "acme/spring is paused: its messages were frozen at its start, this one is of today's template"
+    assert (shown["subject"], shown["note"]) == ("Corrected", said)
+    assert f"note: {said}" in CliRunner().invoke(app, ["preview", "acme/spring"]).stderr
+
+
 def test_a_message_is_previewed_for_any_of_a_persons_addresses(run, world, frame):
     world.publish(frame([{"email": "Ann@x.example", "aliases": ["ann+b@x.example", "ann@x.example"]}]))
     assert run("preview", "acme/spring", "--contact", "Ann+B@x.example", "--json")["address"] == "Ann@x.example"
