@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from psycopg.types.json import Jsonb
 
 from mailmill import definitions
 from mailmill.assets import partitions
@@ -282,6 +283,43 @@ def test_F35_the_tick_starts_what_is_due_and_not_what_is_at_work(world: World, i
         dg.DagsterRun(job_name="campaign", status=dg.DagsterRunStatus.STARTED, tags={"mailmill/campaign": "acme|due"})
     )
     assert tick("campaign_tick", world, instance) == []
+
+
+def test_the_tick_starts_no_run_for_a_campaign_that_may_not_send_now(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    """Through the night, say: it would find the window closed each minute, or the day's limit spent."""
+    week = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    far = [week[(datetime.now(UTC).weekday() + days) % 7] for days in (2, 3, 4, 5)]  # whenever midnight comes
+    closed = {"days": far, "start": "00:00:00", "end": "00:00:00", "time_zone": "UTC"}
+    with world.database.transaction() as conn:
+        conn.execute(
+            "INSERT INTO transports (tenant_id, slug, kind, spec)"
+            """ SELECT id, 'relay', 'smtp', '{"per_day": 10}' FROM tenants WHERE slug = 'acme';"""
+            "INSERT INTO campaigns (tenant_id, slug, spec, state, transport_id, content, first_message_id, planned)"
+            " SELECT tenant_id, 'night', '{}', 'running', id, '{}', 1, 1 FROM transports;"
+            "INSERT INTO messages (id, tenant_id, campaign_id, contact_id, address, address_key, domain)"
+            " SELECT 1, tenant_id, id, 1, 'a@x.org', 'a@x.org', 'x.org' FROM campaigns WHERE slug = 'night'"
+        )
+
+    def due(change: str, *values: object) -> bool:
+        with world.database.transaction() as conn:
+            conn.execute(change, values)
+        return "acme|night" in tick("campaign_tick", world, instance)
+
+    content = "UPDATE campaigns SET content = %s WHERE slug = 'night'"
+    assert due(content, Jsonb({"sandbox": False, "window": None}))
+    assert not due(content, Jsonb({"sandbox": False, "window": closed}))
+    assert due(content, Jsonb({"sandbox": True, "window": closed})), "to a sandbox every hour is open"
+    assert due(content, Jsonb({"sandbox": False, "window": {**closed, "days": week}}))
+    assert not due(
+        "INSERT INTO budgets (transport_id, tenant_id, period, starts_at, used)"
+        " SELECT id, tenant_id, 'day', date_trunc('day', now(), 'UTC'), 10 FROM transports"
+    )
+    assert due("UPDATE budgets SET starts_at = starts_at - interval '1 day'")
+    assert due("UPDATE campaigns SET ends_at = now(), content = %s WHERE slug = 'night'", Jsonb({"window": closed})), (
+        "what is open expires"
+    )
 
 
 def test_F35_a_run_that_was_lost_with_its_machine_holds_up_nothing_and_one_that_lives_goes_on(

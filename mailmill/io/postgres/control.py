@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from mailmill.io.postgres.sql import statements
+from mailmill.pipelines.configuration.specs import WindowSpec
+from mailmill.pipelines.target.windows import opening
 
 SQL = statements("control")
 
@@ -95,8 +97,15 @@ def campaigns(conn: psycopg.Connection) -> list[Thing]:
 
 
 def campaigns_with_work(conn: psycopg.Connection) -> list[Thing]:
-    """Campaigns to start, to go on with or to call finished, the longest due first."""
-    return _things(conn, "campaigns_with_work")
+    """Campaigns to start, to go on with or to call finished, the longest due first. One whose window is closed, or
+    whose transport has sent what it may in a day, has no work until that is over."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(SQL["campaigns_with_work"]).fetchall()
+    return [
+        Thing(tenant=row["tenant"], slug=row["slug"], kind=row["kind"])
+        for row in rows
+        if row["window"] is None or opening(WindowSpec.model_validate(row["window"]), row["at"]).open
+    ]
 
 
 def live_workers(conn: psycopg.Connection, campaign: str) -> int:

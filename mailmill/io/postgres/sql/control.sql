@@ -34,22 +34,29 @@ SELECT t.slug AS tenant, '' AS slug, md5(string_agg(m.file, ' ' ORDER BY m.file)
 SELECT t.slug AS tenant, c.slug FROM campaigns c JOIN tenants t ON t.id = c.tenant_id ORDER BY t.slug, c.slug;
 
 -- name: campaigns_with_work
--- Campaigns that are due, those that have something to send (a queued message whose time has come, on a route that is not
--- held), and those that only have to be settled: their end has passed, they were cancelled, nothing waits and nobody works at
--- them, or a lease has run out, since whoever had it is gone and may have left a journal here. kind: the state.
-SELECT t.slug AS tenant, c.slug, c.state::text AS kind
+-- Campaigns that are due, those that have something to send (a queued message whose time has come, on a route that is not held
+-- and has something left of its day), and those that only have to be settled: their end has passed, they were cancelled,
+-- nothing waits and nobody works at them, or a lease has run out, since whoever had it is gone and may have left a journal here.
+-- kind: the state; window: the hours outside of which there is nothing to do; at: the time here.
+SELECT t.slug AS tenant, c.slug, c.state::text AS kind, clock_timestamp() AS at,
+       CASE WHEN NOT o.otherwise AND NOT (c.content ->> 'sandbox')::boolean THEN nullif(c.content -> 'window', 'null') END AS window
   FROM campaigns c JOIN tenants t ON t.id = c.tenant_id
- WHERE (c.state = 'scheduled' AND c.scheduled_at <= clock_timestamp())
+ CROSS JOIN LATERAL (SELECT coalesce(
+       (c.state = 'scheduled' AND c.scheduled_at <= clock_timestamp())
     OR c.state = 'planning'
     OR (c.state = 'cancelled' AND c.finished_at IS NULL)
-    OR (c.state = 'running'
-        AND NOT EXISTS (SELECT FROM transports r WHERE r.id = c.transport_id AND r.held_at IS NOT NULL)
-        AND EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued AND m.due_at <= clock_timestamp()))
     OR (c.state IN ('running', 'paused')
         AND (c.ends_at <= clock_timestamp()
              OR EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id AND l.until < clock_timestamp())
              OR NOT EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued)
-                AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id)))
+                AND NOT EXISTS (SELECT FROM leases l WHERE l.campaign_id = c.id))), false) AS otherwise) o
+ WHERE o.otherwise
+    OR (c.state = 'running'
+        AND NOT EXISTS (SELECT FROM transports r WHERE r.id = c.transport_id AND r.held_at IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM transports r JOIN budgets b ON b.transport_id = r.id AND b.period = 'day'
+                           AND b.starts_at = date_trunc('day', clock_timestamp(), 'UTC')
+                         WHERE r.id = c.transport_id AND r.kind <> 'sandbox' AND b.used >= (r.spec ->> 'per_day')::bigint)
+        AND EXISTS (SELECT FROM messages m WHERE m.campaign_id = c.id AND m.queued AND m.due_at <= clock_timestamp()))
  ORDER BY c.scheduled_at NULLS LAST, c.id;
 
 -- name: live_workers
