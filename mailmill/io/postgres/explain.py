@@ -75,12 +75,12 @@ def _explain(
     others = set(same) - keys
     keys |= others
     named = of_mailboxes(conn, tenant_id, sorted(keys - {""}))
-    which = {"tenant_id": tenant_id, "contact_id": contact_id, "keys": named}
+    ids = [contact_id, *erasure.ids_of(conn, tenant_id, sorted(others))] if contact_id is not None else []
+    which = {"tenant_id": tenant_id, "contact_id": contact_id, "ids": ids, "keys": named}
     with conn.cursor(row_factory=class_row(Suppression)) as cursor:
         suppressions = cursor.execute(SQL["suppressions"], which).fetchall()
     with conn.cursor(row_factory=class_row(Sighting)) as cursor:
         sightings = cursor.execute(SQL["sources"], which).fetchall()
-    ids = (contact_id, *erasure.ids_of(conn, tenant_id, sorted(others))) if contact_id is not None else ()
     consent = consents.current(conn, tenant_id, ids)
     told = _values(conn, tenant_id, contact) if contact else []
     if contact is not None:
@@ -136,7 +136,7 @@ def _stories(
         facts = CampaignFacts(**row, in_segment=member_of.get(row["segment"]))
         message = messages.get(facts.id)
         code, why = (
-            (message["state"], mailed(message))
+            (message["state"], mailed(message) + _elsewhere(message, contact))
             if message
             else not_mailed(contact, suppressions, facts, sightings, consent)
         )
@@ -154,15 +154,22 @@ def _stories(
     return stories
 
 
+def _elsewhere(message: Mapping[str, Any], contact: Mapping[str, Any] | None) -> str:
+    address = message["address"]
+    if contact is None or address is None or address.lower() == (contact["email"] or "").lower():
+        return ""
+    return f"; under {address}, another address of this person"
+
+
 def _segments(conn: psycopg.Connection, lake: Lake, which: Mapping[str, Any]) -> dict[str, bool]:
-    """Segment -> whether the contact is in it; segments that are not materialized are left out."""
-    if which["contact_id"] is None:
+    """Segment -> whether the person is in it; segments that are not materialized are left out."""
+    if not which["ids"]:
         return {}
     files: defaultdict[str, list[str]] = defaultdict(list)
     for part, file in conn.execute(SQL["segment_files"], which):
         if lake.path(file).exists():  # a lost one is made anew
             files[part].append(file)
-    wanted = pl.col("contact_id") == which["contact_id"]
+    wanted = pl.col("contact_id").is_in(which["ids"])
     return {part: not lake.scan(paths, _SEGMENT).filter(wanted).collect().is_empty() for part, paths in files.items()}
 
 

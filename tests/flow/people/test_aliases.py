@@ -53,6 +53,11 @@ def test_P07_an_address_suppressed_after_the_audience_was_frozen_keeps_its_perso
     [told] = merged.ask("explain", mailed)
     assert (told["aliases"], told["consent"]) == (aliases, "withdrawn")
     assert [(one["address"], one["reason"]) for one in told["suppressions"]] == [(aliases[0], "unsubscribed")]
+    merged.do("segment", "refresh", "acme/everyone")
+    [story] = merged.ask("explain", aliases[0])[0]["campaigns"]
+    assert story["code"] == "suppressed" and "another address of this person" in story["why"], (
+        "in one row with the other"
+    )
     said = merged.do("explain", mailed)
     assert "consent: withdrawn" in said and aliases[0] in said
     merged.ask("forget", mailed)

@@ -54,12 +54,14 @@ SELECT reason, CASE WHEN tenant_id IS NULL THEN 'all' WHEN scope_campaign_id IS 
 
 -- name: campaigns
 SELECT c.id, c.slug AS campaign, c.state::text, coalesce(c.spec ->> 'segment', '') AS segment, c.as_of, c.started_at, c.planned,
-       r.added AS by_hand
-  FROM campaigns c LEFT JOIN campaign_recipients r ON r.campaign_id = c.id AND r.contact_id = %(contact_id)s
+       (SELECT bool_and(r.added) FROM campaign_recipients r
+         WHERE r.campaign_id = c.id AND r.contact_id = ANY(%(ids)s::bigint[])) AS by_hand
+  FROM campaigns c
  WHERE c.tenant_id = %(tenant_id)s ORDER BY c.id;
 
 -- name: messages
-SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, CASE WHEN isfinite(m.due_at) THEN m.due_at END AS due_at, m.done_at, m.code, m.reason, m.reply,
+-- Of the person by any of their contacts; where a campaign has several, that of the one asked for comes last.
+SELECT m.id, m.campaign_id, m.contact_id, m.address, m.state::text, m.outcome, m.attempt, CASE WHEN isfinite(m.due_at) THEN m.due_at END AS due_at, m.done_at, m.code, m.reason, m.reply,
        t.slug AS transport,
        jsonb_strip_nulls(jsonb_build_object('accepted', to_timestamp(at_accepted), 'failed', to_timestamp(at_failed),
          'delivered', to_timestamp(at_delivered), 'bounced_soft', to_timestamp(at_bounced_soft),
@@ -69,7 +71,8 @@ SELECT m.id, m.campaign_id, m.state::text, m.outcome, m.attempt, CASE WHEN isfin
          'forwarded', to_timestamp(at_forwarded), 'machine_opened', to_timestamp(at_machine_opened),
          'machine_clicked', to_timestamp(at_machine_clicked))) AS facts
   FROM messages m LEFT JOIN transports t ON t.id = m.transport_id
- WHERE m.contact_id = %(contact_id)s AND m.tenant_id = %(tenant_id)s ORDER BY m.id;
+ WHERE m.contact_id = ANY(%(ids)s::bigint[]) AND m.tenant_id = %(tenant_id)s
+ ORDER BY m.contact_id IS NOT DISTINCT FROM %(contact_id)s, m.id;
 
 -- name: attempts
 SELECT a.message_id, a.attempt, a.at, t.slug AS transport, a.connection, a.stage, a.code, a.enhanced, a.reply,
