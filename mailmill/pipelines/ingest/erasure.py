@@ -116,8 +116,8 @@ class Person:
 
 
 def _stored(text: str) -> Iterable[str]:
-    """How programs write a text down: plainly, in a URL, in JSON."""
-    yield from (text, text.replace("@", "%40"), quote(text, safe=""))
+    """How programs write a text down: plainly, in a URL, in a quoted field of a CSV, in JSON."""
+    yield from (text, text.replace("@", "%40"), quote(text, safe=""), text.replace('"', '""'))
     yield from (json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (False, True))
 
 

@@ -229,3 +229,13 @@ def test_a_batch_may_name_hundreds_who_were_forgotten() -> None:
     assert rows.select(erasure.masked(who, rows.schema))["col:note"].to_list() == [
         "of ***, and q7@x.org", "of ***, and q999@x.org",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['x,"says ""d d""@x.org"', '{"to": "\\"d d\\"@x.org"}', "?to=%22d%20d%22%40x.org", '{"to": "\\u00fcnal+n@x.org"}',
+     '{"to": "\\u00DCnal+n@x.org"}', "?to=%C3%BCnal%2Bn%40x.org", "ÜNAL+N@x.org"],
+)  # fmt: skip
+def test_an_address_is_found_as_programs_write_it_down(text: str) -> None:
+    who = Person(keys=('"d d"@x.org', "ünal+n@x.org"), spellings=("Ünal+n@x.org",))
+    assert erasure.text_mentions(who, text) and not erasure.text_mentions(who, erasure.mask_text(who, text))
