@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -37,7 +38,7 @@ _SIZE = re.compile(
 def plain_text(html: str) -> str:
     """The text of an HTML source: a line a block, links as `words: address`, nothing that is hidden."""
     source, held = inserts.masked(html)
-    reader = _Reader()
+    reader = _Reader(held)
     reader.feed(source)
     if not _UNFINISHED.match(reader.rawdata):  # a tag or comment that does not end shows nothing of the rest
         reader.close()
@@ -67,12 +68,14 @@ def _shown(href: str) -> str:
 
 
 class _Reader(HTMLParser):
-    def __init__(self) -> None:
+    def __init__(self, held: Mapping[str, str]) -> None:
         super().__init__(convert_charrefs=True)
+        self._held = held
         self.out: list[str] = []
         self._open: list[tuple[str, bool, bool]] = []  # elements, whether hidden, whether their letters have no size
         self._opened: Counter[str] = Counter()  # how often each stands in it
         self._links: list[tuple[str, int, int]] = []  # address, where its words begin, and pictures before it
+        self._ended = "", 0, 0  # the last of them
         self._pictures = 0
         self._kept = 0  # depth of <pre>
 
@@ -99,7 +102,8 @@ class _Reader(HTMLParser):
                 self._pictures += 1
                 self.out += filter(None, [found.get("alt", "").strip()])
             case "a":
-                self._links.append((found.get("href", "").strip(), len(self.out), self._pictures))
+                href = found.get("href", "").strip()
+                self._links.append((self._or_before(href), len(self.out), self._pictures))
             case "pre":
                 self._kept += 1
 
@@ -114,8 +118,12 @@ class _Reader(HTMLParser):
             return
         if tag == "a" and self._links:
             href, begin, pictures = self._links.pop()
+            if self._opened_in(href) > 0:
+                href += "".join(self.out[begin:]).lstrip()[:1]  # what ends the condition
             words = " ".join("".join(self.out[begin:]).split())
-            if href and (words or self._pictures > pictures):  # else there is nothing to click at
+            said = [one for one in words if not self._held.get(one, "").startswith("{%")]
+            self._ended = href, begin, pictures
+            if href and (said or self._pictures > pictures):  # else there is nothing to click at
                 shown = _shown(href)
                 if shown and shown not in words.split():
                     inline = words and not self.out[-1].endswith("\n")  # else it was a block
@@ -125,6 +133,21 @@ class _Reader(HTMLParser):
             self._kept = max(0, self._kept - 1)
         if tag in _BLOCKS:
             self._break(2 if tag in _APART else 1)
+
+    def _or_before(self, href: str) -> str:
+        """The address of a link that begins, with that of one that began before it in another branch of a condition:
+        `{% if vip %}<a href="a">{% else %}<a href="b">{% endif %}` has one of both. A parser ends the first one there.
+        """
+        before, begin, _ = self._links[-1] if self._links else self._ended
+        between = "".join(self.out[begin:]).strip()
+        opens = "" if self._opened_in(before) > 0 else "".join(self.out[:begin]).rstrip()[-1:]
+        if not (before and between and set(between) <= self._held.keys() and self._opened_in(opens + before) == 1):
+            return href
+        del self._links[-1:]
+        return opens + before + between + href
+
+    def _opened_in(self, text: str) -> int:
+        return sum(inserts.opened(self._held.get(mark, "")) for mark in inserts.MARK.findall(text))
 
     def _inner(self) -> tuple[str, bool, bool]:
         return self._open[-1] if self._open else ("", False, False)

@@ -70,6 +70,21 @@ def template(**changed: object) -> dict[str, object]:
         ),
         ("one <a href='https://a.example'> <b hidden>no</b></a><a href='https://b.example'></a>two", "one two\n"),
         ("<p style='font-size:0.5em;mso-ansi-font-size:0'>yes</p>", "yes\n"),
+        (  # a link that begins in each branch of a condition leads each reader where theirs does
+            "{% if a %}<a href='https://a.example/'>{% elif b %}<a href='https://b.example/'>{% else %}"
+            "<a href='https://c.example/'>{% endif %}go</a>",
+            "{% if a %}{% elif b %}{% else %}{% endif %}go: {% if a %}https://a.example/{% elif b %}https://b.example/"
+            "{% else %}https://c.example/{% endif %}\n",
+        ),
+        (
+            "{% if a %}<a href='https://a.example/'>{% else %}</a><a href='https://b.example/'>{% endif %}go</a>",
+            "{% if a %}{% else %}{% endif %}go: {% if a %}https://a.example/{% else %}https://b.example/{% endif %}\n",
+        ),
+        (
+            "<a href='https://a.example/'>{% if a %}{{ a }}{% endif %}</a>",
+            "{% if a %}{{ a }}{% endif %}: https://a.example/\n",
+        ),
+        ("<a href='#x'><a name=y>{{ n }}<a href='https://a.example/'>go</a>", "{{ n }}go: https://a.example/\n"),
     ],
 )
 def test_the_text_of_html_is_what_a_reader_sees(html, text):
