@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2s
 from typing import Literal
 from urllib.parse import quote
@@ -24,6 +24,7 @@ MASK = "***"
 _GAP = r"[\s./()\x{a0}-]{0,3}"
 WORD = r"\p{L}\p{N}"
 _AT_ONCE = 400  # texts or numbers that one expression looks for: it has a largest size
+_STAND_IN = "\x06"  # for a needle, whichever it is
 
 
 def keyed_hash(secret: bytes, channel: Channel | Literal["mailbox"], key: str) -> str:
@@ -93,10 +94,8 @@ class Person:
     def patterns(self) -> tuple[str, ...]:
         """Linear-time expressions, so without look-around: group 1 before, group 2 after a mention. There are several
         where a batch names hundreds who were forgotten."""
-        endings = "|".join(map(re.escape, ENDINGS[1:]))
-        after = rf"(?:{endings})?($|[^{WORD}._-]|[._-]+(?:$|[^{WORD}._-]))"
         needles = [re.escape(needle).replace("\\ ", " ") for needle in self.needles]
-        return tuple(rf"(?i)(^|[^{WORD}._+-])(?:{part}){after}" for part in _alternatives(needles))
+        return tuple(_whole(part) for part in _alternatives(needles))
 
     @cached_property
     def numbers(self) -> tuple[str, ...]:
@@ -119,6 +118,11 @@ def _stored(text: str) -> Iterable[str]:
     """How programs write a text down: plainly, in a URL, in a quoted field of a CSV, in JSON."""
     yield from (text, text.replace("@", "%40"), quote(text, safe=""), text.replace('"', '""'))
     yield from (json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (False, True))
+
+
+def _whole(part: str, word: str = WORD) -> str:
+    endings = "|".join(map(re.escape, ENDINGS[1:]))
+    return rf"(?i)(^|[^{word}._+-])(?:{part})(?:{endings})?($|[^{word}._-]|[._-]+(?:$|[^{word}._-]))"
 
 
 def _alternatives(forms: Sequence[str]) -> Iterable[str]:
@@ -173,9 +177,29 @@ def mentions(person: Person, schema: Mapping[str, pl.DataType]) -> pl.Expr:
 def _mentioned(person: Person, text: pl.Expr) -> pl.Expr:
     if not person.needles:
         return pl.lit(False)
-    likely = text.str.contains_any(list(person.needles), ascii_case_insensitive=True)
+    return text.map_batches(partial(_mentioning, person=person), return_dtype=pl.Boolean, is_elementwise=True)
+
+
+def _mentioning(texts: pl.Series, person: Person) -> pl.Series:
+    """Whether each text mentions the person; null does not.
+
+    Of thousands who are named by thousands of rows, each row would be read by each of many expressions. So every needle
+    is first replaced by one character, which one expression finds; what it does not find, the others decide.
+    """
+    text, rows = pl.col("text"), texts.to_frame("text").with_row_index("row")
     # the expressions read only what the cheap test lets through
-    return any_of(pl.when(likely.fill_null(False)).then(text), person.patterns)
+    rows = rows.filter(text.str.contains_any(list(person.needles), ascii_case_insensitive=True))
+    hits: list[pl.Series] = []
+    if rows.height:
+        short_for = dict.fromkeys(sorted(person.needles, key=len, reverse=True), _STAND_IN)
+        short = text.str.replace_many(short_for, ascii_case_insensitive=True, leftmost=True)
+        found = short.str.contains(_whole(_STAND_IN, WORD + _STAND_IN)) & ~text.str.contains(_STAND_IN, literal=True)
+        rows = rows.with_columns(found=found)
+        hits.append(rows.filter("found")["row"])
+        rest = rows.filter(~pl.col("found"))
+        hits.append(rest.filter(any_of(text, person.patterns))["row"] if rest.height else rest["row"])
+    every = pl.int_range(texts.len(), dtype=pl.UInt32, eager=True)
+    return every.is_in(pl.concat([every.clear(), *hits]).implode()).alias(texts.name)
 
 
 def any_of(text: pl.Expr, patterns: Iterable[str]) -> pl.Expr:
@@ -190,6 +214,10 @@ def masked(person: Person, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
         text = text_of(name, kind)
         if text is None:
             continue
+        if kind == pl.String and name != "phone" and person.needles:
+            clean = text.map_batches(partial(_cleaned, person=person), return_dtype=pl.String, is_elementwise=True)
+            columns.append(clean.alias(name))
+            continue
         hit = _mentioned(person, text)
         if name == "phone":
             clean = pl.lit(None, kind)  # stars are no number
@@ -201,6 +229,16 @@ def masked(person: Person, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
             clean = _without(person, pl.when(hit).then(text)).cast(kind)
         columns.append(pl.when(hit).then(clean).otherwise(pl.col(name)).alias(name))
     return columns
+
+
+def _cleaned(texts: pl.Series, person: Person) -> pl.Series:
+    """Texts with every mention masked; those that mention nobody, which are most, as they are."""
+    hits = _mentioning(texts, person)
+    if not hits.any():
+        return texts
+    frame = pl.DataFrame({"text": texts, "hit": hits})
+    clean = _without(person, pl.when("hit").then("text"))
+    return frame.select(pl.when("hit").then(clean).otherwise("text")).to_series().alias(texts.name)
 
 
 def _without(person: Person, text: pl.Expr) -> pl.Expr:

@@ -135,6 +135,8 @@ def without(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr) -> 
 
 def touched(person: Person, dataset: str, frame: pl.LazyFrame, own: pl.Expr) -> bool:
     """Whether a file has anything of the person."""
+    if frame.select(own.any()).collect(engine="streaming").item():
+        return True
     schema = frame.collect_schema()
     found = own | mentions(person, schema)
     for blank in told(person, dataset, schema):

@@ -49,6 +49,30 @@ def test_after_it_no_text_mentions_the_person_and_others_are_as_they_were(parts:
     assert re.search(r"(?<![\w.+-])ann@x\.org(?![\w-]|\.\w)", rows["name"][0], re.IGNORECASE) is None
 
 
+MANY = Person(keys=("ann@x.org", "joann@x.org", "ann@x.org.uk", "+4315337031", '"a b"@x.org', "b@x.org"))
+
+
+@given(
+    st.lists(st.sampled_from(
+        [*MANY.keys, "ANN@X.org", "ann%40x.org", "ann@x.org.csv", "x", "\x06", "+", ".", "-", "@", '"', " ", "ä", "1"]
+    ), max_size=6)
+)  # fmt: skip
+def test_whom_a_text_mentions_of_many_is_what_their_expressions_say(parts: list[str]) -> None:
+    texts = pl.Series("text", ["".join(parts), "", None, "ann@x.org"])
+    frame = texts.to_frame()
+    mine = frame.select(erasure.mentions(MANY, frame.schema)).to_series().to_list()
+    assert mine == frame.select(erasure.any_of(pl.col("text"), MANY.patterns)).to_series().to_list()
+    clean = frame.select(erasure.masked(MANY, frame.schema))["text"]
+    assert [a != b for a, b in zip(clean, texts, strict=True)] == mine
+    assert frame.lazy().select(erasure.masked(MANY, frame.schema)).collect(engine="streaming")["text"].equals(clean)
+
+
+def test_nobody_is_mentioned_by_nothing() -> None:
+    frame, nobody = pl.DataFrame({"text": ["ann@x.org", None]}), Person(keys=())
+    assert frame.select(erasure.mentions(nobody, frame.schema)).to_series().sum() == 0
+    assert frame.with_columns(erasure.masked(nobody, frame.schema)).equals(frame)
+
+
 @pytest.mark.parametrize(
     ("cells", "theirs"),
     [
