@@ -144,12 +144,12 @@ start() {
   echo $! >"$PID"
   local at pid=$!
   at=$(address)
-  for _ in $(seq 600); do # 60 s; what listens is ready for requests
+  for _ in $(seq 3000); do # five minutes on a machine that is busy; what listens is ready for requests
     [[ -e /proc/$pid ]] || { tail -5 "$LOG" >&2; say "the broker ended, see $LOG"; exit 1; }
     if (exec 3<>"/dev/tcp/${at%:*}/${at#*:}") 2>/dev/null; then echo "$at" && return; fi
     sleep 0.1
   done
-  say "not ready after 60 s, see $LOG"
+  say "not ready after 300 s, see $LOG"
   exit 1
 }
 

@@ -176,14 +176,14 @@ def _both_kinds_of_runs(shop: Path, cli: dict[str, str], graphql: str, storage: 
 
 
 def test_the_main_job_is_done_by_the_services_as_their_roles(
-    compose: dict[str, Any], migrated: Path, kafka: str, tmp_path: Path
+    compose: dict[str, Any], migrated: Path, own_kafka: str, tmp_path: Path
 ) -> None:
     """The example's campaign mailed, folded from Kafka and read, each by the role that has to do it in production."""
     ports = {name: str(free_port()) for name in ("ingress", "stats", "sandbox")}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     shop = tmp_path / "shop"
     shared = {
-        "MAILMILL_HOME": str(tmp_path / "data"), "MAILMILL_PROJECT": str(shop), "MAILMILL_KAFKA_URL": kafka,
+        "MAILMILL_HOME": str(tmp_path / "data"), "MAILMILL_PROJECT": str(shop), "MAILMILL_KAFKA_URL": own_kafka,
         "MAILMILL_PUBLIC_URL": urls["ingress"], "MAILMILL_INGRESS_PORT": ports["ingress"],
         "MAILMILL_STATS_PORT": ports["stats"], "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
