@@ -15,6 +15,7 @@ from mailmill.composition import Installation
 from mailmill.io.postgres import accounts
 from mailmill.pipelines.send.progress import TERMINAL
 from mailmill.pipelines.send.tokens import verify
+from mailmill.sandbox.rules import EVERYONE, read_rules
 
 # How many times a relay may have taken a message in each terminal state. In doubt means that nobody knows; none more.
 COPIES = {"sent": (1, 1), "in_doubt": (0, 1)}
@@ -28,6 +29,7 @@ REPORTS = {
 LOG_SCHEMA = {
     "event": pl.String, "do": pl.String, "status": pl.Int64, "message_id": pl.String, "stage": pl.String,
     "code": pl.Int64, "taken": pl.Boolean, "recipient": pl.String, "mailmill_id": pl.String,
+    "rule": pl.String,
 }  # fmt: skip
 
 
@@ -191,9 +193,14 @@ def show(report: dict[str, Any], folder: Path, places: dict[str, tuple[str, str]
     console.print(f"  {folder / '.mailmill' / 'warehouse'}   DuckDB files", soft_wrap=True)
 
 
-def quiet(log: Path) -> float:
-    """When the relay's log last grew, epoch seconds."""
-    return log.stat().st_mtime if log.exists() else 0.0
+def reports_owed(log: Path, rules: Path) -> int:
+    """How many reports of what it took the relay has still to make, by its rules and its own log."""
+    follow = {rule.name: sum(effect.times for effect in rule.effects) for rule in (*read_rules(rules).rules, EVERYONE)}
+    content = log.read_bytes()
+    lines = pl.read_ndjson(content[: content.rindex(b"\n") + 1], schema=LOG_SCHEMA)  # it writes on meanwhile
+    taken = lines.filter((pl.col("event") == "answer") & pl.col("taken"))
+    made = lines.filter(pl.col("event").is_in(["report", "dropped"])).height
+    return int(taken["rule"].replace_strict(follow).sum()) - made
 
 
 def dumps(report: dict[str, Any]) -> str:

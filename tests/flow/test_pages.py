@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +13,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from demo_run import run_demo
 from ports import free_port
 
 from mailmill.io.dagster_reports import report_fold
+from mailmill.io.postgres.server import EmbeddedServer
 from mailmill.pipelines.listen.loop import Report
 
 pytestmark = pytest.mark.system
-CLONE = Path(__file__).parents[2]
 CHROMIUM = [
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1600,1000",
@@ -70,22 +70,23 @@ class Pages:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     folder = tmp_path_factory.mktemp("pages") / "demo"
-    demo = [sys.executable, str(CLONE / "examples" / "demo" / "run.py"), "--folder", str(folder), "--scale", "0.03"]
-    subprocess.run(demo, check=True, capture_output=True, timeout=600)
-    ports = {name: free_port() for name in ("DAGSTER", "STATS", "INGRESS")}
-    environment = os.environ | {f"MAILMILL_{name}_PORT": str(port) for name, port in ports.items()}
-    places = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
-    command = [sys.executable, "-W", "ignore", "-m", "mailmill", "up"]
-    up = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     try:
-        until(lambda: answers(places["DAGSTER"] + "/server_info"), "Dagster")
-        until(lambda: answers(places["STATS"] + "/health"), "the stats API")
-        until(lambda: answers(places["INGRESS"] + "/health"), "the ingress")
-        yield Pages(places["DAGSTER"], places["STATS"], places["INGRESS"], folder)
+        run_demo(folder, "0.03")
+        ports = {name: free_port() for name in ("DAGSTER", "STATS", "INGRESS")}
+        environment = os.environ | {f"MAILMILL_{name}_PORT": str(port) for name, port in ports.items()}
+        places = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+        command = [sys.executable, "-W", "ignore", "-m", "mailmill", "up"]
+        up = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+        try:
+            until(lambda: answers(places["DAGSTER"] + "/server_info"), "Dagster")
+            until(lambda: answers(places["STATS"] + "/health"), "the stats API")
+            until(lambda: answers(places["INGRESS"] + "/health"), "the ingress")
+            yield Pages(places["DAGSTER"], places["STATS"], places["INGRESS"], folder)
+        finally:
+            up.send_signal(signal.SIGINT)
+            assert up.wait(180) == 0
     finally:
-        up.send_signal(signal.SIGINT)
-        assert up.wait(180) == 0
-        shutil.rmtree((folder / ".mailmill" / "postgres").resolve(), ignore_errors=True)
+        EmbeddedServer(home=folder / ".mailmill").erase()
 
 
 def test_dagster_shows_the_products_name(pages: Pages) -> None:
