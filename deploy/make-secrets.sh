@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the secrets that docker-compose.yml mounts as files: a password for each role, and the URLs with them.
-# Existing ones stay. The folder is for its owner only; the files are readable, because in a container another user reads
+# Passwords that are there stay; the URLs name the server POSTGRES_HOST, host:port, that of docker-compose.yml if nothing
+# else is said. The folder is for its owner only; the files are readable, because in a container another user reads
 # them.
 set -eu
 cd "$(dirname "$0")"
@@ -14,6 +15,7 @@ password() {
 }
 
 url() { # file, scheme, user, database
+  rm -f "$folder/$1" # nobody may write to the one of an earlier run
   printf '%s://%s:%s@%s/%s' "$2" "$3" "$(cat "$folder/$3_password")" "$host" "$4" >"$folder/$1"
 }
 

@@ -236,4 +236,5 @@ def write_example(folder: Path) -> None:
         secret.touch(mode=0o600)
         secret.write_text(secrets.token_urlsafe(32) + "\n")
     except OSError as error:
-        raise Misconfigured(f"cannot be written: {error.strerror}", place=str(folder)) from error
+        why = error.strerror or error.args[0][0][2]  # the first of those that shutil collected
+        raise Misconfigured(f"cannot be written: {why}", place=str(folder)) from error

@@ -250,6 +250,15 @@ def test_init_refuses_a_folder_that_is_not_empty(project: Path) -> None:
         write_example(project)
 
 
+def test_init_says_why_a_folder_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise shutil.Error([("from", "to", "[Errno 13] Permission denied: 'to'")])
+
+    monkeypatch.setattr(shutil, "copytree", refused)
+    with pytest.raises(Misconfigured, match=r"cannot be written: .*Permission denied"):
+        write_example(tmp_path / "shop")
+
+
 def test_init_keeps_secrets_and_data_out_of_git(project: Path) -> None:
     assert "secrets/" in (project / ".gitignore").read_text() and not (project / "gitignore").exists()
     assert (project / "secrets" / "example-webhook").stat().st_mode & 0o777 == 0o600

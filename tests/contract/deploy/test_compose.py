@@ -104,6 +104,19 @@ def test_secrets_are_files_and_there_is_no_default_password(compose: dict[str, A
     assert "deploy/secrets/" in (root / ".gitignore").read_text()
 
 
+def test_secrets_are_made_again_where_those_of_before_may_not_be_written(root: Path, tmp_path: Path) -> None:
+    """After an upgrade, or for a server of one's own: passwords stay, and the URLs are read-only files."""
+    script, folder = root / "deploy" / "make-secrets.sh", tmp_path / "secrets"
+    subprocess.run([script, folder], check=True, capture_output=True)
+    before = {path.name: path.read_text() for path in folder.iterdir()}
+    os.link(folder / "owner_url", tmp_path / "first")
+    subprocess.run([script, folder], check=True, capture_output=True, env=os.environ | {"POSTGRES_HOST": "db:5433"})
+    after = {path.name: path.read_text() for path in folder.iterdir()}
+    assert after == {name: text.replace("@postgres:5432/", "@db:5433/") for name, text in before.items()}
+    assert (tmp_path / "first").read_text() == before["owner_url"], "the file was replaced, not written to"
+    assert all(path.stat().st_mode & 0o777 == 0o444 for path in folder.iterdir())
+
+
 def test_our_containers_are_unprivileged(compose: dict[str, Any], root: Path) -> None:
     for name in OURS:
         service = compose["services"][name]

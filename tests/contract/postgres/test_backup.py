@@ -19,7 +19,7 @@ from mailmill.errors import Misconfigured, RestoreUnfinished, StoreUnavailable
 from mailmill.io import backup as backups
 from mailmill.io.backup import About
 from mailmill.io.lake import Lake
-from mailmill.io.postgres import keys, manifest, schema, suppressions, tools
+from mailmill.io.postgres import control, keys, manifest, schema, suppressions, tools
 from mailmill.io.postgres.database import Database
 from mailmill.io.postgres.server import EmbeddedServer, create_database
 from mailmill.io.restore import Restored, check, restore
@@ -134,6 +134,23 @@ def test_P09_nothing_is_mailed_because_of_a_restore_and_rows_without_an_end_are_
         assert [row[1] for row in rows] == ["in_doubt", "in_doubt", "sent"]
         assert query(empty, "SELECT count(*) FROM leases") == [(0,)]
         assert query(empty, "SELECT DISTINCT by FROM campaign_transitions") == [("restore",)]
+
+
+def test_folders_are_read_again_after_a_restore_for_dagster_knows_files_that_the_database_does_not(
+    database: Database, lake: Lake, tmp_path: Path
+) -> None:
+    fill(database, lake)
+    execute(
+        database,
+        """INSERT INTO sources (tenant_id, slug, kind, spec) VALUES (1, 'inbox', 'csv', '{"folder": "inbox"}')""",
+    )
+    back_up(database, lake, tmp_path / "backup.tar")
+    with database.transaction() as connection:
+        [before] = control.sources(connection)
+    put_back(database, lake, tmp_path / "backup.tar", replace=True)
+    with database.transaction() as connection:
+        [after] = control.sources(connection)
+    assert after.key == before.key and after.version != before.version, "by which the sensor `inbox` tells"
 
 
 def test_no_id_of_a_mail_that_is_out_is_given_again(server: EmbeddedServer, lake: Lake, archive: Path) -> None:

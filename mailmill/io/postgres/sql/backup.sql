@@ -228,6 +228,8 @@ SELECT setval(pg_get_serial_sequence('tenants', 'id'), greatest((SELECT coalesce
 SELECT setval('contacts_id_seq', greatest((SELECT last_value FROM contacts_id_seq), (SELECT contact FROM kept_numbers)));
 SELECT setval(pg_get_serial_sequence('signing_keys', 'id'), (SELECT coalesce(max(id), 0) FROM signing_keys) + 100);
 UPDATE change_number SET n = greatest(n, (SELECT change FROM kept_numbers)) + 1;
+-- Dagster's sensor knows the files that came in after the backup, and we do not: a source that was applied is read again.
+UPDATE sources SET applied_at = clock_timestamp();
 
 -- name: facts
 SELECT 'facts:' || coalesce(json_object_agg(name, n), '{}') FROM restored_facts;
