@@ -261,9 +261,13 @@ def load(
             elif batch.loaded_before:
                 again.append(batch)
             else:
-                counts += _load(into, [batch], progress)
-        if again:  # together: who is doubted because of several of them is made anew once
-            counts += _load(into, again, progress)
+                counts += _load(into, [batch], progress) or LoadCounts()
+        while again:  # together: who is doubted because of several of them is made anew once
+            if (loaded := _load(into, again, progress)) is not None:
+                counts += loaded
+                break
+            left = {batch.id for batch in store.batches(source, "validated") if batch.rules == rules}
+            again = [batch for batch in again if batch.id in left]
     if counts.left:
         who, stay, them = ("contact", "stays", "it") if counts.left == 1 else ("contacts", "stay", "them")
         notes.append(
@@ -273,7 +277,8 @@ def load(
     return Loaded(counts=counts + LoadCounts(withdrawn=absent), withheld=tuple(withheld), notes=(*notes, *said))
 
 
-def _load(into: Load, batches: Sequence[BatchRow], progress: Progress) -> LoadCounts:
+def _load(into: Load, batches: Sequence[BatchRow], progress: Progress) -> LoadCounts | None:
+    """None: nothing was loaded, as another process has loaded one of them or divided it anew."""
     what = batches[0].origin if len(batches) == 1 else f"{len(batches)} batches again"
     rows = sum(batch.rows_accepted for batch in batches)
     if rows >= TOLD_EVERY:
@@ -281,7 +286,7 @@ def _load(into: Load, batches: Sequence[BatchRow], progress: Progress) -> LoadCo
     with at(named(batches)):
         loaded = into(batches)
     if loaded is None:
-        return LoadCounts()
+        return None
     removed = f", {loaded.removed:,} removed" if loaded.removed else ""
     progress(f"loaded {what}: {loaded.new:,} new contact{'s' * (loaded.new != 1)}, {loaded.changed:,} changed{removed}")
     return loaded

@@ -119,6 +119,25 @@ def test_P03_a_batch_that_is_divided_anew_while_it_is_loaded_is_loaded_with_the_
     assert [row["name"] for row in mill.contacts().values()] == ["Ann", "Bob"]
 
 
+def test_P03_batches_that_are_loaded_again_are_so_though_another_import_was_first_with_one_of_them(mill):
+    for text in LISTS[:2]:
+        mill.read(mill.source(columns={"name": "label"}), text)
+    later = mill.source(columns={"name": "name"})
+    stage.validate_again(later, mill.store)
+
+    class Overtaken(IngestStore):
+        def _load(self, conn: Any, source: SourceRow, batches: Any) -> Any:
+            if len(batches) == 2:
+                with mill.store.loading(later) as into:
+                    into(batches[:1])
+            return super()._load(conn, source, batches)
+
+    store = Overtaken(database=mill.database, lake=mill.lake)
+    assert stage.load(later, store, store).counts.batches == 1
+    assert [batch.state for batch in mill.store.batches(later, None)] == ["loaded", "loaded"]
+    assert {row["name"] for row in mill.contacts().values()} == {"Ann", "Bob", "Cem"}
+
+
 def test_P02_a_batch_that_is_discarded_while_it_is_loaded_or_divided_stays_out(mill):
     source = mill.source()
     mill.run_until_validated(source, LISTS[0])
