@@ -15,8 +15,10 @@ from mailmill.errors import Misconfigured
 from mailmill.io.postgres import campaigns
 from mailmill.io.postgres import ingest as sources
 from mailmill.pipelines.ingest import rejects
+from mailmill.pipelines.target.rereading import reread
 
 LAST_BATCH = 2**63 - 1  # PostgreSQL's bigint
+LOST = "a file of rejected rows is gone; `mailmill ingest SOURCE --again` makes it anew, or restore it from a backup"
 group = typer.Typer(
     cls=OrShow, help="Rows that were not taken in: WHAT, or `show WHAT`, shows them; `retry` reads again."
 )
@@ -37,14 +39,19 @@ def show(
         raise Misconfigured(f"there is no reason {reason!r}", place="--reason", remedy=f"There are: {known}.")
     mill = installation()
     _must_exist(mill, what)
-    found = mill.ingest.rejected(**_scope(what))
-    if reason is not None:
-        found = found.filter(pl.col("reason") == reason)
+
+    def found() -> pl.LazyFrame:
+        rows = mill.ingest.rejected(**_scope(what))
+        return rows if reason is None else rows.filter(pl.col("reason") == reason)
+
+    def looked() -> tuple[dict[str, int], list[dict[str, Any]]]:
+        rows = found()
+        return rejects.counted(rows.select("reason").collect()), rows.head(limit).collect().to_dicts()
+
     if csv is not None:
-        _export(found, csv, json)
+        _export(reread(lambda: found().collect(), lost=LOST), csv, json)
         return
-    counts = rejects.counted(found.select("reason").collect())
-    shown = found.head(limit).collect().to_dicts()
+    counts, shown = reread(looked, lost=LOST)
     if json:
         answer_json({"reasons": counts, "rows": shown})
         return
@@ -69,8 +76,7 @@ def _must_exist(mill: Installation, what: str | None) -> None:
             sources.source(conn, what, deleted=True)
 
 
-def _export(found: pl.LazyFrame, csv: Path, json: bool) -> None:
-    rows = found.collect()
+def _export(rows: pl.DataFrame, csv: Path, json: bool) -> None:
     try:
         csv.write_bytes(rejects.as_csv(rows))
     except OSError as error:

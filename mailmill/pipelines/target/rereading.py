@@ -1,4 +1,4 @@
-"""Reading the published contacts while somebody is forgotten."""
+"""Reading the published contacts, and other files of the lake, while somebody is forgotten."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TypeVar
 from mailmill.errors import StoreUnavailable
 
 MAX_TRIES = 5
+LOST = "a file of the published contacts is gone; the next publication makes it anew"
 T = TypeVar("T")
 
 
-def reread(read: Callable[[], T]) -> T:
+def reread(read: Callable[[], T], *, lost: str = LOST) -> T:
     """What reads published contacts or segments, from looking up their files on; again where one of these goes
     meanwhile: a forget takes it away as soon as another one is listed in its place.
 
@@ -22,4 +23,4 @@ def reread(read: Callable[[], T]) -> T:
             return read()
         except FileNotFoundError:
             continue
-    raise StoreUnavailable("a file of the published contacts is gone; the next publication makes it anew")
+    raise StoreUnavailable(lost)

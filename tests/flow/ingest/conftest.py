@@ -23,7 +23,7 @@ from mailmill.cli import rejects as rejects_verbs
 from mailmill.cli import sources as sources_verbs
 from mailmill.cli.app import app
 from mailmill.composition import Installation
-from mailmill.errors import Misconfigured
+from mailmill.errors import MailmillError
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import ingest, manifest
 from mailmill.io.postgres.database import Database
@@ -159,11 +159,11 @@ def installed(mill: Mill, database: Database, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def mailmill(installed: Installation) -> Callable[..., str]:
-    """Runs one verb here. Out: what it says on stdout. Raises: the Misconfigured that `main` shows and exits 1 with."""
+    """Runs one verb here. Out: what it says on stdout. Raises: what `main` shows of ours and exits 1 with."""
 
     def run(*words: str) -> str:
         result = CliRunner().invoke(app, list(words))
-        if isinstance(result.exception, Misconfigured):
+        if isinstance(result.exception, MailmillError):
             raise result.exception
         assert result.exit_code == 0, (result.output, result.exception)
         return result.stdout

@@ -167,6 +167,10 @@ def test_a_raw_file_that_is_lost_is_named_with_its_batch(mill, mailmill):
         mailmill("ingest", "acme/list", "--again")
     due = "SELECT extract(epoch FROM retry_at - last_error_at)::int AS seconds FROM sources"
     assert mill.rows(due) == [{"seconds": 300}], "it may pass"
+    (row,) = mill.rows("SELECT file FROM manifest WHERE dataset = 'rejected'")
+    mill.lake.path(row["file"]).unlink()
+    with pytest.raises(StoreUnavailable, match="a file of rejected rows is gone"):
+        mailmill("rejects", "acme/list")
 
 
 def test_an_import_that_goes_well_leaves_to_its_time_what_waited_for_it_in_vain(mill):
