@@ -168,4 +168,6 @@ def _decoded(token: str, purpose: Purpose) -> bytes | None:
     if purpose == "return_path":
         folded = token.lower()
         return b32decode(folded.upper()) if _BASE32.fullmatch(folded) else None
+    # hyphens at the end of an address in a text are no part of it for some programs, such as Thunderbird
+    token = token.ljust(40, "-")
     return binascii.a2b_base64(token.translate(_FROM_URL)) if _BASE64.fullmatch(token) else None
