@@ -58,7 +58,10 @@ def test_what_the_data_say_of_people_never_reaches_dagster_or_a_journal(people: 
     with pytest.raises(Misconfigured, match="'no domain' is no domain"):
         people.do("revalidate", "acme", "--domain", "no domain")
     people.do("revalidate", "acme")
+    named = json.dumps({"none": [{"email": [ANN]}, {"phone": PHONE}]})
+    people.rows("UPDATE segments SET spec = jsonb_set(spec, '{rule}', %s::jsonb)", named)
     run_job("segment", "acme|everyone")
+    people.rows("UPDATE segments SET spec = jsonb_set(spec, '{rule}', '{\"all\": []}')")
     people.do("campaign", "start", "acme/spring")
     run_job("campaign", "acme|spring")
     people.do("forget", "zoe@people.example", code=1)  # what cannot be read as a table was set aside
