@@ -272,7 +272,7 @@ def test_F20_a_journal_that_turns_read_only_stops_sending_and_what_was_answered_
         campaign = world.campaign(1500, port=sink.port)
         monkeypatch.setattr(os, "write", written)
         monkeypatch.setattr(Path, "unlink", removed)
-        report = run(worker="w1").report
+        report = run(worker="w1", grace_s=60.0).report
         monkeypatch.undo()
         assert report.failed and "Read-only file system" in report.problems["worker"]
         assert world.account(campaign) == {"sent": len(sink.taken), "queued": 1500 - len(sink.taken)}
