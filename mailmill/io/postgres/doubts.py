@@ -104,8 +104,9 @@ def declare_lost(conn: psycopg.Connection, worker: str) -> int:
             f"a lease of {worker} has not run out: it may still be sending",
             remedy="Wait until `mailmill workers` shows its leases as expired.",
         )
-    conn.execute(SQL["as_who_logged_in"])
+    ours = conn.execute(SQL["take_role"], {"role": "none"}).fetchone()
     conn.execute(SQL["end_owner"], {"worker": worker})
+    conn.execute(SQL["take_role"], {"role": ours[0] if ours else "none"})
     if not own_name(conn, worker):
         raise Misconfigured(f"the worker {worker} is connected to the database", remedy="Stop it first.")
     leases = conn.execute(SQL["leases_of"], {"worker": worker}).fetchall()

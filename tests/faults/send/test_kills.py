@@ -366,6 +366,7 @@ def test_P09_a_worker_that_came_by_the_owners_url_can_be_declared_lost(world: Wo
                 with database.transaction("sender") as conn:
                     ledger.session(conn)
                     assert doubts.declare_lost(conn, "gone") == 0
+                    assert conn.execute("SELECT current_user").fetchone() == ("mailmill_sender",)
                 with pytest.raises(psycopg.OperationalError):
                     frozen.execute("SELECT 1")
         finally:

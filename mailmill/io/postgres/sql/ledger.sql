@@ -20,10 +20,11 @@ SELECT pg_try_advisory_lock(hashtextextended('mailmill send ' || %(worker)s, 0))
 -- name: disown_name
 SELECT pg_advisory_unlock(hashtextextended('mailmill send ' || %(worker)s, 0));
 
--- name: as_who_logged_in
--- Until this transaction ends. The URL of the owner lets in as the sender by SET ROLE, and a worker may have come by it too: its
--- session is the owner's then, which the sender may not end.
-SET LOCAL ROLE NONE;
+-- name: take_role
+-- Until this transaction ends; 'none' is whoever logged in. Out: the role before. The owner's URL lets in as the sender by SET
+-- ROLE, and a worker may have come by it too: its session is the owner's then, which the sender may not end.
+WITH before AS MATERIALIZED (SELECT current_setting('role') AS role)
+SELECT role, set_config('role', %(role)s, true) FROM before;
 
 -- name: end_owner
 -- End the session that still has this worker's name: of a process that is stopped, or beyond a broken network.
