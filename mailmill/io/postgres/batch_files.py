@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import polars as pl
@@ -58,11 +58,41 @@ def accepted_now(lake: Lake, files: Files, source: SourceRow, batch: BatchRow, k
     In:     its raw files; keys, with match_key. Out: ACCEPTED_SCHEMA with custom fields.
     Raises: Misconfigured when the source's columns are not those of this batch.
     """
-    facts = batch_facts(source, batch)
-    pieces = [pl.DataFrame(schema=VALUES_SCHEMA)]
-    for piece in raw(lake, files):
-        pieces.append(validation.validate(piece, facts).accepted.join(keys, on="match_key", how="semi"))
+    pieces = [pl.DataFrame(schema=VALUES_SCHEMA), *_rows_now(lake, files, source, batch, keys)]
     return merged(pl.concat(pieces, how="diagonal"))
+
+
+def _rows_now(
+    lake: Lake, files: Files, source: SourceRow, batch: BatchRow, keys: pl.DataFrame
+) -> Iterator[pl.DataFrame]:
+    facts = batch_facts(source, batch)
+    for piece in raw(lake, files):
+        yield validation.validate(piece, facts).accepted.join(keys, on="match_key", how="semi")
+
+
+def spoken(
+    conn: psycopg.Connection, lake: Lake, source: SourceRow, batch: BatchRow, accepted: Files, fields: Collection[str]
+) -> Iterator[pl.DataFrame]:
+    """Accepted rows, and where several of them are one person's that has one of these custom fields, each by itself.
+
+    The raw rows tell those apart; they stay one where today's columns of the source do not read them.
+    In:  accepted, the batch's validated files. Out: match_key, last_seen and these fields, of the former with all else.
+    """
+    nobody = pl.DataFrame(schema={"match_key": pl.String})
+    words = pl.col(f"^{FIELD}({'|'.join(fields)})$")
+    said = pl.any_horizontal(False, words.is_not_null())
+    several = [piece.filter(said, pl.col("copies") > 1).select("match_key") for piece in validated(lake, accepted)]
+    keys = pl.concat([nobody, *several])
+    apart: list[pl.DataFrame] = []
+    if keys.height:
+        try:
+            for piece in _rows_now(lake, listed(conn, source, batch, "raw"), source, batch, keys):
+                apart.append(piece.select("match_key", words, last_seen="seen_at"))
+        except Misconfigured:
+            keys, apart = nobody, []
+    for piece in validated(lake, accepted):
+        yield piece.join(keys, on="match_key", how="anti")
+    yield from apart
 
 
 def still_gone(

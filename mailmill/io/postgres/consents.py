@@ -21,8 +21,8 @@ from mailmill.pipelines.ingest.ports import BatchRow, SourceRow
 from mailmill.pipelines.ingest.validation import FIELD
 
 SQL = statements("consents")
-_GIVEN = ("consent_at", "consent_basis", "consent_proof")  # custom fields in which a row says it of itself
-ROW_FIELDS = frozenset(_GIVEN[:2])
+GIVEN = ("consent_at", "consent_basis", "consent_proof")  # custom fields in which a row says it of itself
+ROW_FIELDS = frozenset(GIVEN[:2])
 BASES: tuple[str, ...] = get_args(LawfulBasis)
 _PIECE = 50_000
 
@@ -112,7 +112,7 @@ def said(rows: pl.DataFrame, basis: str, now: datetime) -> pl.DataFrame:
     Words that are no lawful basis ('declined') and no time ('no') grant nothing. Where a row has no time of its own, or
     one after `now`, it is not dated: the list says so when it has the row, and never against a withdrawal.
     """
-    given = [pl.col(FIELD + name) if FIELD + name in rows.columns else pl.lit(None, pl.String) for name in _GIVEN]
+    given = [pl.col(FIELD + name) if FIELD + name in rows.columns else pl.lit(None, pl.String) for name in GIVEN]
     known = given[1].str.to_lowercase().str.replace_all(" ", "_")
     spoken = rows.filter(
         given[0].is_not_null() | given[1].is_not_null(), known.is_null() | known.is_in(list(BASES))

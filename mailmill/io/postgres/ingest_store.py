@@ -227,7 +227,8 @@ class IngestStore:
         consents.vouch(conn, source, batch)
         taken = contacts.take_in(conn, source, batch, batch_files.validated(self.lake, files), doubted)
         said = any(consents.ROW_FIELDS & set(facts["columns"]) for _, facts in files)
-        consents.record(conn, source, batch, batch_files.validated(self.lake, files) if said else ())
+        rows = batch_files.spoken(conn, self.lake, source, batch, files, consents.GIVEN) if said else ()
+        consents.record(conn, source, batch, rows)
         return taken
 
     def walk(self, source: SourceRow) -> list[BatchRow]:

@@ -144,6 +144,20 @@ def test_consent_comes_from_the_source_or_from_each_row_and_shows_in_the_generat
     assert people.rows(by_list) == [(BOB, "legitimate_interests"), (None, "consent")]
 
 
+def test_rows_of_one_file_about_one_person_give_each_the_consent_that_it_says(people: People) -> None:
+    head = "email,consent_at,consent_basis,consent_proof\n"
+    rows = f"{BOB},2024-01-02,consent,form 1\n{BOB},2025-03-04,contract,order 5\n"
+    rows += f"{CID},2024-01-02,consent,form 1\n{CID},,,\n"
+    people.tenant("acme", people=head + rows)
+    said = [(BOB, "consent", "form 1"), (BOB, "contract", "order 5"), (CID, "consent", "form 1")]
+    for again in ([], ["--again"]):
+        people.do("ingest", "acme/inbox", *again)
+        assert people.rows("SELECT address_key, basis, proof FROM consents ORDER BY address_key, at") == said
+    [told] = people.ask("contacts", "history", BOB)
+    assert told["consent"] == "contract"
+    assert [row["proof"] for row in told["history"] if row["basis"]] == ["form 1", "order 5"]
+
+
 def test_what_a_list_once_vouched_for_stays_in_force_and_in_the_history(people: People) -> None:
     policies = ["", POLICY, "consent: {basis: contract, proof: contract 2026}\n", ""]
     found = []
