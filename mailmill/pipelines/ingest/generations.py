@@ -43,7 +43,7 @@ CONTACTS_SCHEMA = pl.Schema(
         "domain": pl.String(),  # of `email`
         "provider": pl.String(),  # who runs the mailbox
         "score": pl.Int16(),
-        "suggestion": pl.String(),  # the domain that was probably meant
+        "suggestion": pl.String(),  # the address that was probably meant
         "phone_code": pl.String(),  # '+49'
         "consent": pl.String(),  # the lawful basis of writing to them, or 'withdrawn'
         # sorted: every match key of this person, `match_key` among them, and every number that makes them one

@@ -23,7 +23,7 @@ _TYPES: dict[Kind, pl.DataType] = {
 }  # fmt: skip
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")  # a custom field's text as a boolean, any case
 FEW = 3  # beginnings that are each asked for by themselves: of so many that is quicker, of a thousand it never ends
-_DATE = r"^\s*(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?\s*(Z|[+-]\d{2}:?\d{2})?)?\s*$"
+_DATE = r"^\s*(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:\.\d+)?)?\s*(Z|[+-]\d{2}(?::?\d{2})?)?)?\s*$"
 
 
 def compile_rule(rule: Mapping[str, Any], now: datetime) -> pl.Expr:
@@ -177,7 +177,7 @@ def _list_holds(column: pl.Expr, condition: Condition) -> pl.Expr:
 def _dates(text: pl.Expr) -> pl.Expr:
     """A custom field's text as a moment: an ISO 8601 date, its midnight in UTC, or a time; null for anything else."""
     part = text.str.extract_groups(_DATE).struct.field
-    zone = part("4").replace("Z", "+0000").str.replace(":", "").fill_null("+0000")
+    zone = part("4").replace("Z", "+0000").str.replace(":", "").str.pad_end(5, "0").fill_null("+0000")
     written = pl.concat_str(
         part("1"), pl.lit("T"), part("2").fill_null("00:00"), part("3").fill_null(":00"), zone
     )  # fmt: skip
