@@ -11,7 +11,7 @@ import traceback
 from importlib import import_module
 from types import FrameType
 
-from mailmill.cli.app import app
+from mailmill.cli.app import app, installation
 from mailmill.errors import MailmillError
 
 VERBS = {  # verb or group of verbs -> the module it is in, along the way from a new project to its care
@@ -79,9 +79,14 @@ def _outlive_the_terminal() -> None:
 
 
 def _note(error: Exception) -> str:
-    """Keep the stack trace where its reader may look. Out: where it is."""
+    """Keep the stack trace where its reader may look: in the data folder, where there is one. What a container has in
+    /tmp is gone when it ends, and `forget` does not look there. Out: where it is."""
     text = "".join(traceback.format_exception(error))
-    descriptor, name = tempfile.mkstemp(prefix="mailmill-fault-", suffix=".txt")  # only its owner may read it
+    prefix, suffix = "mailmill-fault-", ".txt"
+    try:
+        descriptor, name = tempfile.mkstemp(suffix, prefix, installation().home)  # only its owner may read it
+    except (MailmillError, OSError):
+        descriptor, name = tempfile.mkstemp(suffix, prefix)
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
     return f"its stack trace is in {name}"

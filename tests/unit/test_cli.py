@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import sys
+import tempfile
 import termios
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import typer
 
 from mailmill.cli import VERBS, main, runs
-from mailmill.cli.app import answer_table, app
+from mailmill.cli.app import answer_table, app, installation
 from mailmill.errors import Misconfigured
 
 
@@ -38,6 +39,31 @@ def test_an_argument_that_is_not_UTF_8_is_refused_in_a_sentence(monkeypatch, cap
         main()
     assert ended.value.code == 2
     assert "is not UTF-8" in ascii(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_trace_of_a_fault_of_ours_is_kept_in_the_data_folder_where_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    def surprise(value: str) -> None:
+        raise ZeroDivisionError(value)
+
+    home, elsewhere = tmp_path / "data", tmp_path / "tmp"
+    elsewhere.mkdir()
+    if there:
+        home.mkdir()
+    monkeypatch.setenv("MAILMILL_HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    monkeypatch.setattr("mailmill.cli.check.addresses.check", surprise)
+    monkeypatch.setattr(sys, "argv", ["mailmill", "check", "ann@people.example"])
+    installation.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main()
+    installation.cache_clear()
+    [kept] = (home if there else elsewhere).iterdir()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and str(kept) in said and "ann@" not in said
+    assert "ZeroDivisionError: ann@people.example" in kept.read_text() and kept.stat().st_mode & 0o077 == 0
 
 
 def test_what_a_run_failed_of_is_told_in_our_words_or_by_its_kind_alone():
