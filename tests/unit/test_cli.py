@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import sys
 import tempfile
@@ -107,10 +108,14 @@ time.sleep(600)
 
 
 def test_a_terminal_that_is_closed_ends_a_verb_as_SIGTERM_does(tmp_path: Path) -> None:
+    def as_a_terminal_does() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who started the tests with nohup has it ignored
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
     ours, theirs = pty.openpty()
     verb = subprocess.Popen(
         [sys.executable, "-c", TYPED, str(tmp_path / "ended")], stdin=theirs, stdout=theirs, stderr=theirs,
-        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        start_new_session=True, preexec_fn=as_a_terminal_does,
     )  # fmt: skip
     try:
         os.close(theirs)
@@ -119,6 +124,7 @@ def test_a_terminal_that_is_closed_ends_a_verb_as_SIGTERM_does(tmp_path: Path) -
         assert verb.wait(60) == 0
     finally:
         verb.kill()
+        verb.wait()
     assert (tmp_path / "ended").exists()
 
 

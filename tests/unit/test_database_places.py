@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from ports import free_port
@@ -31,7 +32,7 @@ def test_a_server_that_does_not_answer_is_named_with_what_to_do(port: int, tmp_p
     said = said_by(f"postgresql://somebody:hunter2@127.0.0.1:{port}/mailmill")
     assert f"does not answer at 127.0.0.1:{port}\n" in said and "MAILMILL_DATABASE_URL" in said
     assert "somebody" not in said and "hunter2" not in said
-    assert f"at {tmp_path}\n" in said_by(f"postgresql://x@/x?host={tmp_path}")
+    assert f"at {tmp_path}\n" in said_by(f"postgresql://x@/x?host={quote(str(tmp_path))}")
 
 
 @pytest.mark.parametrize(

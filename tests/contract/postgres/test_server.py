@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -262,7 +263,7 @@ def test_a_url_that_may_not_become_a_role_is_the_operators_to_correct(server: Em
 
 def test_a_server_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="does not answer"):
-        external(f"postgresql://x@/x?host={tmp_path}").connect("owner")
+        external(f"postgresql://x@/x?host={quote(str(tmp_path))}").connect("owner")
 
 
 def test_F18_a_server_that_is_gone_without_a_word_is_found_out_within_a_minute(database: Database) -> None:
