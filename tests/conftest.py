@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,12 @@ from mailmill.io.postgres.server import EmbeddedServer, create_database
 NUMBERED = re.compile(r"_F\d\d_")  # a fault of the list that has to be survived
 # a process takes whole files (--dist loadfile): a long one that came late would be waited for by all others
 LONGEST = ("test_whole_way.py", "test_docs.py", "test_server.py", "test_forget.py")
+
+
+def pytest_configure() -> None:
+    """As from a terminal: a shell that starts them in the background has them ignore Ctrl-C. A run of Dagster's in this
+    process then leaves SIGTERM ignored as well, and with it every process that a later test starts and ends."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
