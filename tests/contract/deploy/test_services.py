@@ -104,9 +104,9 @@ def test_dagsters_processes_get_healthy_over_postgresql_and_know_every_run(
     workspace = (root / "deploy" / "workspace.yaml").read_text()
     (tmp_path / "workspace.yaml").write_text(workspace.replace("dagster-code", "127.0.0.1").replace("4000", code))
     instance = (root / "deploy" / "dagster.yaml").read_text()
-    (tmp_path / "dagster.yaml").write_text(instance.replace("/opt/data", str(tmp_path / "data")))
+    (tmp_path / "dagster.yaml").write_text(instance.replace("/opt/data", str(migrated / "data")))
     shop = tmp_path / "shop"
-    shared = {"MAILMILL_HOME": str(tmp_path / "data"), "MAILMILL_PROJECT": str(shop)}
+    shared = {"MAILMILL_HOME": str(migrated / "data"), "MAILMILL_PROJECT": str(shop)}
     with ExitStack() as stack:
         environment, cli = (
             stack.enter_context(environment_of(compose, name, migrated))[0] | shared for name in ("dagster-code", "cli")
@@ -144,14 +144,16 @@ def test_dagsters_processes_get_healthy_over_postgresql_and_know_every_run(
 def _both_kinds_of_runs(shop: Path, cli: dict[str, str], graphql: str, storage: Path) -> None:
     """One import by the service `cli`, one by the daemon, of a file that is called after a person, who is forgotten."""
     assert check(["mailmill", "init", str(shop)], cli).returncode == 0
-    text = (shop / "mailmill.yaml").read_text()  # another tenant than that of the other tests
-    (shop / "mailmill.yaml").write_text(
-        text.replace("slug: example", "slug: other").replace("tenant: example", "tenant: other")
-    )
+    text = (shop / "mailmill.yaml").read_text()  # another tenant than that of the other tests, and another folder
+    for of_theirs, ours in (("slug: example", "slug: other"), ("tenant: example", "tenant: other"),
+                            ("folder: inbox", "folder: dropped")):  # fmt: skip
+        text = text.replace(of_theirs, ours)
+    (shop / "mailmill.yaml").write_text(text)
+    (shop / "inbox").rename(shop / "dropped")
     assert check(["mailmill", "apply", str(shop)], cli).returncode == 0
     done = check(["mailmill", "ingest", "other/inbox"], cli)
     assert done.returncode == 0, done.stderr
-    dropped = shop / "inbox" / "ann@people.example.csv"
+    dropped = shop / "dropped" / "ann@people.example.csv"
     dropped.write_text("email\nann@people.example\n")
     query = "{ runsOrError { ... on Runs { results { jobName status tags { key value } } } } }"
     deadline, ended = time.monotonic() + 300, list[dict[str, str]]()
@@ -183,7 +185,7 @@ def test_the_main_job_is_done_by_the_services_as_their_roles(
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     shop = tmp_path / "shop"
     shared = {
-        "MAILMILL_HOME": str(tmp_path / "data"), "MAILMILL_PROJECT": str(shop), "MAILMILL_KAFKA_URL": own_kafka,
+        "MAILMILL_HOME": str(migrated / "data"), "MAILMILL_PROJECT": str(shop), "MAILMILL_KAFKA_URL": own_kafka,
         "MAILMILL_PUBLIC_URL": urls["ingress"], "MAILMILL_INGRESS_PORT": ports["ingress"],
         "MAILMILL_STATS_PORT": ports["stats"], "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
