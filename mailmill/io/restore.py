@@ -8,19 +8,24 @@ import re
 import shutil
 import tarfile
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import psycopg
 
 from mailmill.errors import MailmillError, Misconfigured, RestoreUnfinished, StoreUnavailable
 from mailmill.io.backup import FORMAT, SQL, About, Hashed, Progress, silent
 from mailmill.io.lake import Lake
 from mailmill.io.postgres import schema, tools
-from mailmill.io.postgres.database import Database
+from mailmill.io.postgres.database import Database, driver_errors
 
 _LAKE_FILE = re.compile(r"^lake/(\d+/[a-z_]+/[A-Za-z0-9._-]+\.parquet)$")
 _FACTS = "facts:"
+ENDING_S = 5.0  # within which PostgreSQL is rid of a session that was ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,9 +160,9 @@ def _target(database: Database, replace: bool) -> str | None:
         return None
     if current not in schema.known_versions():
         schema.check(database)
-    with database.transaction() as connection:
+    with driver_errors(), closing(database.connect(autocommit=True)) as connection:
         (tenants,) = connection.execute(SQL["tenants"]).fetchone() or (0,)
-        others = [name for (name,) in connection.execute(SQL["others"])]
+        others = _others(connection) if replace or not tenants else []
     if tenants and not replace:
         raise Misconfigured(
             f"the installation is not empty, it has {tenants} tenant{'s' if tenants > 1 else ''}",
@@ -169,6 +174,14 @@ def _target(database: Database, replace: bool) -> str | None:
             remedy="Stop `mailmill up` and every worker first.",
         )
     return current
+
+
+def _others(connection: psycopg.Connection) -> list[str]:
+    """Who else of mailmill is connected. A session that was ended, our own too, is there for a moment more."""
+    deadline = time.monotonic() + ENDING_S
+    while (names := [name for (name,) in connection.execute(SQL["others"])]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return names
 
 
 def _extract(source: Path, dump: Path, lake: Lake, about: About, progress: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -420,6 +421,12 @@ def test_what_another_installation_sent_is_not_taken_for_ours(
 def test_a_restore_over_running_processes_is_refused(database: Database, lake: Lake, archive: Path) -> None:
     with database.connect("sender"), pytest.raises(Misconfigured, match="mailmill_sender connected"):
         put_back(database, lake, archive, replace=True)
+    ending = database.connect("sender")
+    end = threading.Timer(0.5, ending.close)
+    end.start()
+    put_back(database, lake, archive, replace=True)
+    assert ending.closed, "a session that ends is waited for"
+    end.join()
 
 
 def test_a_restore_that_fails_changes_nothing(database: Database, lake: Lake, archive: Path, tmp_path: Path) -> None:
